@@ -1,0 +1,176 @@
+import keras
+import tensorflow as tf
+
+from tfadv import distributed, models
+from tfadv.attacks import arguments
+from tfadv.training import AdversarialStep
+
+
+class AdversarialTraining(keras.callbacks.Callback):
+    """Makes `fit` train adversarially.
+
+    `loss = alpha * J(clean images) + (1 - alpha) * J(adversarial images)`   (Eq. 1)
+
+    Any compiled classifier can be trained so, with any optimizer, from NumPy arrays or a
+    `tf.data.Dataset`, with sparse or one-hot labels and sample or class weights. The model stays a
+    Keras model, and once `fit` ends, however it ends, its training is Keras's own again.
+
+    Adversarial images are made by the network as it is at inference, through the adv branch of
+    every mixture, and clean and adversarial images share one forward and backward pass. Under
+    Horovod each worker takes its own batch; gradients, moving statistics and metrics are averaged
+    at every step, and all workers begin with the variables of rank 0.
+
+    Compile with a plain loss; `jit_compile` is kept off for the step, whose collective operations
+    XLA does not know. On GPUs XLA compiles the attack alone.
+
+    Args:
+        attack: A `tfadv.attacks.PGD`; None trains on clean images alone ("0% adv + 100% clean").
+        clean_ratio: Float in [0, 1], the share of the clean images that stay in the mini-batch
+            beside all adversarial ones (Section 4.1); rounded to whole images, halves up, at least
+            one image unless it is 0.
+        clean_weight: Float in [0, 1], alpha of Eq. 1. None (default) takes the mean over all images
+            of the mini-batch, which is alpha = 1/2 at a ratio of 100%.
+        pairing_weight: Float, the weight of adversarial logit pairing, the mean squared difference
+            of the paired logits. Needs clean images and a model that ends in logits.
+        accumulation_steps: Integer, how many parts of a batch, each with an attack and with batch
+            statistics of its own, share one update. Batches must have a fixed size it divides.
+        value_range: `(low, high)` of the images; None reads the model's input contract.
+        seed: Integer, of all random draws.
+
+    Raises:
+        ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
+            it cannot train: several inputs or outputs, a `tf.distribute` strategy, and, with
+            several workers, `steps_per_execution` above 1.
+
+    Example:
+
+    ```python
+    model.fit(images, labels, callbacks=[
+        tfadv.callbacks.AdversarialTraining(tfadv.attacks.PGD(epsilon=8, num_steps=10)),
+    ])
+    ```
+    """
+
+    def __init__(
+        self,
+        attack,
+        clean_ratio=1.0,
+        clean_weight=None,
+        pairing_weight=0.0,
+        accumulation_steps=1,
+        value_range=None,
+        seed=0,
+    ):
+        super().__init__()
+        if attack is not None and not callable(attack):
+            raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+        self.attack = attack
+        self.clean_ratio = arguments.number("clean_ratio", clean_ratio, 0, 1)
+        self.clean_weight = clean_weight
+        if clean_weight is not None:
+            self.clean_weight = arguments.number("clean_weight", clean_weight, 0, 1)
+        self.pairing_weight = arguments.number("pairing_weight", pairing_weight, 0, float("inf"))
+        if pairing_weight and (attack is None or not clean_ratio):
+            raise ValueError(
+                "pairing_weight must be 0 without pairs of clean and adversarial images; "
+                f"received {pairing_weight}"
+            )
+        self.accumulation_steps = arguments.integer("accumulation_steps", accumulation_steps, 1)
+        self.value_range = value_range
+        self.seed = arguments.integer("seed", seed, 0)
+        self._armed = False
+        self.step = None
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        self._check(model)
+        if self.attack is not None:
+            self.value_range = models.value_range(model, self.value_range)
+        self.step = AdversarialStep(
+            model,
+            self.attack,
+            self.value_range,
+            clean_ratio=self.clean_ratio,
+            clean_weight=self.clean_weight,
+            pairing_weight=self.pairing_weight,
+            accumulation_steps=self.accumulation_steps,
+            seed=self.seed,
+        )
+        # The step may leave variables out of an update, so the optimizer has to know all of them.
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        distributed.broadcast(model.variables + model.optimizer.variables)
+        self.install()
+
+    def install(self):
+        """Puts the step, traced anew, into the model; `fit` takes it up at its next batch."""
+        model = self.model
+        jit_compile, model.jit_compile = model.jit_compile, False
+        model.train_step = self.step
+        try:
+            model.make_train_function(force=True)
+        finally:
+            model.jit_compile = jit_compile
+            del model.train_step
+        adversarial = model.train_function
+
+        def train_function(iterator):
+            # After Ctrl-C or an exception nobody told us that training ended, and Keras keeps the
+            # function for the next `fit`. Only a batch that this callback announced is ours.
+            if not self._armed:
+                model.make_train_function(force=True)
+                return model.train_function(iterator)
+            self._armed = False
+            return adversarial(iterator)
+
+        train_function.callback = self
+        model.train_function = train_function
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.step.meters.reset()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._armed = True
+
+    def on_train_end(self, logs=None):
+        self._armed = False
+        self.model.train_function = None
+
+    def _check(self, model):
+        for name in ("inputs", "outputs"):
+            tensors = getattr(model, name, None)
+            if tensors is not None and len(tensors) != 1:
+                raise ValueError(
+                    f"model must have one input of images and one output of classes; "
+                    f"{model.name!r} has {len(tensors)} {name}"
+                )
+        if tf.distribute.has_strategy() or model._distribute_strategy is not None:
+            raise ValueError(
+                "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "
+                f"received a model under {type(model.distribute_strategy).__name__}"
+            )
+        if model.steps_per_execution > 1 and distributed.size() > 1:
+            # Keras runs the steps in a conditional, where a collective may hang.
+            raise ValueError(
+                "steps_per_execution must be 1 with several workers; "
+                f"received {model.steps_per_execution}"
+            )
+        if self.pairing_weight and models.logits(model) is not model:
+            raise ValueError(
+                "pairing_weight must be 0 for a model that ends in a softmax, since it pairs logits"
+            )
+
+
+def installed(model):
+    """The `AdversarialTraining` that trains a model now.
+
+    Raises:
+        ValueError: If none does.
+    """
+    callback = getattr(model.train_function, "callback", None)
+    if callback is None:
+        raise ValueError(
+            "AdversarialTraining must come before this callback in the same fit (with attack=None "
+            "for clean training)"
+        )
+    return callback

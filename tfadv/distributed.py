@@ -1,0 +1,165 @@
+"""What the workers of one training do together; the only file that knows Horovod.
+
+Every function works in a single process too, where it needs no Horovod installed. The workers of a
+launch are counted in the environment that `horovodrun` or `mpirun` gives them, or by
+`horovod.tensorflow` itself where the program has initialized it.
+"""
+
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+# `horovod.tensorflow.keras` and `horovod.keras` must never be imported: under Keras 3 their
+# optimizer runs without reducing anything, and the workers drift apart silently.
+
+_SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def launched_workers():
+    """How many workers the launcher says it started; 1 where there is no launcher."""
+    return next((int(os.environ[name]) for name in _SIZE_VARIABLES if name in os.environ), 1)
+
+
+def _horovod():
+    """Horovod, initialized; None in a single process."""
+    module = sys.modules.get("horovod.tensorflow")
+    if module is not None and module.is_initialized():
+        return module
+    if launched_workers() == 1:
+        return None
+    try:
+        import horovod.tensorflow as module
+    except ImportError as error:
+        raise ImportError(
+            f"Horovod must be installed to run {launched_workers()} workers: "
+            f"tools/build_horovod.sh builds it ({error})"
+        ) from None
+    module.init()
+    return module
+
+
+def init():
+    """Joins the other workers and takes this worker's share of the machine.
+
+    Call it before TensorFlow has touched a GPU: each worker sees one GPU, that of its local rank,
+    whose memory grows as needed. Workers that share a CPU split its cores, unless
+    `TF_NUM_INTRAOP_THREADS` says otherwise.
+
+    Raises:
+        ImportError: If several workers were launched and Horovod is not installed.
+        RuntimeError: If there are GPUs, but fewer than local workers.
+    """
+    workers = local_size()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        # A launcher that gives each worker a GPU of its own shows it only that one.
+        if 1 < len(gpus) < workers:
+            raise RuntimeError(
+                f"each local worker needs a GPU of its own; received {workers} workers "
+                f"and {len(gpus)} GPUs"
+            )
+        mine = gpus[local_rank() % len(gpus)]
+        tf.config.set_visible_devices(mine, "GPU")
+        tf.config.experimental.set_memory_growth(mine, True)
+    elif workers > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        cores = max(1, len(os.sched_getaffinity(0)) // workers)
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(cores)
+            tf.config.threading.set_inter_op_parallelism_threads(cores)
+        except RuntimeError:
+            pass  # TensorFlow runs already, with the threads it has; slower, not wrong.
+
+
+def size():
+    """The number of workers."""
+    horovod = _horovod()
+    return 1 if horovod is None else horovod.size()
+
+
+def rank():
+    """The number of this worker, from 0 to `size() - 1`."""
+    horovod = _horovod()
+    return 0 if horovod is None else horovod.rank()
+
+
+def local_size():
+    """The number of workers on this machine."""
+    horovod = _horovod()
+    return 1 if horovod is None else horovod.local_size()
+
+
+def local_rank():
+    """The number of this worker among those on this machine."""
+    horovod = _horovod()
+    return 0 if horovod is None else horovod.local_rank()
+
+
+def mean(tensors, name):
+    """The mean over the workers of each tensor of a list, in one collective operation.
+
+    Args:
+        tensors: List of dense float tensors, of the same shapes on all workers.
+        name: String, equal on all workers and not used twice at the same time.
+
+    Returns:
+        A list of tensors like `tensors`.
+    """
+    horovod = _horovod()
+    if horovod is None or horovod.size() == 1:
+        return list(tensors)
+    means = list(tensors)
+    # One group for each type, in an order that all workers share.
+    for dtype in sorted({tensor.dtype.name for tensor in tensors}):
+        places = [i for i, tensor in enumerate(tensors) if tensor.dtype.name == dtype]
+        reduced = horovod.grouped_allreduce(
+            [tensors[i] for i in places], op=horovod.Average, name=f"{name}_{dtype}"
+        )
+        for i, tensor in zip(places, reduced, strict=True):
+            means[i] = tf.ensure_shape(tensor, tensors[i].shape)
+    return means
+
+
+def total(values):
+    """The sum over the workers of an array of counts, exact up to 2**53.
+
+    Args:
+        values: NumPy array or nested list of numbers.
+
+    Returns:
+        A float64 NumPy array.
+    """
+    values = np.asarray(values, np.float64)
+    horovod = _horovod()
+    if horovod is None or horovod.size() == 1:
+        return values
+    return horovod.allreduce(tf.constant(values), op=horovod.Sum, name="tfadv_total").numpy()
+
+
+def broadcast(variables):
+    """Gives every worker the values that the variables have on rank 0.
+
+    Args:
+        variables: List of Keras variables, in the same order on all workers.
+    """
+    horovod = _horovod()
+    if horovod is not None and horovod.size() > 1 and variables:
+        # Given Keras's variables themselves, Horovod raises.
+        horovod.broadcast_variables([variable.value for variable in variables], root_rank=0)
+
+
+def broadcast_object(value):
+    """What `value`, any picklable object, is on rank 0."""
+    horovod = _horovod()
+    if horovod is None or horovod.size() == 1:
+        return value
+    return horovod.broadcast_object(value, root_rank=0, name="tfadv_object")
+
+
+def gather_object(value):
+    """The list of all workers' `value`, any picklable object, on every worker."""
+    horovod = _horovod()
+    if horovod is None or horovod.size() == 1:
+        return [value]
+    return horovod.allgather_object(value, name="tfadv_objects")

@@ -1,0 +1,41 @@
+"""What the model's caller tells the normalization layers inside it, apart from `training`."""
+
+import contextlib
+import contextvars
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Scope:
+    """One call of a model, as its normalization layers see it.
+
+    Args:
+        domain: `"adv"`, `"clean"`, or how many of the first images are adversarial (a Python
+            integer or a scalar integer tensor).
+        running_statistics: Whether batch normalization uses its moving statistics in training.
+        seen: The `id` of every mixture that was called in this scope.
+    """
+
+    domain: object = "adv"
+    running_statistics: bool = False
+    seen: set = dataclasses.field(default_factory=set)
+
+
+# Without a scope a mixture is its adv branch: the robust model is what `predict` gives.
+_current = contextvars.ContextVar("tfadv_scope", default=Scope())
+
+
+def current():
+    """The scope of the call that is running, or the default one."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def enter(domain, running_statistics=False):
+    """Puts a new scope around a model's call and yields it."""
+    scope = Scope(domain, running_statistics)
+    token = _current.set(scope)
+    try:
+        yield scope
+    finally:
+        _current.reset(token)

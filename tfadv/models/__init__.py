@@ -1,0 +1,18 @@
+"""Networks, and what can be done with any Keras model."""
+
+from tfadv import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "ResNet": "resnet",
+        "SmallResNet": "resnet",
+        "call": "calling",
+        "contract": "contracts",
+        "convert": "conversion",
+        "extract": "conversion",
+        "logits": "logits_only",
+        "mixtures": "calling",
+        "value_range": "contracts",
+    },
+)

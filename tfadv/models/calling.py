@@ -1,0 +1,50 @@
+from tfadv.layers import scope
+from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
+
+
+def call(model, images, training=False, domain="adv", running_statistics=False):
+    """Calls a model with a domain, which every mixture in it obeys.
+
+    The choice holds for this call alone, at whatever depth the mixtures lie. Inside a
+    `tf.function` it is part of what is traced: key such a function on `domain`.
+
+    Args:
+        model: A Keras model.
+        images: Its input, images first.
+        training: Boolean, Keras's own `training`.
+        domain: `"adv"` or `"clean"` sends all images through that branch; a number `n` (a Python
+            integer or a scalar tensor) the first `n` through the adv branch, the rest through the
+            clean one. Models without a mixture give the same for all of them.
+        running_statistics: Boolean, whether batch normalization uses its moving statistics though
+            `training` is true (Section 4.3).
+
+    Returns:
+        What the model returns.
+
+    Raises:
+        ValueError: If `domain` is none of these.
+        RuntimeError: If a mixture of the model did not see this call, and so would have taken a
+            branch that nobody chose.
+    """
+    if isinstance(domain, str) and domain not in ("adv", "clean"):
+        raise ValueError(
+            f'domain must be "adv", "clean" or the number of adversarial images; received {domain!r}'
+        )
+    with scope.enter(domain, running_statistics) as entered:
+        outputs = model(images, training=training)
+    missed = [layer for layer in mixtures(model) if id(layer) not in entered.seen]
+    if missed:
+        raise RuntimeError(
+            f"model {model.name!r} called its mixture {missed[0].path!r} outside of this call, "
+            f"through a cached function or not at all, so it did not see domain={domain!r}"
+        )
+    return outputs
+
+
+def mixtures(model):
+    """All `MixtureBatchNormalization` layers of a model, nested ones too."""
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, MixtureBatchNormalization)
+    ]

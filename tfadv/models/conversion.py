@@ -1,0 +1,163 @@
+import inspect
+
+import keras
+
+from tfadv.layers import BatchNormalization, InputContract, MixtureBatchNormalization
+from tfadv.layers import normalization as make_normalization
+from tfadv.layers.normalizations import check as check_norm
+
+
+def convert(model, norm):
+    """Copies a model with every batch normalization replaced by another normalization.
+
+    The copy has the weights of the model. Both branches of a mixture start as the batch
+    normalization that they replace; group, layer and instance normalization take its gamma and
+    beta. Axis, momentum, epsilon, initializers and regularizers are kept where the new layer has
+    them.
+
+    Args:
+        model: A functional or sequential Keras model, nested ones included; for example any of
+            `keras.applications`.
+        norm: `"bn"` (tfadv's, which can train with running statistics), `"mbn"`, `"gn"`, `"ln"`
+            or `"in"`.
+
+    Returns:
+        A new model, not compiled, that shares nothing with the old one.
+
+    Raises:
+        ValueError: For an unknown norm, a model that cannot be cloned, a model without batch
+            normalization, or one that holds batch normalization inside of a layer that is not a
+            functional model, where it cannot be replaced.
+    """
+    check_norm(norm)
+    found = [layer for layer in model._flatten_layers() if _is_plain(layer)]
+    if not found:
+        raise ValueError(f"model must have a batch normalization to convert; {model.name!r} has none")
+
+    def replace(layer):
+        if not _is_plain(layer):
+            return None
+        config = layer.get_config()
+        kept = ("name", "dtype", "axis", "center", "scale", *_PARAMETER_OPTIONS)
+        options = {key: config[key] for key in kept}
+        if norm in ("bn", "mbn"):
+            if layer.renorm or layer.synchronized:
+                raise ValueError(
+                    f"norm={norm!r} needs batch normalization of one worker's own batch statistics; "
+                    f"layer {layer.path!r} has renorm={layer.renorm}, "
+                    f"synchronized={layer.synchronized}"
+                )
+            options.update({key: config[key] for key in ("momentum", "epsilon", *_MOVING_OPTIONS)})
+        return make_normalization(norm, layer.moving_mean.shape[0], **options)
+
+    def copy_weights(old, new):
+        if isinstance(new, MixtureBatchNormalization):
+            for branch in (new.adv, new.clean):
+                branch.set_weights(old.get_weights())
+        elif isinstance(new, BatchNormalization):
+            new.set_weights(old.get_weights())
+        else:
+            for name in ("gamma", "beta"):
+                if getattr(old, name) is not None:
+                    getattr(new, name).assign(getattr(old, name))
+
+    return _clone(model, replace, copy_weights)
+
+
+def extract(model, domain):
+    """Copies a model as plain Keras, with one branch of every mixture.
+
+    What other tools, servers and exporters need: each mixture and each of tfadv's batch
+    normalizations becomes a `keras.layers.BatchNormalization`, the input contract a
+    `keras.layers.Rescaling`. Loading the saved copy needs no tfadv.
+
+    Args:
+        model: A functional or sequential Keras model, nested ones included.
+        domain: `"adv"` for the robust branch, `"clean"` for the one that is accurate on clean
+            images.
+
+    Returns:
+        A new model, not compiled, whose inference equals that of the branch.
+
+    Raises:
+        ValueError: For another domain or a model that cannot be cloned.
+    """
+    if domain not in ("adv", "clean"):
+        raise ValueError(f'domain must be "adv" or "clean"; received {domain!r}')
+
+    def chosen(layer):
+        if isinstance(layer, MixtureBatchNormalization):
+            return layer.adv if domain == "adv" else layer.clean
+        return layer
+
+    def replace(layer):
+        if isinstance(layer, InputContract):
+            scale, offset = layer.scale_and_offset
+            return keras.layers.Rescaling(scale, offset, name=layer.name, dtype=layer.dtype_policy)
+        source = chosen(layer)
+        if not isinstance(source, BatchNormalization):
+            return None
+        return keras.layers.BatchNormalization.from_config(
+            {**source.get_config(), "name": layer.name}
+        )
+
+    def copy_weights(old, new):
+        new.set_weights(chosen(old).get_weights())
+
+    return _clone(model, replace, copy_weights)
+
+
+_PARAMETER_OPTIONS = tuple(
+    f"{parameter}_{option}"
+    for parameter in ("gamma", "beta")
+    for option in ("initializer", "regularizer", "constraint")
+)
+_MOVING_OPTIONS = ("moving_mean_initializer", "moving_variance_initializer")
+
+
+def _is_plain(layer):
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _clone(model, replace, copy_weights):
+    """Clones a model, `replace(layer)` where that is not None, and copies every weight."""
+    copies = []
+
+    def clone_function(layer):
+        new = replace(layer)
+        replaced = new is not None
+        if not replaced:
+            inside = [part for part in layer._flatten_layers(include_self=False) if replace(part)]
+            if inside:
+                raise ValueError(
+                    f"every layer to replace must lie in a functional model; {inside[0].path!r} "
+                    f"lies in a {type(layer).__name__}"
+                )
+            new = layer.__class__.from_config(layer.get_config())
+        copies.append((layer, new, replaced))
+        return new
+
+    if not (isinstance(model, keras.Sequential) or getattr(model, "_operations", None)):
+        raise ValueError(
+            "model must be functional or sequential to be cloned; "
+            f"received the subclassed {type(model).__name__} {model.name!r}"
+        )
+
+    def call_function(layer, *args, **kwargs):
+        # Models record `mask=None` of the layers they were built with; Keras's group normalization
+        # knows no masks.
+        if "mask" not in inspect.signature(layer.call).parameters:
+            kwargs.pop("mask", None)
+        return layer(*args, **kwargs)
+
+    options = {} if isinstance(model, keras.Sequential) else {"call_function": call_function}
+    # Without `recursive` the layers of nested models are not reached at all.
+    clone = keras.models.clone_model(
+        model, clone_function=clone_function, recursive=True, **options
+    )
+    for old, new, replaced in copies:
+        if replaced:
+            copy_weights(old, new)
+        else:
+            new.set_weights(old.get_weights())
+    return clone

@@ -1,0 +1,63 @@
+import keras
+
+
+@keras.saving.register_keras_serializable("tfadv")
+class _WithoutActivation(keras.layers.Layer):
+    """Calls a layer with its activation left out, sharing the layer's weights."""
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(dtype=layer.dtype_policy, **kwargs)
+        self.layer = layer
+
+    def call(self, inputs):
+        activation, self.layer.activation = self.layer.activation, keras.activations.linear
+        try:
+            return self.layer(inputs)
+        finally:
+            self.layer.activation = activation
+
+
+def logits(model):
+    """The part of a classifier up to its logits.
+
+    An attack needs logits: through the softmax that, for example, the models of
+    `keras.applications` end in, the gradient of a confident network is zero in float32. The
+    softmax is left out whether it is the activation of the last layer, a layer of its own, or the
+    end of a model nested in this one.
+
+    Args:
+        model: A Keras model with one output `[batch, classes]`.
+
+    Returns:
+        The model itself where it does not end in a softmax, else a functional model that shares
+        every layer of it. (A softmax inside of a subclassed model cannot be seen; attacks
+        recognize its outputs as probabilities and refuse them.)
+    """
+    node = _last_node(model)
+    if node is None:
+        return model
+    layer, tensor = node.operation, node.input_tensors[0]
+    if isinstance(layer, keras.Model):
+        inner = logits(layer)
+        outputs = None if inner is layer else inner(tensor)
+    elif type(layer).__name__ == "Softmax":  # the layer, or the operation of `keras.ops.softmax`
+        outputs = tensor
+    elif getattr(layer, "activation", None) is not keras.activations.softmax:
+        outputs = None
+    elif isinstance(layer, keras.layers.Activation):
+        outputs = tensor
+    else:
+        outputs = _WithoutActivation(layer, name=f"{layer.name}_logits")(tensor)
+    if outputs is None:
+        return model
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    return keras.Model(inputs, outputs)
+
+
+def _last_node(model):
+    """What made the output of a functional or sequential model; None for a subclassed one."""
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return None
+    history = outputs[0]._keras_history
+    return history.operation._inbound_nodes[history.node_index]

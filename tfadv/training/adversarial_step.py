@@ -1,0 +1,136 @@
+import keras
+import tensorflow as tf
+
+from tfadv import distributed
+from tfadv.models import call, logits
+from tfadv.training.batches import Mixture, split
+from tfadv.training.changes import Changes
+from tfadv.training.losses import mixture_loss
+from tfadv.training.meters import Meters
+
+
+class AdversarialStep:
+    """One step of adversarial training: attack, forward and backward, all-reduce, update.
+
+    For every batch of `b` clean images it makes `b` adversarial ones with the network as it is at
+    inference (moving statistics, adv domain: pipeline), and takes one step on Eq. 1 over both,
+    in one forward and backward pass. All that the workers have to agree on travels in one ordered
+    collective operation, which no branch of the graph can skip.
+
+    Args:
+        model: A compiled Keras model, images -> classes.
+        attack: A `tfadv.attacks.PGD`, or None to train on clean images alone.
+        value_range: `(low, high)` of the images.
+        clean_ratio: Float in [0, 1], the share of clean images kept beside adversarial ones.
+        clean_weight: Float in [0, 1], alpha of Eq. 1; None weights by the counts.
+        pairing_weight: Float, the weight of adversarial logit pairing.
+        accumulation_steps: Integer, how many parts of a batch share one update.
+        seed: Integer; with the step and the worker it keys all random draws.
+
+    Attributes:
+        running_statistics: Boolean, whether batch normalization trains on its moving statistics
+            (Section 4.3). Read when the step is traced.
+        meters: The `Meters` of this epoch.
+
+    Call arguments:
+        data: What Keras gives a `train_step`: `(images, labels)` or `(images, labels, weights)`.
+
+    Returns:
+        A dictionary of scalar tensors: the compiled metrics, over the whole mini-batch, and
+        `loss`, `adv_loss`, `adv_accuracy`, `attack_success`, `clean_loss` and `clean_accuracy`,
+        as means over the images of all workers in this epoch so far.
+    """
+
+    def __init__(
+        self,
+        model,
+        attack,
+        value_range,
+        clean_ratio=1.0,
+        clean_weight=None,
+        pairing_weight=0.0,
+        accumulation_steps=1,
+        seed=0,
+    ):
+        self.model = model
+        self.attack = attack
+        self.value_range = value_range
+        self.clean_ratio = clean_ratio
+        self.clean_weight = clean_weight
+        self.pairing_weight = pairing_weight
+        self.accumulation_steps = accumulation_steps
+        self.seed = seed
+        self.running_statistics = False
+        attacked = ("adv",) if attack is not None else ()
+        clean = ("clean",) if attack is None or clean_ratio > 0 else ()
+        self.meters = Meters(attacked + clean, targeted=attack is None or attack.targeted)
+        # Through a final softmax the attack's gradient is zero in float32.
+        self._logits_model = logits(model)
+
+    def __call__(self, data):
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        labels = tf.convert_to_tensor(labels)
+        changes = Changes(self.model, self.meters.shape)
+        parts = self.accumulation_steps
+        if parts == 1:
+            sums = self._part(changes, images, labels, weights, 0)
+        else:
+            stacked = split((images, labels, weights), parts)
+
+            def body(part, sums):
+                taken = (None if tensor is None else tensor[part] for tensor in stacked)
+                added = self._part(changes, *taken, part)
+                return part + 1, [total + new for total, new in zip(sums, added, strict=True)]
+
+            _, sums = tf.while_loop(
+                lambda part, _: part < parts, body, (0, changes.zeros()), parallel_iterations=1
+            )
+        counts = changes.apply(sums, parts)
+        return {**self.model.get_metrics_result(), **self.meters.add(counts)}
+
+    def _part(self, changes, images, labels, weights, part):
+        images = tf.cast(images, tf.float32)
+        adversarial, goals = self._attacked(images, labels, part)
+        batch = Mixture(images, adversarial, labels, weights, self.clean_ratio)
+        with tf.GradientTape() as tape:
+            # The scope holds back what the layers assign, until all workers agree on it.
+            with keras.StatelessScope(collect_losses=True) as layers:
+                outputs = call(
+                    self.model,
+                    batch.images,
+                    training=True,
+                    domain=batch.domain,
+                    running_statistics=self.running_statistics,
+                )
+            loss, by_domain = mixture_loss(
+                self.model, batch, outputs, self.clean_weight, self.pairing_weight
+            )
+            loss += sum(tf.reduce_sum(extra) for extra in layers.losses)
+            scaled = self.model.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [v.value for v in changes.trainable])
+        with keras.StatelessScope() as metrics:
+            self.model.compute_metrics(batch.images, batch.labels, outputs, batch.weights)
+        counts = self.meters.measure(batch, outputs, loss, by_domain, goals)
+        return changes.collect(gradients, layers, metrics, counts)
+
+    def _attacked(self, images, labels, part):
+        """Adversarial images, and what the attack aimed at."""
+        if self.attack is None:
+            return None, None
+        outputs = getattr(self.model, "outputs", None)
+        return self.attack(
+            lambda images: call(self._logits_model, images, training=False, domain="adv"),
+            images,
+            labels,
+            value_range=self.value_range,
+            seed=self._key(part),
+            num_classes=outputs[0].shape[-1] if outputs else None,
+            return_targets=True,
+        )
+
+    def _key(self, part):
+        # One worker with two parts draws what two workers with one part each draw.
+        worker = distributed.rank() * self.accumulation_steps + part
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(worker, tf.int64)])
+        step = tf.cast(self.model.optimizer.iterations.value, tf.int64)
+        return tf.random.fold_in(seed, step, alg="philox")
