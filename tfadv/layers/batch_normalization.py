@@ -16,8 +16,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     `tfadv.callbacks.RunningStatistics` switches on, they are the moving ones, which then stand
     still, while gamma and beta go on learning.
 
-    Statistics and parameters are float32 under every dtype policy. A batch without images leaves
-    the moving statistics as they are.
+    Statistics and parameters are float32 under every dtype policy but `float64`, where they are
+    float64. A batch without images leaves the moving statistics as they are.
 
     Args:
         axis: Integer, the axis of the channels.
@@ -108,7 +108,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _batch_moments(self, x, mask):
         axes = [i for i in range(x.shape.rank) if i != self.axis % x.shape.rank]
         if mask is None:
-            mean, variance = tf.nn.moments(x, axes)
+            # Without images both are NaN, which the gradient of gamma must not see.
+            moments = tf.nn.moments(x, axes)
+            mean, variance = (tf.where(tf.size(x) > 0, value, 0.0) for value in moments)
             return mean, variance, tf.size(x)
         weights = tf.cast(tf.expand_dims(mask, -1), x.dtype) * tf.ones_like(x)
         count = tf.maximum(tf.reduce_sum(weights, axes), 1.0)

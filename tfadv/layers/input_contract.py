@@ -32,7 +32,9 @@ class InputContract(keras.layers.Layer):
         super().__init__(**kwargs)
         low, high = (float(value) for value in value_range)
         if not low < high:
-            raise ValueError(f"value_range must be (low, high) with low < high; received {value_range}")
+            raise ValueError(
+                f"value_range must be (low, high) with low < high; received {value_range}"
+            )
         if channel_order not in ("RGB", "BGR", "gray"):
             raise ValueError(
                 f'channel_order must be "RGB", "BGR" or "gray"; received {channel_order!r}'

@@ -85,16 +85,17 @@ class MixtureBatchNormalization(keras.layers.Layer):
             beta_constraint=beta_constraint,
             gamma_constraint=gamma_constraint,
             dtype=self.dtype_policy,
+            trainable=self.trainable,
         )
         self.adv = BatchNormalization(name="adv", **options)
         self.clean = BatchNormalization(name="clean", **options)
-        self._options = tuple(options)
+        self._options = tuple(name for name in options if name not in ("dtype", "trainable"))
 
     def build(self, input_shape):
         self.adv.build(input_shape)
         if self.affine == "shared":
             # The clean branch reads the very variables of the adv branch: one gamma, one beta,
-            # one gradient, one entry in a file.
+            # one gradient.
             self.clean.share_affine(self.adv)
         self.clean.build(input_shape)
 
@@ -108,8 +109,8 @@ class MixtureBatchNormalization(keras.layers.Layer):
         parts = []
         for branch, part in ((self.adv, slice(domain)), (self.clean, slice(domain, None))):
             images = inputs[part]
-            # A part known to be empty is not traced at all.
-            if images.shape[0] != 0:
+            # A part known to be empty is not traced at all, unless there are no images at all.
+            if images.shape[0] != 0 or inputs.shape[0] == 0:
                 part_mask = None if mask is None else mask[part]
                 parts.append(branch(images, training=training, mask=part_mask))
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
@@ -119,5 +120,5 @@ class MixtureBatchNormalization(keras.layers.Layer):
 
     def get_config(self):
         branch = self.adv.get_config()
-        options = {name: branch[name] for name in self._options if name != "dtype"}
+        options = {name: branch[name] for name in self._options}
         return {**super().get_config(), **options, "affine": self.affine}

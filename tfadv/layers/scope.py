@@ -21,13 +21,13 @@ class Scope:
     seen: set = dataclasses.field(default_factory=set)
 
 
-# Without a scope a mixture is its adv branch: the robust model is what `predict` gives.
-_current = contextvars.ContextVar("tfadv_scope", default=Scope())
+_current = contextvars.ContextVar("tfadv_scope", default=None)
 
 
 def current():
     """The scope of the call that is running, or the default one."""
-    return _current.get()
+    # Without a scope a mixture is its adv branch: the robust model is what `predict` gives.
+    return _current.get() or Scope()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
+import tensorflow as tf
+
 from tfadv.layers import scope
 from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
+from tfadv.models import architectures
 
 
 def call(model, images, training=False, domain="adv", running_statistics=False):
@@ -26,9 +29,10 @@ def call(model, images, training=False, domain="adv", running_statistics=False):
         RuntimeError: If a mixture of the model did not see this call, and so would have taken a
             branch that nobody chose.
     """
-    if isinstance(domain, str) and domain not in ("adv", "clean"):
+    if not _is_domain(domain):
         raise ValueError(
-            f'domain must be "adv", "clean" or the number of adversarial images; received {domain!r}'
+            'domain must be "adv", "clean" or the number of adversarial images; '
+            f"received {domain!r}"
         )
     with scope.enter(domain, running_statistics) as entered:
         outputs = model(images, training=training)
@@ -41,10 +45,17 @@ def call(model, images, training=False, domain="adv", running_statistics=False):
     return outputs
 
 
+def _is_domain(domain):
+    if isinstance(domain, str):
+        return domain in ("adv", "clean")
+    if architectures.is_integer(domain):
+        # A negative number would be counted from the end of the batch, silently.
+        return domain >= 0
+    return tf.is_tensor(domain) and domain.dtype.is_integer and domain.shape.rank in (0, None)
+
+
 def mixtures(model):
     """All `MixtureBatchNormalization` layers of a model, nested ones too."""
     return [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, MixtureBatchNormalization)
+        layer for layer in model._flatten_layers() if isinstance(layer, MixtureBatchNormalization)
     ]

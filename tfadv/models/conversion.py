@@ -1,10 +1,14 @@
+import contextlib
 import inspect
 
 import keras
+import tensorflow as tf
 
 from tfadv.layers import BatchNormalization, InputContract, MixtureBatchNormalization
 from tfadv.layers import normalization as make_normalization
 from tfadv.layers.normalizations import check as check_norm
+from tfadv.models import calling
+from tfadv.models.logits_only import WithoutActivation
 
 
 def convert(model, norm):
@@ -12,8 +16,8 @@ def convert(model, norm):
 
     The copy has the weights of the model. Both branches of a mixture start as the batch
     normalization that they replace; group, layer and instance normalization take its gamma and
-    beta. Axis, momentum, epsilon, initializers and regularizers are kept where the new layer has
-    them.
+    beta. Axis, momentum, epsilon, initializers, regularizers, and whether the layer is trainable
+    are kept where the new layer has them.
 
     Args:
         model: A functional or sequential Keras model, nested ones included; for example any of
@@ -30,20 +34,25 @@ def convert(model, norm):
             functional model, where it cannot be replaced.
     """
     check_norm(norm)
+    if calling.mixtures(model):
+        raise ValueError(
+            f"model must hold plain batch normalization; {model.name!r} has mixtures, of which "
+            "tfadv.models.extract takes one branch"
+        )
     found = [layer for layer in model._flatten_layers() if _is_plain(layer)]
     if not found:
-        raise ValueError(f"model must have a batch normalization to convert; {model.name!r} has none")
+        raise ValueError(f"model must have batch normalization to convert; {model.name!r} has none")
 
     def replace(layer):
         if not _is_plain(layer):
             return None
         config = layer.get_config()
-        kept = ("name", "dtype", "axis", "center", "scale", *_PARAMETER_OPTIONS)
+        kept = ("name", "dtype", "trainable", "axis", "center", "scale", *_PARAMETER_OPTIONS)
         options = {key: config[key] for key in kept}
         if norm in ("bn", "mbn"):
             if layer.renorm or layer.synchronized:
                 raise ValueError(
-                    f"norm={norm!r} needs batch normalization of one worker's own batch statistics; "
+                    f"norm={norm!r} needs batch normalization of one worker's own statistics; "
                     f"layer {layer.path!r} has renorm={layer.renorm}, "
                     f"synchronized={layer.synchronized}"
                 )
@@ -93,13 +102,19 @@ def extract(model, domain):
     def replace(layer):
         if isinstance(layer, InputContract):
             scale, offset = layer.scale_and_offset
-            return keras.layers.Rescaling(scale, offset, name=layer.name, dtype=layer.dtype_policy)
+            # In float32 as the contract, whatever the policy; the next layer casts.
+            return keras.layers.Rescaling(scale, offset, name=layer.name, dtype="float32")
+        if isinstance(layer, WithoutActivation):
+            config = {**layer.layer.get_config(), "activation": "linear"}
+            return type(layer.layer).from_config(config)
         source = chosen(layer)
         if not isinstance(source, BatchNormalization):
             return None
-        return keras.layers.BatchNormalization.from_config(
-            {**source.get_config(), "name": layer.name}
-        )
+        config = {**source.get_config(), "name": layer.name}
+        if tf.as_dtype(source.variable_dtype).size < 4:
+            # Keras's would round the float32 statistics; the mixed policy computes the same.
+            config["dtype"] = f"mixed_{source.variable_dtype}"
+        return keras.layers.BatchNormalization.from_config(config)
 
     def copy_weights(old, new):
         new.set_weights(chosen(old).get_weights())
@@ -121,43 +136,78 @@ def _is_plain(layer):
 
 def _clone(model, replace, copy_weights):
     """Clones a model, `replace(layer)` where that is not None, and copies every weight."""
-    copies = []
-
-    def clone_function(layer):
-        new = replace(layer)
-        replaced = new is not None
-        if not replaced:
-            inside = [part for part in layer._flatten_layers(include_self=False) if replace(part)]
-            if inside:
-                raise ValueError(
-                    f"every layer to replace must lie in a functional model; {inside[0].path!r} "
-                    f"lies in a {type(layer).__name__}"
-                )
-            new = layer.__class__.from_config(layer.get_config())
-        copies.append((layer, new, replaced))
-        return new
-
-    if not (isinstance(model, keras.Sequential) or getattr(model, "_operations", None)):
+    if not _is_cloneable(model):
         raise ValueError(
             "model must be functional or sequential to be cloned; "
             f"received the subclassed {type(model).__name__} {model.name!r}"
         )
+    if not model.built:
+        raise ValueError(
+            f"model must be built to be cloned, by its first call or a keras.Input; {model.name!r} "
+            "is not"
+        )
+    copies = {}
 
-    def call_function(layer, *args, **kwargs):
-        # Models record `mask=None` of the layers they were built with; Keras's group normalization
-        # knows no masks.
-        if "mask" not in inspect.signature(layer.call).parameters:
-            kwargs.pop("mask", None)
-        return layer(*args, **kwargs)
+    def clone(layer):
+        # Once, in however many places the layer lies.
+        if id(layer) not in copies:
+            copies[id(layer)] = (layer, *clone_once(layer))
+        return copies[id(layer)][1]
 
-    options = {} if isinstance(model, keras.Sequential) else {"call_function": call_function}
-    # Without `recursive` the layers of nested models are not reached at all.
-    clone = keras.models.clone_model(
-        model, clone_function=clone_function, recursive=True, **options
-    )
-    for old, new, replaced in copies:
-        if replaced:
-            copy_weights(old, new)
-        else:
-            new.set_weights(old.get_weights())
-    return clone
+    def clone_once(layer):
+        if _is_cloneable(layer):
+            # Not Keras's `recursive=True`: below a sequential model it forgets `call_function`.
+            options = {} if isinstance(layer, keras.Sequential) else {"call_function": _call}
+            return keras.models.clone_model(layer, clone_function=clone, **options), None
+        new = replace(layer)
+        if new is not None:
+            return new, copy_weights
+        inside = [part for part in layer._flatten_layers(include_self=False) if replace(part)]
+        if inside:
+            raise ValueError(
+                f"every layer to replace must lie in a functional model; {inside[0].path!r} "
+                f"lies in a {type(layer).__name__}"
+            )
+        return layer.__class__.from_config(layer.get_config()), _copy_all
+
+    with _not_compiled(model):
+        copy = clone(model)
+    for old, new, copy_into in copies.values():
+        if copy_into is not None:
+            copy_into(old, new)
+    return copy
+
+
+def _is_cloneable(layer):
+    return isinstance(layer, keras.Sequential) or bool(getattr(layer, "_operations", None))
+
+
+def _call(layer, *args, **kwargs):
+    # Models record `mask=None` of the layers they were built with; Keras's group normalization
+    # knows no masks.
+    if "mask" not in inspect.signature(layer.call).parameters:
+        kwargs.pop("mask", None)
+    return layer(*args, **kwargs)
+
+
+def _copy_all(old, new):
+    new.set_weights(old.get_weights())
+    if isinstance(new, keras.layers.Normalization):
+        new.finalize_state()  # It computes with constants, which it makes from its weights here.
+
+
+@contextlib.contextmanager
+def _not_compiled(model):
+    """Keeps Keras from compiling the copies too, which not every loss and metric allows."""
+    compiled = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.Model) and layer.compiled
+    ]
+    for part in compiled:
+        part.compiled = False
+    try:
+        yield
+    finally:
+        for part in compiled:
+            part.compiled = True

@@ -2,11 +2,11 @@ import keras
 
 
 @keras.saving.register_keras_serializable("tfadv")
-class _WithoutActivation(keras.layers.Layer):
+class WithoutActivation(keras.layers.Layer):
     """Calls a layer with its activation left out, sharing the layer's weights."""
 
     def __init__(self, layer, **kwargs):
-        super().__init__(dtype=layer.dtype_policy, **kwargs)
+        super().__init__(**{"dtype": layer.dtype_policy, **kwargs})
         self.layer = layer
 
     def call(self, inputs):
@@ -15,6 +15,15 @@ class _WithoutActivation(keras.layers.Layer):
             return self.layer(inputs)
         finally:
             self.layer.activation = activation
+
+    def get_config(self):
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer}
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**{**config, "layer": layer})
 
 
 def logits(model):
@@ -47,7 +56,7 @@ def logits(model):
     elif isinstance(layer, keras.layers.Activation):
         outputs = tensor
     else:
-        outputs = _WithoutActivation(layer, name=f"{layer.name}_logits")(tensor)
+        outputs = WithoutActivation(layer, name=f"{layer.name}_logits")(tensor)
     if outputs is None:
         return model
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
