@@ -1,0 +1,26 @@
+"""What several tests of data sets read: prepared once for all of them."""
+
+import pytest
+
+from tests.data import miniature_imagenet
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory):
+    """A miniature ImageNet, prepared: `(data_dir, train labels by name, validation labels)`."""
+    data_dir = tmp_path_factory.mktemp("imagenet")
+    sizes = {"num_train_per_class": 5, "num_classes": 4, "num_validation": 11}
+    return str(data_dir), *miniature_imagenet.prepare(data_dir, **sizes)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """ImageNet's layout in a folder: 3 classes, 4 training and 3 validation images of each."""
+    for split, count in (("train", 4), ("val", 3)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            directory = tmp_path / split / name
+            directory.mkdir(parents=True)
+            for index in range(count):
+                contents = miniature_imagenet.jpeg(label, seed=100 * label + index)
+                (directory / f"{name}_{index}.JPEG").write_bytes(contents)
+    return tmp_path

@@ -1,0 +1,92 @@
+"""ImageNet's two archives in small, and the files tensorflow-datasets prepares from them."""
+
+import io
+import os
+import tarfile
+
+import numpy as np
+from PIL import Image
+
+from tfadv.data import catalog, preparation
+
+
+def make(manual_dir, num_train_per_class=4, num_classes=3, num_validation=7):
+    """Writes archives in ImageNet's format, of small JPEGs.
+
+    Classes are the first of ImageNet's thousand. Each image has the colour of its label, so that a
+    network can learn them; sizes vary. One training image is grey and one CMYK, as some of
+    ImageNet's are. The labels of validation images are not in the archive but in a list of
+    tensorflow-datasets, by the alphabetic order of the names; so they are ImageNet's first ones,
+    whatever `num_classes` is.
+
+    Args:
+        manual_dir: Directory to write to; made if needed.
+        num_train_per_class: Training images of each class.
+        num_classes: Number of classes that have training images, at most 1000.
+        num_validation: Number of validation images, at most 50000.
+
+    Returns:
+        `(train, validation)`: dicts from a file's name to its label.
+    """
+    os.makedirs(manual_dir, exist_ok=True)
+    synsets, validation_labels = _resources()
+    train, validation = {}, {}
+    modes = {1: "L", 2: "CMYK"}
+    with tarfile.open(os.path.join(manual_dir, catalog.IMAGENET_ARCHIVES[0]), "w") as archive:
+        for label in range(num_classes):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as images:
+                for index in range(num_train_per_class):
+                    name = f"{synsets[label]}_{index}.JPEG"
+                    mode = modes.get(len(train), "RGB")
+                    _add(images, name, jpeg(label, seed=len(train), mode=mode))
+                    train[name] = label
+            _add(archive, f"{synsets[label]}.tar", inner.getvalue())
+    with tarfile.open(os.path.join(manual_dir, catalog.IMAGENET_ARCHIVES[1]), "w") as archive:
+        for index in range(num_validation):
+            name = f"ILSVRC2012_val_{index + 1:08d}.JPEG"
+            validation[name] = synsets.index(validation_labels[index])
+            _add(archive, name, jpeg(validation[name], seed=10**6 + index))
+    return train, validation
+
+
+def prepare(data_dir, manual_dir=None, **sizes):
+    """Makes the archives and prepares them through `python -m tfadv.data prepare`'s code.
+
+    Args:
+        data_dir: Where the prepared files go.
+        manual_dir: Where the archives go; inside `data_dir` by default.
+        **sizes: See `make`.
+
+    Returns:
+        `(train, validation)`, see `make`.
+    """
+    manual_dir = str(manual_dir or os.path.join(data_dir, "archives"))
+    result = make(manual_dir, **sizes)
+    preparation.prepare("imagenet2012", str(data_dir), manual_dir)
+    return result
+
+
+def jpeg(label, seed, mode="RGB"):
+    """The bytes of a JPEG of 60 to 130 pixels a side: a colour for the label, and some noise."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    height, width = generator.integers(60, 131, 2)
+    colour = np.random.Generator(np.random.Philox(key=label)).integers(40, 216, 3)
+    pixels = colour + generator.normal(0, 10, (height, width, 3))
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    file = io.BytesIO()
+    image.convert(mode).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _resources():
+    import tensorflow_datasets as tfds
+
+    folder = tfds.core.tfds_path("datasets/imagenet2012")
+    return [(folder / name).read_text().split() for name in ("labels.txt", "validation_labels.txt")]
+
+
+def _add(archive, name, contents):
+    item = tarfile.TarInfo(name)
+    item.size = len(contents)
+    archive.addfile(item, io.BytesIO(contents))

@@ -1,0 +1,107 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tfadv import data
+from tfadv.data import catalog
+
+
+def _prepared(data_dir, name, version, splits=("train", "validation", "test")):
+    directory = data_dir / name / version
+    directory.mkdir(parents=True)
+    info = {"splits": [{"name": split} for split in splits]}
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    return directory
+
+
+def test_checking_imports_neither_tensorflow_nor_numpy():
+    code = (
+        "import sys; from tfadv import data; data.catalog.check('digits');"
+        "heavy = {'tensorflow', 'numpy', 'tensorflow_datasets', 'sklearn'} & set(sys.modules);"
+        "sys.exit(','.join(heavy))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_entry_has_a_module_with_load():
+    import importlib
+
+    for entry in catalog.ENTRIES.values():
+        assert callable(importlib.import_module(f"tfadv.data.{entry.module}").load)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"one of digits, mnist, .*synthetic; received 'imagenet'"):
+        catalog.check("imagenet")
+
+
+def test_sizes_that_cannot_be_had_are_refused():
+    with pytest.raises(ValueError, match="^image_size must be 8 for digits.*; received 224$"):
+        catalog.check("digits", image_size=224)
+    with pytest.raises(ValueError, match="^image_size must be at least 1 .*; received 0$"):
+        catalog.check("synthetic", image_size=0)
+    catalog.check("digits", image_size=8)
+    catalog.check("synthetic", image_size=37)
+
+
+def test_missing_scikit_learn_is_named(monkeypatch):
+    monkeypatch.setattr(catalog.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="digits needs scikit-learn.*pip install scikit-learn"):
+        catalog.check("digits")
+
+
+def test_unprepared_data_name_the_command(tmp_path):
+    command = f"python -m tfadv.data prepare cifar10 --data_dir={tmp_path}$"
+    with pytest.raises(ValueError, match=f"^cifar10 is not prepared in {tmp_path}; .*{command}"):
+        catalog.check("cifar10", str(tmp_path))
+    command = f"python -m tfadv.data prepare imagenet2012 --data_dir={tmp_path} --manual_dir="
+    with pytest.raises(ValueError, match=f"{command}.*ILSVRC2012_img_train.tar") as error:
+        data.load("imagenet2012", str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_the_default_directory_is_that_of_tensorflow_datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    directory = _prepared(tmp_path, "mnist", "3.0.1")
+    assert catalog.prepared_directory("mnist") == str(directory)
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(ValueError, match=f"{tmp_path}/home/tensorflow_datasets"):
+        catalog.prepared_directory("mnist")
+
+
+def test_the_newest_prepared_version_counts(tmp_path):
+    for version in ("5.1.0", "5.10.0", "5.9.1"):
+        _prepared(tmp_path, "imagenet2012", version)
+    (tmp_path / "imagenet2012" / "6.0.0").mkdir()  # Not finished.
+    assert catalog.prepared_directory("imagenet2012", str(tmp_path)).endswith("/5.10.0")
+
+
+def test_a_missing_split_is_named(tmp_path):
+    _prepared(tmp_path, "imagenet2012", "5.1.0", splits=("train",))
+    with pytest.raises(ValueError, match="has no split 'validation'; remove it and run: python"):
+        catalog.check("imagenet2012", str(tmp_path))
+
+
+def test_a_folder_must_have_imagenets_layout(tmp_path):
+    with pytest.raises(ValueError, match="^data_dir must be given for image_folder"):
+        catalog.check("image_folder")
+    with pytest.raises(ValueError, match="/train is not there$"):
+        catalog.check("image_folder", str(tmp_path))
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    (tmp_path / "train" / "loose.jpg").touch()
+    with pytest.raises(ValueError, match="one folder a class; .*/train holds none$"):
+        catalog.check("image_folder", str(tmp_path))
+    for name in ("train/bee", "train/ant", "val/ant"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="'bee' is in train and not in val$"):
+        catalog.check("image_folder", str(tmp_path))
+    (tmp_path / "val" / "bee").mkdir()
+    (tmp_path / "val" / "cat").mkdir()
+    with pytest.raises(ValueError, match="'cat' is in val and not in train$"):
+        catalog.check("image_folder", str(tmp_path))
+    (tmp_path / "train" / "cat").mkdir()
+    assert catalog.folder_classes(str(tmp_path)) == ["ant", "bee", "cat"]

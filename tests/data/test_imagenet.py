@@ -1,0 +1,179 @@
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from tests.data import miniature_imagenet
+from tfadv import data
+from tfadv.data import imagenet
+
+
+@pytest.fixture(scope="module")
+def dataset(imagenet):
+    return data.load("imagenet2012", imagenet[0], image_size=16)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """The same images over three files a split: `(dataset, train labels, validation labels)`."""
+    tfds.disable_progress_bar()
+    root = tmp_path_factory.mktemp("sharded")
+    labels = miniature_imagenet.make(root / "archives", 5, 4, 11)
+    builder = tfds.builder("imagenet2012", data_dir=root)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=root / "archives", num_shards=3, try_download_gcs=False
+        )
+    )
+    dataset = data.load("imagenet2012", str(root), image_size=16)
+    assert len(dataset._train_split.filepaths) == len(dataset._validation_split.filepaths) == 3
+    return dataset, *labels
+
+
+def _names(dataset, count, rank, size, epoch=0, seed=0):
+    records = dataset._epoch(tf.constant(epoch, tf.int64), count, rank, size, seed)
+    examples = [(int(position), dataset._parse(record)) for position, record in records]
+    positions = [position for position, _ in examples]
+    assert positions == list(range(rank * count, (rank + 1) * count))
+    return [example["file_name"].numpy().decode() for _, example in examples]
+
+
+def test_the_classes_are_imagenets(dataset):
+    assert dataset.num_classes == len(dataset.class_names) == 1000
+    assert dataset.class_names[:2] == ["n01440764", "n01443537"]
+    assert (dataset.num_train, dataset.num_validation) == (20, 11)
+    assert dataset.image_shape == (16, 16, 3)
+
+
+def test_shapes_and_types_are_static(dataset):
+    images, labels = dataset.train_batches(4, 5).element_spec
+    assert (images.shape, images.dtype) == ((4, 16, 16, 3), tf.uint8)
+    assert (labels.shape, labels.dtype) == ((4,), tf.int32)
+    images, labels, indices = dataset.validation_batches(4).element_spec
+    assert (images.shape, labels.shape) == ((4, 16, 16, 3), (4,))
+    assert (indices.shape, indices.dtype) == ((4,), tf.int64)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5])
+def test_an_epoch_shows_each_example_once_for_more_workers_than_files(sharded, size):
+    dataset, labels, _ = sharded
+    for epoch in (0, 1):
+        names = [n for rank in range(size) for n in _names(dataset, 20 // size, rank, size, epoch)]
+        assert sorted(names) == sorted(labels)
+
+
+def test_workers_are_disjoint_when_sizes_do_not_divide(sharded):
+    names = [name for rank in range(3) for name in _names(sharded[0], 6, rank, 3)]
+    assert len(set(names)) == 18
+
+
+def test_an_epoch_longer_than_the_data_goes_round(sharded):
+    dataset, labels, _ = sharded
+    names = [name for rank in range(3) for name in _names(dataset, 15, rank, 3)]
+    counts = collections.Counter(names)
+    assert set(counts) == set(labels) and set(counts.values()) <= {2, 3}
+
+
+def test_epochs_and_seeds_have_orders_of_their_own(sharded):
+    orders = [_names(sharded[0], 20, 0, 1, *key) for key in ((0, 0), (1, 0), (0, 1))]
+    assert len({tuple(order) for order in orders}) == 3
+    # Also the composition of a worker's share changes from epoch to epoch.
+    shares = {frozenset(_names(sharded[0], 5, 0, 4, epoch)) for epoch in range(6)}
+    assert len(shares) > 1
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (2, 0), (1, 3)])
+def test_a_stream_resumes_with_the_same_bits_whatever_the_global_seed(sharded, epoch, step):
+    dataset = sharded[0]
+    whole = list(dataset.train_batches(2, 5, 1, 2, seed=7).take(13))
+    tf.random.set_seed(99)
+    try:
+        resumed = list(dataset.train_batches(2, 5, 1, 2, 7, epoch, step).take(3))
+    finally:
+        tf.compat.v1.set_random_seed(None)
+    for batch, expected in zip(resumed, whole[5 * epoch + step :][:3], strict=True):
+        np.testing.assert_array_equal(batch[0], expected[0])
+        np.testing.assert_array_equal(batch[1], expected[1])
+
+
+def test_training_labels_are_right(sharded):
+    # Every image has its label's colour, up to the augmentation of colours; grey images have none.
+    dataset, labels, _ = sharded
+    _, seen = next(iter(dataset.train_batches(20, 1)))
+    assert np.bincount(seen).tolist() == [5, 5, 5, 5]
+    records = dataset._epoch(tf.constant(0, tf.int64), 20, 0, 1, 0)
+    for (_, record), label in zip(records, seen.numpy(), strict=True):
+        example = dataset._parse(record)
+        assert labels[example["file_name"].numpy().decode()] == example["label"] == label
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 13])
+@pytest.mark.parametrize("limit", [None, 4])
+def test_validation_shows_each_example_once_in_one_order(sharded, size, limit):
+    dataset, _, labels = sharded
+    order = [
+        dataset._parse(record)["file_name"].numpy().decode()
+        for path in dataset._validation_split.filepaths
+        for record in tf.data.TFRecordDataset(str(path))
+    ]
+    seen = {}
+    for rank in range(size):
+        batches = list(dataset.validation_batches(2, rank, size, limit).as_numpy_iterator())
+        assert len(batches) == data.validation_steps(limit or 11, 2, size)
+        for images, batch_labels, indices in batches:
+            assert images.shape == (2, 16, 16, 3) and not images[indices < 0].any()
+            for index, label in zip(indices, batch_labels, strict=True):
+                if index >= 0:
+                    assert label == labels[order[index]] and index not in seen
+                    seen[index] = label
+                else:
+                    assert label == 0
+    assert sorted(seen) == list(range(limit or 11))
+
+
+def test_validation_images_have_the_colours_of_their_labels(dataset):
+    for images, labels, indices in dataset.validation_batches(11).as_numpy_iterator():
+        for image, label, index in zip(images, labels, indices, strict=True):
+            assert index >= 0
+            colour = np.random.Generator(np.random.Philox(key=int(label))).integers(40, 216, 3)
+            assert np.abs(image.mean(axis=(0, 1)) - colour).max() < 6
+
+
+def test_an_unreadable_image_is_named(tmp_path, monkeypatch):
+    tfds.disable_progress_bar()
+    good = miniature_imagenet.jpeg
+    monkeypatch.setattr(
+        miniature_imagenet,
+        "jpeg",
+        lambda label, seed, mode="RGB": good(label, seed, mode)[: 400 if seed == 3 else None],
+    )
+    sizes = {"num_train_per_class": 2, "num_classes": 2, "num_validation": 1}
+    miniature_imagenet.prepare(tmp_path, **sizes)
+    dataset = data.load("imagenet2012", str(tmp_path), image_size=16)
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        list(dataset.train_batches(4, 1).take(1))
+    assert data.explain(error.value) == "unreadable image file: n01443537_1.JPEG"
+
+
+def test_parts_of_files_equal_a_count_by_hand():
+    split = collections.namedtuple("Split", "shard_lengths filepaths num_examples")
+    split = split([3, 4, 2], ["a", "b", "c"], 9)
+    for start, count, expected in (
+        (0, 9, [("a", 0, 3), ("b", 0, 4), ("c", 0, 2)]),
+        (2, 3, [("a", 2, 1), ("b", 0, 2)]),
+        (8, 4, [("c", 1, 1), ("a", 0, 3)]),
+        (
+            5,
+            20,
+            [("b", 2, 2), ("c", 0, 2), *[("a", 0, 3), ("b", 0, 4), ("c", 0, 2)]]
+            + [("a", 0, 3), ("b", 0, 4)],
+        ),
+        (4, 0, []),
+    ):
+        paths, skip, take = imagenet._file_parts(split, start, count)
+        found = list(
+            zip([path.decode() for path in paths.numpy()], skip.numpy(), take.numpy(), strict=True)
+        )
+        assert found == expected

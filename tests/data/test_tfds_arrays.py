@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from tfadv import data
+
+
+def _write(data_dir, name, version, shape, num_classes):
+    """Real files of tensorflow-datasets, of 40 and 20 images whose first pixel is their number."""
+    tfds.disable_progress_bar()
+
+    def split(count):
+        images = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+        images[:, 0, 0, 0] = np.arange(count)
+        labels = np.arange(count) % num_classes
+        return tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version=version,
+        data_dir=data_dir,
+        split_datasets={"train": split(40), "test": split(20)},
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=shape),
+                "label": tfds.features.ClassLabel(num_classes=num_classes),
+            }
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "shape", "num_classes"),
+    [
+        ("mnist", "3.0.1", (28, 28, 1), 10),
+        ("fashion_mnist", "3.0.1", (28, 28, 1), 10),
+        ("cifar100", "3.0.2", (32, 32, 3), 100),
+    ],
+)
+def test_prepared_files_are_read_whole(tmp_path, capfd, name, version, shape, num_classes):
+    _write(tmp_path, name, version, shape, num_classes)
+    capfd.readouterr()
+    dataset = data.load(name, str(tmp_path))
+    assert capfd.readouterr().out == ""  # tensorflow-datasets prints nothing and downloads nothing.
+    assert (dataset.num_classes, dataset.image_shape) == (num_classes, shape)
+    assert (dataset.num_train, dataset.num_validation) == (40, 20)
+    assert len(dataset.class_names) == num_classes
+    images, labels, _ = next(iter(dataset.validation_batches(20)))
+    numbers = images.numpy()[:, 0, 0, 0]
+    assert sorted(numbers) == list(range(20))
+    np.testing.assert_array_equal(labels, numbers % num_classes)
+    images, labels = next(iter(dataset.train_batches(40, 1)))
+    if name == "cifar100":  # Shifted and mirrored.
+        assert sorted(labels.numpy()) == list(range(40))
+        assert (images.numpy()[:, 0].max(axis=(1, 2)) == 0).any()
+    else:
+        np.testing.assert_array_equal(labels, images.numpy()[:, 0, 0, 0] % num_classes)

@@ -1,0 +1,88 @@
+"""Which example comes when: orders and random keys that depend on (seed, epoch) and nothing else.
+
+Nothing here keeps a state, so a run that is resumed at an epoch sees what an uninterrupted one
+would have seen.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tfadv.data.steps import validation_steps
+
+# What a key is for: the same (seed, epoch) must not give related draws to different purposes.
+ORDER = 1
+AUGMENTATION = 2
+FILES = 3
+BUFFER = 4
+
+
+def key(seed, epoch, purpose, *details):
+    """A key for TensorFlow's stateless random functions.
+
+    Args:
+        seed: Python integer, the run's.
+        epoch: Integer or scalar tensor.
+        purpose: One of this module's constants.
+        *details: Further integers or scalar tensors to tell draws apart (a position, a rank).
+
+    Returns:
+        An int64 tensor of shape [2].
+    """
+    result = tf.stack([tf.constant(seed % 2**63, tf.int64), tf.cast(epoch, tf.int64)])
+    for detail in (purpose, *details):
+        result = tf.random.fold_in(result, tf.cast(detail, tf.int64), alg="philox")
+    return result
+
+
+def numbered(key, number):
+    """One of many keys, each as good as another: `number` takes the place of the second word.
+
+    Args:
+        key: int64 [2], as `key` returns it: both words depend on all that it was made from.
+        number: Scalar int64 tensor.
+
+    Returns:
+        int64 [2].
+    """
+    return tf.stack([key[0], number])
+
+
+def permutation(num_examples, seed, epoch):
+    """One order of all examples, keyed by (seed, epoch); an int64 tensor [num_examples]."""
+    return tf.random.experimental.stateless_shuffle(
+        tf.range(num_examples, dtype=tf.int64), key(seed, epoch, ORDER), alg="philox"
+    )
+
+
+def fixed_permutation(num_examples, number):
+    """One order of all examples that never changes, as a NumPy array.
+
+    Args:
+        num_examples: Number of examples.
+        number: Tells this permutation from others.
+
+    Returns:
+        An int64 array [num_examples].
+    """
+    # Raw bits: those are what NumPy promises not to change.
+    bits = np.random.Philox(key=number).random_raw(num_examples)
+    return np.argsort(bits, kind="stable").astype(np.int64)
+
+
+def validation_indices(num_examples, batch_size, rank, size):
+    """The examples of one worker's evaluation: every `size`-th, padded with -1.
+
+    Args:
+        num_examples: Number of examples, over all workers.
+        batch_size: Images per worker.
+        rank: This worker.
+        size: Number of workers.
+
+    Returns:
+        An int64 array [batches, batch_size]; `batches` is the same for every rank.
+    """
+    batches = validation_steps(num_examples, batch_size, size)
+    indices = np.full(batches * batch_size, -1, np.int64)
+    mine = np.arange(rank, num_examples, size)
+    indices[: len(mine)] = mine
+    return indices.reshape(batches, batch_size)

@@ -1,0 +1,47 @@
+"""`mnist`, `fashion_mnist`, `cifar10`, `cifar100`: small enough to be loaded whole."""
+
+from tfadv.data import catalog, cifar_augmentation
+from tfadv.data.arrays import ArrayDataset
+
+# Clothes and digits keep their place and their side, as is usual for the two MNISTs.
+_AUGMENTATIONS = {"cifar10": cifar_augmentation.augment, "cifar100": cifar_augmentation.augment}
+
+
+def load(entry, data_dir, image_size, seed):
+    """Opens a small data set that tensorflow-datasets has prepared.
+
+    Training images of CIFAR are shifted and mirrored (`cifar_augmentation`), those of the MNISTs
+    are not augmented.
+
+    Args:
+        entry: The catalog's entry.
+        data_dir: Directory of the prepared files.
+        image_size: Not used; the data set's own.
+        seed: Not used.
+
+    Returns:
+        An `ArrayDataset`.
+    """
+    del image_size, seed
+    # Imported here: it takes seconds, and only these data sets need it.
+    import tensorflow_datasets as tfds
+
+    # Reads what is in the directory and could not download anything if it wanted to.
+    builder = tfds.builder_from_directory(catalog.prepared_directory(entry.name, data_dir))
+    # One file after the other, so that the order of the examples is that of the files.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+
+    def arrays(split):
+        examples = tfds.as_numpy(
+            builder.as_dataset(split=split, batch_size=-1, shuffle_files=False, read_config=config)
+        )
+        return examples["image"], examples["label"]
+
+    return ArrayDataset(
+        entry.name,
+        arrays(entry.train_split),
+        arrays(entry.validation_split),
+        entry.num_classes,
+        augment=_AUGMENTATIONS.get(entry.name),
+        class_names=builder.info.features["label"].names,
+    )
