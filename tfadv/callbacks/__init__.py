@@ -6,5 +6,10 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
         "AdversarialTraining": "adversarial_training",
+        "BatchNormStatistics": "batch_norm_statistics",
+        "Checkpoint": "checkpoint",
+        "RobustEvaluation": "robust_evaluation",
+        "RunLog": "run_log",
+        "RunningStatistics": "running_statistics",
     },
 )

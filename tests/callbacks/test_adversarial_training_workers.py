@@ -1,0 +1,140 @@
+"""Adversarial training on real Horovod workers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfadv
+from tfadv import distributed
+from tests import workers
+
+CLASSES = 5
+
+
+def network(norm):
+    keras.utils.clear_session()  # names, by which variables are compared, are counted up
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((8, 8, 3))
+    x = tfadv.layers.InputContract()(inputs)
+    for stage in range(2):
+        x = keras.layers.Conv2D(8, 3, kernel_regularizer=keras.regularizers.L2(1e-4))(x)
+        if norm:
+            x = tfadv.layers.normalization(norm, 8, name=f"norm{stage}")(x)
+        x = keras.layers.ReLU()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
+
+
+def images(count):
+    rng = np.random.default_rng(5)
+    x = rng.uniform(0, 255, (count, 8, 8, 3)).astype("float32")
+    return x, rng.integers(0, CLASSES, count)
+
+
+def train(norm, per_update, parts, updates, epsilon=8.0, targeted=True, optimizer="sgd"):
+    """Trains on this worker's share of every update; returns all variables of the model."""
+    rank, size = distributed.rank(), distributed.size()
+    model = network(norm)
+    if rank:
+        # What rank 0 broadcasts must win.
+        for variable in model.variables:
+            variable.assign(variable.value + tf.cast(rank, variable.dtype))
+    optimizer = {
+        "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+        "clipped": lambda: keras.optimizers.SGD(0.5, global_clipnorm=0.05),
+        "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
+    }[optimizer]()
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    x, y = images(per_update * updates)
+    mine = per_update // size
+    rows = np.concatenate(
+        [update * per_update + rank * mine + np.arange(mine) for update in range(updates)]
+    )
+    batches = tf.data.Dataset.from_tensor_slices((x[rows], y[rows]))
+    attack = tfadv.attacks.PGD(epsilon, num_steps=2 if epsilon else 0, targeted=targeted)
+    history = model.fit(
+        batches.batch(mine, drop_remainder=True),
+        verbose=0,
+        callbacks=[tfadv.callbacks.AdversarialTraining(attack, accumulation_steps=parts)],
+    )
+    return (
+        {variable.path: variable.numpy() for variable in model.variables},
+        {name: values[-1] for name, values in history.history.items()},
+    )
+
+
+def assert_same_bits(results):
+    first = results[0]
+    for other in results[1:]:
+        for name, value in first[0].items():
+            np.testing.assert_array_equal(value, other[0][name], err_msg=name)
+        assert first[1] == other[1]
+
+
+def assert_close(found, expected, tolerance):
+    for name, value in expected[0].items():
+        np.testing.assert_allclose(found[0][name], value, rtol=0, atol=tolerance, err_msg=name)
+    for name, value in expected[1].items():
+        assert found[1][name] == pytest.approx(value, abs=1e-5), name
+
+
+# What every number of workers trains, in one launch: it takes most of such a test's time.
+STEP = (None, 24, 1, 1, 0.0, False)
+TWENTY = ("mbn", 48, 1, 20)
+# And what two workers train besides: parts of 6 images, with the same draws as one worker's.
+ACCUMULATED = {norm: (norm, 24, 2, 3) for norm in ("bn", "mbn")}
+OPTIMIZED = {name: ("gn", 16, 1, 3, 4.0, True, name) for name in ("clipped", "scaled")}
+
+
+def train_all(cases):
+    return {case: train(*case) for case in cases}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    results = {}
+
+    def get(count):
+        if count not in results:
+            cases = [STEP, TWENTY]
+            if count == 2:
+                cases += [*ACCUMULATED.values(), *OPTIMIZED.values()]
+            results[count] = workers.run(train_all, count, cases)
+        return results[count]
+
+    return get
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_workers_make_the_step_of_one_with_all_their_images(trained, count):
+    # Without batch statistics and at epsilon 0, where the adversarial images are the images.
+    results = [result[STEP] for result in trained(count)]
+    assert_same_bits(results)
+    assert_close(results[0], train(*STEP), 1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_workers_hold_the_same_bits_after_twenty_adversarial_steps(trained, count):
+    assert_same_bits([result[TWENTY] for result in trained(count)])
+
+
+@pytest.mark.parametrize("norm", ["bn", "mbn"])
+def test_two_workers_equal_one_that_accumulates(trained, norm):
+    # The same parts of 6 images: 2 workers x 2 parts = 1 worker x 4 parts.
+    case = ACCUMULATED[norm]
+    results = [result[case] for result in trained(2)]
+    assert_same_bits(results)
+    assert_close(results[0], train(norm, 24, 4, 3), 1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["clipped", "scaled"])
+def test_clipping_and_loss_scaling_see_the_averaged_gradient(trained, optimizer):
+    case = OPTIMIZED[optimizer]
+    results = [result[case] for result in trained(2)]
+    assert_same_bits(results)
+    assert_close(results[0], train("gn", 16, 2, 3, 4.0, True, optimizer), 1e-4)

@@ -1,0 +1,135 @@
+import keras
+import numpy as np
+import pytest
+
+from tests.evaluation import cases
+from tfadv import callbacks, evaluation
+from tfadv.attacks import PGD
+
+ATTACK = PGD(6, num_steps=3)
+
+
+def compiled(model):
+    model.compile(
+        keras.optimizers.SGD(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    return model
+
+
+class Watch(keras.callbacks.Callback):
+    """A later callback, which also evaluates by hand."""
+
+    def __init__(self, validation):
+        super().__init__()
+        self.validation, self.logs, self.expected = validation, [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs.append(dict(logs))
+        results = evaluation.evaluate(
+            self.model, self.validation, ATTACK, [3, 6], ("adv", "clean"), batch_size=8, seed=4
+        )
+        self.expected.append(
+            {
+                f"val_{kind}_{name}{branch}": value
+                for result in results
+                for kind in [f"pgd{result.num_steps}" if result.num_steps else "clean"]
+                for branch in ["" if result.domain == "adv" else "_clean_branch"]
+                for name, value in (("accuracy", result.accuracy), ("success", result.success))
+                if value is not None
+            }
+        )
+
+
+def test_history_and_later_callbacks_see_what_evaluate_gives():
+    model = compiled(cases.mixture())
+    x, y = cases.images(model, 20)
+    watch = Watch((x[:13], y[:13]))
+    evaluating = callbacks.RobustEvaluation(
+        (x[:13], y[:13]), ATTACK, [3, 6], ("adv", "clean"), batch_size=8, seed=4
+    )
+    history = model.fit(
+        x.astype("float32"),
+        y,
+        batch_size=10,
+        epochs=2,
+        verbose=0,
+        callbacks=[callbacks.AdversarialTraining(ATTACK), evaluating, watch],
+    ).history
+    names = set(watch.expected[0])
+    assert (
+        len(names) == 10
+        and {
+            "val_clean_accuracy",
+            "val_pgd3_accuracy",
+            "val_pgd6_success",
+            "val_clean_accuracy_clean_branch",
+            "val_pgd6_success_clean_branch",
+        }
+        <= names
+    )
+    for epoch, (logs, expected) in enumerate(zip(watch.logs, watch.expected, strict=True)):
+        assert {name: logs[name] for name in names} == expected
+        assert {name: history[name][epoch] for name in names} == expected
+    assert watch.expected[0] != watch.expected[1]
+    assert "adv_accuracy" in history
+    assert evaluating.results[1].num_steps == 3
+
+
+@pytest.mark.parametrize(
+    "every, epochs", [(2, [1, 3]), (3, [2]), (lambda epoch: epoch in (0, 3), [0, 3])]
+)
+def test_only_at_chosen_epochs(every, epochs):
+    model = compiled(cases.regression())
+    x, y = cases.images(model, 6)
+    seen = []
+    model.fit(
+        x.astype("float32"),
+        y,
+        epochs=4,
+        verbose=0,
+        callbacks=[
+            callbacks.RobustEvaluation((x, y), None, every=every, name_prefix="test_"),
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(set(logs))),
+        ],
+    )
+    assert [epoch for epoch in range(4) if "test_clean_accuracy" in seen[epoch]] == epochs
+    assert set.union(*seen) == {"loss", "test_clean_accuracy"}
+
+
+def test_an_interrupted_fit_leaves_nothing_behind():
+    model = compiled(cases.mixture())
+    x, y = cases.images(model, 12)
+    x = x.astype("float32")
+    plain = model.fit(x, y, verbose=0).history
+    attributes = set(vars(model))
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, verbose=0, callbacks=[callbacks.RobustEvaluation((x, y), ATTACK), Stop()])
+    assert set(vars(model)) == attributes
+    assert set(model.fit(x, y, verbose=0).history) == set(plain) == {"loss"}
+
+
+def test_what_does_not_fit_is_said_before_the_first_epoch():
+    model = compiled(cases.regression())
+    x, y = cases.images(model, 6)
+    with pytest.raises(ValueError, match="^every must be an integer of at least 1; received 0"):
+        callbacks.RobustEvaluation((x, y), ATTACK, every=0)
+    for given, options, message in (
+        ((x[:, :3], y), {}, "^data must have images of shape"),
+        ((x, y), {"num_steps": []}, "^num_steps must name at least one"),
+        ((x, y), {"domains": ["both"]}, '^domains must be of "adv" and "clean"'),
+    ):
+        weights = model.get_weights()
+        with pytest.raises(ValueError, match=message):
+            model.fit(
+                x.astype("float32"),
+                y,
+                verbose=0,
+                callbacks=[callbacks.RobustEvaluation(given, ATTACK, **options)],
+            )
+        for value, known in zip(model.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(value, known)

@@ -1,0 +1,167 @@
+"""Intervals, the table, the file, the progress line."""
+
+import dataclasses
+import io
+import json
+import os
+
+import pytest
+from scipy import stats
+
+from tfadv import distributed, evaluation
+from tfadv.evaluation import Result
+
+ATTACK = dict(
+    epsilon=16.0,
+    step_size_rule="pipeline",
+    targeted=True,
+    loss="cross_entropy",
+    start_from_clean=0.0,
+    restarts=1,
+)
+
+
+def row(domain, num_steps, correct, hits=None, step_size=1.0, total=500, **options):
+    attack = {**ATTACK, "step_size": step_size, **options} if num_steps else {}
+    return Result(
+        domain=domain, num_steps=num_steps, correct=correct, hits=hits, total=total, **attack
+    )
+
+
+@pytest.mark.parametrize("correct, total", [(0, 1), (1, 1), (3, 7), (374, 500), (50000, 50000)])
+def test_interval_is_wilsons(correct, total):
+    result = row("adv", 0, correct, total=total)
+    expected = stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    assert result.interval == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= result.interval[0] <= result.accuracy <= result.interval[1] <= 1
+
+
+def test_rows_are_what_was_counted():
+    clean, attacked = row("adv", 0, 430), row("adv", 10, 374, 20, 1.6)
+    assert (clean.name, clean.accuracy, clean.success) == ("clean", 0.86, None)
+    assert (attacked.name, attacked.accuracy, attacked.success) == ("PGD-10", 0.748, 0.04)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        clean.correct = 500
+    assert clean.as_dict()["epsilon"] is None
+    assert attacked.as_dict() == {
+        "domain": "adv",
+        "num_steps": 10,
+        "correct": 374,
+        "total": 500,
+        "hits": 20,
+        **ATTACK,
+        "step_size": 1.6,
+        "seed": 0,
+        "name": "PGD-10",
+        "accuracy": 0.748,
+        "success": 0.04,
+        "interval": list(attacked.interval),
+    }
+
+
+RESULTS = [
+    row("adv", 0, 430),
+    row("adv", 10, 374, 20, 1.6),
+    row("adv", 2000, 350, 35),
+    row("clean", 0, 437),
+    row("clean", 10, 35, 401, 1.6),
+    row("clean", 2000, 0, 500),
+]
+
+
+def test_table_of_two_branches():
+    assert evaluation.table(RESULTS).split("\n") == [
+        "          adv branch                     clean branch",
+        "          accuracy [95%]        success  accuracy [95%]        success",
+        "clean      86.0 [82.7, 88.8]              87.4 [84.2, 90.0]",
+        "PGD-10     74.8 [70.8, 78.4]        4.0    7.0 [5.1, 9.6]         80.2",
+        "PGD-2000   70.0 [65.8, 73.8]        7.0    0.0 [0.0, 0.8]        100.0",
+        "",
+        "percent; targeted PGD in L-infinity: epsilon 16 of 255; step size 1.6 (PGD-10), 1 "
+        "(PGD-2000), raised to epsilon/steps where larger; start random in the ball; restarts 1; "
+        "loss cross_entropy; 500 images, seed 0",
+    ]
+
+
+def test_table_names_other_protocols():
+    options = dict(
+        targeted=False, loss="margin", restarts=10, step_size_rule="fixed", start_from_clean=0.5
+    )
+    text = evaluation.table([row(None, 20, 5, 1, 2.5, **options)])
+    assert text.split("\n") == [
+        "        accuracy [95%]        success",
+        "PGD-20    1.0 [0.4, 2.3]          0.2",
+        "",
+        "percent; untargeted PGD in L-infinity: epsilon 16 of 255; step size 2.5, fixed; start "
+        "random in the ball, the image with probability 0.5; restarts 10; loss margin; 500 images, "
+        "seed 0",
+    ]
+    assert evaluation.table([row(None, 0, 5)]).endswith("percent; no attack, 500 images, seed 0")
+    # A cell may be missing.
+    assert "PGD-10 " in evaluation.table(RESULTS[:1] + RESULTS[3:])
+
+
+def test_table_refuses_what_is_no_table():
+    for results in ([], RESULTS[:1] * 2):
+        with pytest.raises(ValueError, match="^results must be at least one, and one for each"):
+            evaluation.table(results)
+    with pytest.raises(ValueError, match="^results must have one protocol; received epsilon of"):
+        evaluation.table([*RESULTS[:2], row("adv", 20, 5, 5, epsilon=8.0)])
+
+
+def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    evaluation.write_json(path, RESULTS, model="runs/x", data="digits")
+    document = json.loads(path.read_text())
+    assert (document["model"], document["data"]) == ("runs/x", "digits")
+    assert document["results"] == [result.as_dict() for result in RESULTS]
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        evaluation.write_json(path, RESULTS, loss=float("nan"))
+
+    def full(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        evaluation.write_json(path, RESULTS[:1])
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    evaluation.write_json(path, [])
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_line_estimates_the_time_left(monkeypatch):
+    times = iter([60, 70, 5000])  # after the first batch, which compiles, 10 s each
+
+    def show(stream, total):
+        progress = evaluation.progress_bar("attack", stream, lambda: next(times))
+        for done in (1, 2, total):
+            progress(done, total)
+        return stream.getvalue()
+
+    text = show(Terminal(), 500)
+    assert text.split("\r")[1:] == [
+        f"{line:<60}{end}"
+        for line, end in (
+            ("attack 1/500 batches", ""),
+            ("attack 2/500 batches, 1:23:00 left", ""),
+            ("attack 500/500 batches", "\n"),
+        )
+    ]
+    times = iter([0, 6])
+    text = show(io.StringIO(), 20)
+    assert text == "attack 1/20 batches\nattack 2/20 batches, 1:48 left\nattack 20/20 batches\n"
+    progress = evaluation.progress_bar("attack", stream := io.StringIO(), lambda: 0)
+    for done, total in (1, None), (2, None), (2, 2):
+        progress(done, total)
+    assert stream.getvalue() == "attack 1 batches\nattack 2 batches\nattack 2/2 batches\n"
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert show(io.StringIO(), 20) == ""

@@ -1,0 +1,111 @@
+import keras
+import numpy as np
+import pytest
+
+import tfadv
+from tfadv import inspection
+
+NAMES = ("moving_mean", "moving_variance", "gamma", "beta")
+
+
+def assert_holds(record, layer):
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(record, name), getattr(layer, name))
+    assert record.epsilon == layer.epsilon
+
+
+def test_records_are_the_variables_of_both_branches_in_network_order(resnet):
+    records = inspection.statistics(resnet)
+    assert [r.domain for r in records] == ["adv", "clean"] * (len(records) // 2)
+    paths = [r.path for r in records[::2]]
+    assert paths == [r.path for r in records[1::2]]
+    assert len(paths) == len(set(paths)) == 15  # 13 convolutions and two shortcuts
+    stages = [path.split("_")[0] for path in paths]
+    assert stages == ["norm0"] + ["res2"] * 4 + ["res3"] * 5 + ["res4"] * 5
+    # Each block's norm1 comes before its norm2, whatever the order in which Keras keeps them.
+    for number, path in enumerate(paths):
+        if path.endswith("norm2"):
+            assert path.replace("norm2", "norm1") in paths[:number]
+
+    layers = {layer.name: layer for layer in tfadv.models.mixtures(resnet)}
+    for record in records:
+        assert_holds(record, getattr(layers[record.path], record.domain))
+
+
+def test_nested_models_and_plain_batch_normalization(fill_model):
+    inner = keras.Sequential(
+        [
+            keras.Input((5,)),
+            tfadv.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(3),
+            tfadv.layers.MixtureBatchNormalization(name="mix", scale=False),
+        ],
+        name="inner",
+    )
+    inputs = keras.Input((5,))
+    x = keras.layers.BatchNormalization(name="norm")(inputs)
+    x = keras.layers.BatchNormalization(name="last", center=False)(inner(x))
+    model = fill_model(keras.Model(inputs, x))
+
+    records = inspection.statistics(model)
+    assert [(r.path, r.domain) for r in records] == [
+        ("norm", None),
+        ("inner/norm", None),
+        ("mix", "adv"),
+        ("mix", "clean"),
+        ("last", None),
+    ]
+    layers = [
+        model.get_layer("norm"),
+        inner.get_layer("norm"),
+        inner.get_layer("mix").adv,
+        inner.get_layer("mix").clean,
+        model.get_layer("last"),
+    ]
+    for record, layer in zip(records, layers, strict=True):
+        np.testing.assert_array_equal(record.moving_mean, layer.moving_mean)
+        np.testing.assert_array_equal(record.moving_variance, layer.moving_variance)
+    assert records[2].gamma is None and records[3].beta is not None
+    assert records[4].beta is None and records[4].gamma is not None
+    assert records[0].epsilon == pytest.approx(1e-3) and records[1].epsilon == pytest.approx(1e-5)
+
+
+def test_a_layer_that_is_called_twice_has_one_record():
+    norm = keras.layers.BatchNormalization(name="norm")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, norm(norm(inputs)))
+    assert [r.path for r in inspection.statistics(model)] == ["norm"]
+
+
+def test_shared_affine_parameters_show_in_both_branches(fill_model):
+    options = {"affine": "shared"}
+    model = fill_model(
+        tfadv.models.SmallResNet(8, norm="mbn", image_size=8, width=2, norm_options=options)
+    )
+    for adv, clean in inspection.pairs(inspection.statistics(model)).values():
+        np.testing.assert_array_equal(adv.gamma, clean.gamma)
+        np.testing.assert_array_equal(adv.beta, clean.beta)
+        assert not np.array_equal(adv.moving_mean, clean.moving_mean)
+
+
+def test_records_are_copies(resnet):
+    record = inspection.statistics(resnet)[0]
+    before = record.moving_mean.copy()
+    resnet.get_layer("norm0").adv.moving_mean.assign_add([1.0] * 4)
+    np.testing.assert_array_equal(record.moving_mean, before)
+    record.moving_mean[:] = 7
+    assert not np.any(resnet.get_layer("norm0").adv.moving_mean.numpy() == 7)
+
+
+def test_half_precision_statistics_become_float32():
+    layer = keras.layers.BatchNormalization(dtype="bfloat16")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    assert inspection.statistics(model)[0].moving_variance.dtype == np.float32
+
+
+def test_models_without_batch_normalization_and_unbuilt_ones():
+    model = tfadv.models.SmallResNet(8, norm="gn", image_size=8, width=2)
+    assert inspection.statistics(model) == []
+    unbuilt = keras.Sequential([keras.layers.BatchNormalization(name="norm")])
+    with pytest.raises(ValueError, match="must be built; its layer 'norm'"):
+        inspection.statistics(unbuilt)

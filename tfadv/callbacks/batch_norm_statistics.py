@@ -1,0 +1,150 @@
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.histogram import summary_v2 as histograms
+
+from tfadv import distributed, inspection
+from tfadv.attacks import arguments
+from tfadv.inspection import figures
+
+_ARRAYS = ("moving_mean", "moving_variance", "gamma", "beta")
+
+
+class BatchNormStatistics(keras.callbacks.Callback):
+    """Writes what batch normalization holds to TensorBoard, by layer and domain, during `fit`.
+
+    The statistics of plain batch normalization, tfadv's or Keras's, become one TensorBoard run,
+    and each branch of a mixture one more, so that the two domains of a layer share a chart:
+
+    - `{log_dir}/batch_norm/adv` and `{log_dir}/batch_norm/clean`: the branches of mixtures
+    - `{log_dir}/batch_norm`: plain batch normalization; what compares the two domains
+
+    with these tags, where `{path}` is the layer's (see `tfadv.inspection.statistics`):
+
+    - histograms `moving_mean/{path}`, `moving_variance/{path}`, `gamma/{path}`, `beta/{path}`
+    - scalars `mean_moving_mean/{path}` and `mean_moving_variance/{path}`, means over the channels
+    - scalars `domain_distance/{path}`, and `mean_domain_distance` over all mixtures of the model,
+      also those that have no charts (`tfadv.inspection.distance`)
+    - image `figure5`: the two sets of statistics of one mixture (the paper's Figure 5)
+
+    It writes at the end of epochs and of training, by rank 0 alone. The step is the number of
+    updates, `optimizer.iterations`, and so goes on counting in a resumed training. A model without
+    a mixture gets neither distances nor the image.
+
+    The cost is bounded, for ResNet-638 too: at most `max_layers` layers, evenly spread over the
+    depth from the first to the last, have charts. With 32 mixtures these are 256 histograms and
+    160 scalars, in half a second on one core, and one image in about as long.
+
+    Args:
+        log_dir: String or path, the run's directory.
+        every: Integer, write after every so many epochs.
+        max_layers: Integer, how many layers have charts; a mixture is one layer.
+        layer: String, the path of the mixture in the image; None takes the middle one of the stage
+            `res3`, as in the paper, or of the network.
+        channels: Integer, how many channels the image shows.
+        seed: Integer, which channels.
+
+    Raises:
+        ValueError: Of a value outside of these rules; and from `fit`, for a model without batch
+            normalization, or without a mixture of the path `layer`.
+    """
+
+    def __init__(self, log_dir, every=1, max_layers=32, layer=None, channels=20, seed=0):
+        super().__init__()
+        self.log_dir = os.fspath(log_dir)
+        self.every = arguments.integer("every", every, 1)
+        self.max_layers = arguments.integer("max_layers", max_layers, 1)
+        self.layer = layer
+        self.channels = arguments.integer("channels", channels, 1)
+        self.seed = arguments.integer("seed", seed, 0)
+        self._writers = {}
+        self._written_step = None
+
+    def on_train_begin(self, logs=None):
+        # On every rank: an error that stopped rank 0 alone would leave the others waiting.
+        records = inspection.statistics(self.model)
+        if not records:
+            raise ValueError(
+                "BatchNormStatistics needs a model with batch normalization; "
+                f"{self.model.name!r} has none"
+            )
+        if self.layer is not None:
+            figures.mixture_path(self.model, self.layer)
+        self._close()  # of a training that an exception ended
+        if distributed.rank() == 0:
+            directory = os.path.join(self.log_dir, "batch_norm")
+            # Made now, so that a directory that cannot be written is known before training.
+            for domain in {record.domain for record in records} | {None}:
+                self._writers[domain] = tf.summary.create_file_writer(
+                    os.path.join(directory, domain or "")
+                )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            self._write()
+
+    def on_train_end(self, logs=None):
+        self._write()
+        self._close()
+
+    def _write(self):
+        step = int(self.model.optimizer.iterations.numpy())
+        if not self._writers or step == self._written_step:
+            return
+        records = inspection.statistics(self.model)
+        paths = _spread(list(dict.fromkeys(record.path for record in records)), self.max_layers)
+        # Keras's TensorBoard callback may have switched recording off for this step.
+        with tf.summary.record_if(True):
+            for record in records:
+                if record.path in paths:
+                    with self._writers[record.domain].as_default(step):
+                        _write_record(record, step)
+            rows = inspection.distance_table(records)
+            if rows:
+                with self._writers[None].as_default(step):
+                    self._write_domains(rows, paths)
+        for writer in self._writers.values():
+            writer.flush()
+        self._written_step = step
+
+    def _write_domains(self, rows, paths):
+        for row in rows:
+            if row.path in paths:
+                tf.summary.scalar(f"domain_distance/{row.path}", row.distance)
+        tf.summary.scalar(
+            "mean_domain_distance",
+            np.mean([row.distance for row in rows]),
+            description="Hellinger distance between the statistics of clean and of adversarial "
+            "images, mean over all channels and all mixtures: 0 is equal, 1 is disjoint.",
+        )
+        figure = inspection.figure5(self.model, self.layer, self.channels, self.seed)
+        image = tf.io.decode_png(inspection.figure_to_png(figure), channels=3)
+        tf.summary.image("figure5", image[tf.newaxis])
+
+    def _close(self):
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+        self._written_step = None
+
+
+def _write_record(record, step):
+    for name in _ARRAYS:
+        values = getattr(record, name)
+        if values is not None:
+            # `tf.summary.histogram` runs a dozen operations for each, and takes 20 times as long.
+            summary = histograms.histogram_pb(f"{name}/{record.path}", values[np.isfinite(values)])
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+    for name in ("moving_mean", "moving_variance"):
+        tf.summary.scalar(f"mean_{name}/{record.path}", getattr(record, name).mean())
+
+
+def _spread(paths, most):
+    """At most `most` of a list, evenly spread, the first and the last among them."""
+    if len(paths) <= most:
+        return set(paths)
+    if most == 1:
+        return {paths[len(paths) // 2]}
+    return {paths[i * (len(paths) - 1) // (most - 1)] for i in range(most)}

@@ -1,0 +1,97 @@
+import keras
+
+from tfadv.attacks import arguments
+from tfadv.evaluation import Evaluator
+
+
+class RobustEvaluation(keras.callbacks.Callback):
+    """Evaluates under attack at the end of epochs.
+
+    Adds to the epoch's logs, where `History`, Keras's progress bar and the callbacks after this one
+    (`ModelCheckpoint(monitor="val_pgd10_accuracy")`) find them, the same on every worker:
+
+        val_clean_accuracy                      of clean images
+        val_pgd10_accuracy, val_pgd10_success   for each number of steps
+        val_clean_accuracy_clean_branch, ...    the same through the clean branch of a mixture
+
+    The first ones are those of the adv branch, or of a model without a mixture. Graphs are compiled
+    once for all epochs, and nothing is left on the model.
+
+    Args:
+        validation: Data, as of `tfadv.evaluation.evaluate`.
+        attack: A `tfadv.attacks.PGD`, or None to look at clean images alone.
+        num_steps: Integer or list of integers, at least 1; None for the attack's own.
+        domains: Of `"adv"` and `"clean"`: the branches to attack, each by itself.
+        every: Evaluates at the end of every so many epochs; or a function of the epoch, from 0,
+            that says whether to.
+        batch_size: Images per worker.
+        limit: Only the first `limit` images; None for all.
+        seed: Integer, with an image's index the key of its targets and starts, which so are the
+            same at every epoch.
+        name_prefix: String, how the names in the logs begin.
+        value_range: `(low, high)` of the images; None reads the model's input contract.
+        progress: Function of (done batches, total batches), or None.
+
+    Raises:
+        ValueError: Of a value outside of these rules; and at the start of `fit`, of data that do
+            not fit the model.
+    """
+
+    def __init__(
+        self,
+        validation,
+        attack,
+        num_steps=None,
+        domains=("adv",),
+        every=1,
+        batch_size=64,
+        limit=None,
+        seed=0,
+        name_prefix="val_",
+        value_range=None,
+        progress=None,
+    ):
+        super().__init__()
+        self.validation = validation
+        self.attack = attack
+        self.num_steps = num_steps
+        self.domains = domains
+        self.every = every if callable(every) else arguments.integer("every", every, 1)
+        self.batch_size = batch_size
+        self.limit = limit
+        self.seed = seed
+        self.name_prefix = name_prefix
+        self.value_range = value_range
+        self.progress = progress
+        self.results = []
+        self._evaluator = None
+
+    def on_train_begin(self, logs=None):
+        self._evaluator = Evaluator(
+            self.model, self.attack, self.num_steps, self.domains, self.value_range, self.seed
+        )
+        # What does not fit should be known before an epoch has been trained.
+        self._evaluator.open(self.validation, self.batch_size, self.limit)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._is_due(epoch):
+            return
+        self.results = self._evaluator(self.validation, self.batch_size, self.limit, self.progress)
+        if logs is not None:
+            logs.update(self._named(self.results))
+
+    def on_train_end(self, logs=None):
+        self._evaluator = None  # and with it the graphs
+
+    def _is_due(self, epoch):
+        return self.every(epoch) if callable(self.every) else (epoch + 1) % self.every == 0
+
+    def _named(self, results):
+        named = {}
+        for result in results:
+            kind = f"pgd{result.num_steps}" if result.num_steps else "clean"
+            branch = "_clean_branch" if result.domain == "clean" else ""
+            named[f"{self.name_prefix}{kind}_accuracy{branch}"] = result.accuracy
+            if result.success is not None:
+                named[f"{self.name_prefix}{kind}_success{branch}"] = result.success
+        return named

@@ -1,0 +1,59 @@
+import json
+import pathlib
+import time
+
+import keras
+
+from tfadv import distributed
+
+
+class RunLog(keras.callbacks.Callback):
+    """Writes a line of JSON for every epoch, and says how long the rest will take; on rank 0.
+
+    A line holds `epoch` (finished epochs), `step` (finished updates), `seconds` (of this epoch),
+    `learning_rate` and every value of Keras's logs. Put it behind the callbacks that add to them.
+
+    Args:
+        path: Of the file, which is added to.
+        print_time_left: Whether to print a line after every epoch.
+    """
+
+    def __init__(self, path, print_time_left=True):
+        super().__init__()
+        self.path = pathlib.Path(path)
+        self.print_time_left = print_time_left
+        self._first_epoch = None
+        self._began = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch_began = time.monotonic()
+        if self._first_epoch is None:
+            self._first_epoch, self._began = epoch, self._epoch_began
+
+    def on_epoch_end(self, epoch, logs=None):
+        if distributed.rank() != 0:
+            return
+        now = time.monotonic()
+        entry = {
+            "epoch": epoch + 1,
+            "step": int(self.model.optimizer.iterations),
+            "seconds": round(now - self._epoch_began, 3),
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            **{name: float(value) for name, value in (logs or {}).items()},
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        left = self.params["epochs"] - epoch - 1
+        if self.print_time_left and left:
+            # By the epochs of this process: the first, with its compilation, among them.
+            mean = (now - self._began) / (epoch + 1 - self._first_epoch)
+            print(f" - about {_duration(mean * left)} left for {left} epochs", flush=True)
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

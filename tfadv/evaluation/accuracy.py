@@ -1,0 +1,274 @@
+import numpy as np
+import tensorflow as tf
+
+from tfadv import distributed, models
+from tfadv.attacks import arguments, checks
+from tfadv.evaluation.network import Network
+from tfadv.evaluation.results import Result
+from tfadv.evaluation.sources import open_source
+
+
+def evaluate(
+    model,
+    data,
+    attack=None,
+    num_steps=None,
+    domains=("adv",),
+    batch_size=64,
+    value_range=None,
+    seed=0,
+    limit=None,
+    progress=None,
+):
+    """Measures clean accuracy and, under attack, robust accuracy and attack success.
+
+    Every image counts once, whatever the number of workers: each worker takes the images whose
+    index is its rank modulo their number, all batches are padded to one shape, and whole counts are
+    summed. An image's targets and starts are keyed by `(seed, index)`, so that any number of
+    workers and any batch size attacks it the same way.
+
+    Numbers of steps that share a step size (after the attack's rule) share one trajectory, read off
+    as it passes each of them: PGD-20, 100, 500 and 2000 cost 2000 steps and give the bits of
+    separate runs; PGD-10 of the paper, whose step size is raised to 1.6, runs alone.
+
+    With `attack.restarts` above 1, an image is robust only if it is classified right after each of
+    them, and the attack succeeds if any of them does, for each number of steps.
+
+    Args:
+        model: A Keras model, images -> classes; a final softmax is left out for the attack.
+        data: A `tfadv.data.Dataset` (its validation images), a pair (images, labels) of arrays, or
+            a batched `tf.data.Dataset` of such pairs, which must give them in the same order every
+            time. Labels are sparse or one-hot. Images are in `value_range`.
+        attack: A `tfadv.attacks.PGD`, or None to look at clean images alone. (The paper evaluates
+            with `start_from_clean=0`.)
+        num_steps: Integer or list of integers, at least 1; None for the attack's own.
+        domains: Of `"adv"` and `"clean"`, the branches of a mixture that are attacked and reported,
+            each by itself. Models without a mixture have but one: the domain of their results is
+            None.
+        batch_size: Images per worker.
+        value_range: `(low, high)` of the images; None reads the model's input contract.
+        seed: Integer.
+        limit: Only the first `limit` images, over all workers; None for all.
+        progress: Function of (done batches, total batches or None where not known), called after
+            each batch, such as `progress_bar()`; or None.
+
+    Returns:
+        A list of `Result`, the same on every worker: for each domain first the clean images, then
+        each number of steps, ascending.
+
+    Raises:
+        ValueError: For arguments outside of these rules, data that do not fit the model, images
+            outside of the range, or a model that gives the attack no gradient.
+    """
+    evaluator = Evaluator(model, attack, num_steps, domains, value_range, seed)
+    return evaluator(data, batch_size, limit, progress)
+
+
+class Evaluator:
+    """An evaluation that can be repeated without compiling it again, as a model trains.
+
+    Args:
+        model, attack, num_steps, domains, value_range, seed: As of `evaluate`.
+
+    Call arguments:
+        data, batch_size, limit, progress: As of `evaluate`.
+
+    Returns:
+        As `evaluate`.
+    """
+
+    def __init__(
+        self, model, attack=None, num_steps=None, domains=("adv",), value_range=None, seed=0
+    ):
+        for name in ("inputs", "outputs"):
+            tensors = getattr(model, name, None)
+            if tensors is not None and len(tensors) != 1:
+                raise ValueError(
+                    f"model must have one input of images and one output of classes; "
+                    f"{model.name!r} has {len(tensors)} {name}"
+                )
+        self.model = model
+        self.attack = attack
+        self.num_steps = _numbers(attack, num_steps)
+        self.domains = _domains(model, domains)
+        self.seed = arguments.integer("seed", seed, 0)
+        self.value_range = None
+        if attack is not None or value_range is not None or models.contract(model) is not None:
+            self.value_range = checks.value_range(models.value_range(model, value_range))
+        self._groups = {}  # step size -> numbers of steps, ascending
+        for number in self.num_steps:
+            self._groups.setdefault(self._step_size(number), []).append(number)
+        logits = models.logits(model)
+        # `domain` is chosen even where there is none to choose: "adv" is the layers' default.
+        self._networks = [Network(logits, domain or "adv") for domain in self.domains]
+        self._start = tf.function(self._draw, autograph=False)
+
+    def __call__(self, data, batch_size=64, limit=None, progress=None):
+        source = self.open(data, batch_size, limit)
+        counts = np.zeros([len(self.domains), 1 + len(self.num_steps), 2], np.int64)
+        total = done = 0
+        for done, batch in enumerate(source.batches(), 1):
+            if batch is not None:  # more workers than images
+                counts += [
+                    np.sum(self.outcomes(network, *batch), axis=-1) for network in self._networks
+                ]
+                total += np.sum(batch[2] >= 0)
+            if progress is not None:
+                progress(done, source.num_batches)
+        if progress is not None and source.num_batches is None:
+            progress(done, done)
+        # The only collective operation, which every worker reaches whatever its batches were.
+        counts = distributed.total([total, *counts.ravel()]).round().astype(np.int64)
+        total, counts = int(counts[0]), counts[1:].reshape(len(self.domains), -1, 2)
+        if not total:
+            raise ValueError("data must hold at least one image; received none")
+        return [
+            self._result(domain, number, *map(int, row), total)
+            for domain, rows in zip(self.domains, counts, strict=True)
+            for number, row in zip((0, *self.num_steps), rows, strict=True)
+        ]
+
+    def open(self, data, batch_size=64, limit=None):
+        """Opens data for this worker, after checking that they fit the model.
+
+        Args:
+            data, batch_size, limit: As of `evaluate`.
+
+        Returns:
+            A `tfadv.evaluation.sources.Source`.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+        batch_size = arguments.integer("batch_size", batch_size, 1)
+        if limit is not None:
+            limit = arguments.integer("limit", limit, 1)
+        source = open_source(data, batch_size, limit, distributed.rank(), distributed.size())
+        shape = tf.TensorShape(getattr(self.model, "input_shape", None))[1:]
+        if not shape.is_compatible_with(source.image_shape):
+            raise ValueError(
+                f"data must have images of shape {shape}, which model {self.model.name!r} takes; "
+                f"received {source.image_shape}"
+            )
+        outputs = getattr(self.model, "outputs", None)
+        num_classes = outputs[0].shape[-1] if outputs else None
+        if None not in (num_classes, source.num_classes) and num_classes != source.num_classes:
+            raise ValueError(
+                f"data must have {num_classes} classes, as the outputs of model "
+                f"{self.model.name!r}; received {source.num_classes}"
+            )
+        return source
+
+    def outcomes(self, network, images, labels, indices):
+        """What became of each image of a batch.
+
+        Args:
+            network: A `Network`.
+            images: `[batch, ...]`.
+            labels: int32 `[batch]`.
+            indices: int64 `[batch]`; -1 for padding, which is neither right nor hit.
+
+        Returns:
+            A boolean array `[1 + numbers of steps, 2, batch]`: classified right, attack succeeded;
+            of clean images first.
+        """
+        images = tf.cast(images, tf.float32)
+        if self.value_range is not None:
+            checks.images(images, self.value_range)
+        real, where = indices >= 0, {number: i for i, number in enumerate(self.num_steps, 1)}
+        found = np.zeros([1 + len(self.num_steps), 2, len(labels)], bool)
+        found[0, 0] = network.predict(images).numpy() == labels
+        checks.classes("labels", tf.constant(labels), network.num_classes)
+        found[1:, 0] = True
+        for step_size, numbers in self._groups.items():
+            for restart in range(self.attack.restarts):
+                trajectory = self.trajectory(
+                    network, images, labels, indices, step_size, numbers, restart
+                )
+                for number, adversarial, goals in trajectory:
+                    predicted = network.predict(adversarial).numpy()
+                    hit = predicted == goals if self.attack.targeted else predicted != labels
+                    found[where[number], 0] &= predicted == labels
+                    found[where[number], 1] |= hit
+        return found & real
+
+    def trajectory(self, network, images, labels, indices, step_size, numbers, restart=0):
+        """Attacks once, and yields what it has at each of some numbers of steps.
+
+        Args:
+            network, images, labels, indices: As of `outcomes`; images as a tensor.
+            step_size: In pixels of 255.
+            numbers: Numbers of steps, ascending.
+            restart: Number of the restart.
+
+        Yields:
+            The number of steps, adversarial images, and the targets (untargeted: the labels) as an
+            array.
+        """
+        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
+        current, goals = self._start(
+            images,
+            tf.constant(labels),
+            tf.constant(keys),
+            tf.constant(restart),
+            network.num_classes,
+        )
+        done = 0
+        for number in numbers:
+            current = self.attack.advance(
+                network, images, current, goals, number - done, step_size, self.value_range
+            )
+            done = number
+            yield number, current, goals.numpy()
+
+    def _draw(self, images, labels, keys, restart, num_classes):
+        return self.attack.start(
+            images, labels, num_classes, keys, self.value_range, restart=restart
+        )
+
+    def _step_size(self, number):
+        return self.attack.replace(num_steps=number).effective_step_size
+
+    def _result(self, domain, number, correct, hits, total):
+        counted = dict(
+            domain=domain, num_steps=number, correct=correct, total=total, seed=self.seed
+        )
+        if number == 0:
+            return Result(**counted)
+        described = (
+            "epsilon",
+            "step_size_rule",
+            "targeted",
+            "loss",
+            "start_from_clean",
+            "restarts",
+        )
+        return Result(
+            **counted,
+            hits=hits,
+            step_size=self._step_size(number),
+            **{name: getattr(self.attack, name) for name in described},
+        )
+
+
+def _numbers(attack, num_steps):
+    if attack is None:
+        if num_steps is not None:
+            raise ValueError(f"num_steps must be None without an attack; received {num_steps!r}")
+        return []
+    if not hasattr(attack, "start") or not hasattr(attack, "advance"):
+        raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+    if num_steps is None:
+        num_steps = attack.num_steps
+    numbers = list(num_steps) if np.iterable(num_steps) else [num_steps]
+    if not numbers:
+        raise ValueError("num_steps must name at least one number of steps; received none")
+    # No steps at all are clean images, which are reported anyway.
+    return sorted({arguments.integer("num_steps", number, 1) for number in numbers})
+
+
+def _domains(model, domains):
+    domains = [domains] if isinstance(domains, str) else list(dict.fromkeys(domains))
+    if not domains or not set(domains) <= {"adv", "clean"}:
+        raise ValueError(f'domains must be of "adv" and "clean"; received {domains}')
+    return domains if models.mixtures(model) else [None]

@@ -1,0 +1,18 @@
+"""Looking into trained networks: what their normalization layers have learned."""
+
+from tfadv import lazy
+
+# No module may have the name of a public function, which it would hide once it is imported.
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "DomainDistance": "distances",
+        "LayerStatistics": "layer_statistics",
+        "distance": "distances",
+        "distance_table": "distances",
+        "figure5": "figures",
+        "figure_to_png": "figures",
+        "pairs": "layer_statistics",
+        "statistics": "layer_statistics",
+    },
+)
