@@ -5,30 +5,42 @@ batch normalization, running statistics in training, targeted PGD, and deep resi
 """
 
 import importlib
+import os
 import sys
 
 __version__ = "0.1.0"
 
-_PACKAGES = ("attacks", "callbacks", "data", "distributed", "evaluation", "layers", "models", "training")
+_MODULES = (
+    "attacks",
+    "callbacks",
+    "data",
+    "distributed",
+    "evaluation",
+    "inspection",
+    "layers",
+    "models",
+    "training",
+)
 
 
 def __getattr__(name):
-    if name in _PACKAGES:
+    if name in _MODULES:
         return importlib.import_module(f"tfadv.{name}")
     raise AttributeError(f"module 'tfadv' has no attribute {name!r}")
 
 
 def _is_program():
-    """Whether this import belongs to one of our programs: `python -m tfadv.train`, `tfadv-train`."""
+    """Whether one of our programs imports this: `python -m tfadv.train` or `tfadv-train`."""
     module = sys.orig_argv[1:] if sys.argv[0] == "-m" else []
+    command = sys.argv[0].rpartition("/")[2]
     return any(word.startswith(("tfadv.", "-mtfadv.")) for word in module) or (
-        sys.argv[0].rpartition("/")[2].startswith("tfadv-")
+        # A user's own tfadv-something.py is no program of ours.
+        command.startswith("tfadv-") and not command.endswith(".py")
     )
 
 
-if not _is_program():
-    # A saved model loads after `import tfadv`, since that registers its layers. The programs
-    # register them too, but only after they have checked their flags, which takes no TensorFlow.
+def register():
+    """Imports what saved models are made of, so that Keras can load them."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -36,5 +48,19 @@ if not _is_program():
             "tfadv needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow); "
             f"received {keras.backend.backend()!r}"
         )
-    for _module in ("batch_normalization", "input_contract", "mixture_batch_normalization"):
-        importlib.import_module(f"tfadv.layers.{_module}")
+    for module in (
+        "layers.batch_normalization",
+        "layers.input_contract",
+        "layers.mixture_batch_normalization",
+        "training.schedules",
+    ):
+        importlib.import_module(f"tfadv.{module}")
+
+
+if _is_program():
+    # The programs check their flags first, which takes no TensorFlow. Its own start-up messages
+    # would bury ours; its errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+else:
+    # A saved model loads after `import tfadv`.
+    register()

@@ -11,15 +11,10 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from tfadv import launcher
+
 # `horovod.tensorflow.keras` and `horovod.keras` must never be imported: under Keras 3 their
 # optimizer runs without reducing anything, and the workers drift apart silently.
-
-_SIZE_VARIABLES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-
-
-def launched_workers():
-    """How many workers the launcher says it started; 1 where there is no launcher."""
-    return next((int(os.environ[name]) for name in _SIZE_VARIABLES if name in os.environ), 1)
 
 
 def _horovod():
@@ -27,13 +22,13 @@ def _horovod():
     module = sys.modules.get("horovod.tensorflow")
     if module is not None and module.is_initialized():
         return module
-    if launched_workers() == 1:
+    if launcher.workers() == 1:
         return None
     try:
         import horovod.tensorflow as module
     except ImportError as error:
         raise ImportError(
-            f"Horovod must be installed to run {launched_workers()} workers: "
+            f"Horovod must be installed to run {launcher.workers()} workers: "
             f"tools/build_horovod.sh builds it ({error})"
         ) from None
     module.init()
@@ -67,7 +62,8 @@ def init():
         cores = max(1, len(os.sched_getaffinity(0)) // workers)
         try:
             tf.config.threading.set_intra_op_parallelism_threads(cores)
-            tf.config.threading.set_inter_op_parallelism_threads(cores)
+            # Operations side by side mostly wait, and one that waits must not be all.
+            tf.config.threading.set_inter_op_parallelism_threads(max(2, cores))
         except RuntimeError:
             pass  # TensorFlow runs already, with the threads it has; slower, not wrong.
 

@@ -1,0 +1,137 @@
+"""From settings to objects: data set, network, attack, optimizer, callbacks."""
+
+import keras
+import tensorflow as tf
+
+from tfadv import attacks, callbacks, data, models
+from tfadv.training.schedules import WarmupSteps
+
+
+def dataset(settings):
+    """The data set of `--dataset`, `--data_dir` and `--image_size`."""
+    return data.load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        image_size=settings.image_size,
+        seed=settings.seed,
+    )
+
+
+def network(settings, dataset):
+    """The network of `--network`, `--depth`, `--norm` and so on, for a data set."""
+    make = {"resnet": models.ResNet, "small_resnet": models.SmallResNet}[settings.network]
+    height, width, channels = dataset.image_shape
+    options = {"width": settings.width, "blocks": settings.blocks}
+    return make(
+        settings.depth,
+        norm=settings.norm,
+        num_classes=dataset.num_classes,
+        image_size=(height, width),
+        channels=channels,
+        weight_decay=settings.weight_decay,
+        norm_options={"affine": settings.affine} if settings.norm == "mbn" else None,
+        seed=settings.seed,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+
+
+def attack(settings, num_steps):
+    """The attack of `--epsilon`, `--step_size` and so on, with a number of steps."""
+    return attacks.PGD(
+        epsilon=settings.epsilon,
+        step_size=settings.step_size,
+        num_steps=num_steps,
+        targeted=settings.targeted,
+        loss=settings.attack_loss,
+        start_from_clean=settings.start_from_clean,
+        step_size_rule=settings.step_size_rule,
+        restarts=settings.restarts,
+    )
+
+
+def compile_model(model, settings, steps_per_epoch):
+    """Compiles a network with the paper's optimizer, schedule and loss."""
+    schedule = WarmupSteps(
+        settings.learning_rate,
+        settings.batch_size,
+        steps_per_epoch,
+        settings.warmup_epochs,
+        settings.decay_epochs,
+    )
+    optimizer = keras.optimizers.SGD(schedule, momentum=settings.momentum, nesterov=True)
+    if settings.dtype == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # Keras smooths the labels of this loss only, which takes them one-hot.
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=settings.label_smoothing
+    )
+    model.compile(
+        optimizer=optimizer,
+        loss=loss,
+        metrics=["accuracy", keras.metrics.TopKCategoricalAccuracy(5, name="top5_accuracy")],
+        jit_compile=False,
+    )
+
+
+def train_batches(dataset, settings, steps_per_epoch, worker_batch, rank, size, first_epoch):
+    """One worker's endless batches of (images, one-hot labels)."""
+    batches = dataset.train_batches(
+        worker_batch,
+        steps_per_epoch,
+        rank=rank,
+        size=size,
+        seed=settings.seed,
+        first_epoch=first_epoch,
+    )
+    return batches.map(lambda images, labels: (images, tf.one_hot(labels, dataset.num_classes)))
+
+
+def training_callbacks(settings, dataset, run, accumulation_steps):
+    """The callbacks of a run, in the order in which they build on each other."""
+    found = [
+        callbacks.AdversarialTraining(
+            attack(settings, settings.num_steps) if settings.adversarial else None,
+            clean_ratio=settings.clean_ratio,
+            clean_weight=settings.clean_weight,
+            pairing_weight=settings.pairing_weight,
+            accumulation_steps=accumulation_steps,
+            seed=settings.seed,
+        )
+    ]
+    if settings.running_statistics:
+        found.append(callbacks.RunningStatistics(settings.running_statistics))
+    found += _evaluations(settings, dataset)
+    if settings.norm in ("bn", "mbn"):
+        found.append(callbacks.BatchNormStatistics(run.tensorboard))
+    monitor = f"val_pgd{max(settings.eval_num_steps)}_accuracy"
+    return [
+        *found,
+        callbacks.Checkpoint(run.checkpoints, monitor, settings.keep_checkpoints),
+        callbacks.RunLog(run.log),
+    ]
+
+
+def _evaluations(settings, dataset):
+    last = settings.epochs - 1
+
+    def often(epoch):
+        return (epoch + 1) % settings.eval_every == 0 or epoch == last
+
+    def seldom(epoch):
+        return (epoch + 1) % settings.strong_eval_every == 0 or epoch > last - 5
+
+    for due, num_steps in (
+        (often, settings.eval_num_steps),
+        (seldom, settings.strong_eval_num_steps),
+    ):
+        if num_steps:
+            yield callbacks.RobustEvaluation(
+                dataset,
+                # Evaluated from random starts alone (Section 3).
+                attack(settings, max(num_steps)).replace(start_from_clean=0.0),
+                num_steps=num_steps,
+                every=due,
+                batch_size=settings.images_per_worker,
+                limit=settings.eval_limit,
+                seed=settings.seed,
+            )

@@ -1,0 +1,78 @@
+"""The rules that tie flags to each other, to the launch and to the data; without TensorFlow."""
+
+from tfadv import launcher
+from tfadv.data import catalog
+from tfadv.layers import normalizations
+from tfadv.models import architectures
+
+
+def check_train(settings):
+    """Raises `ValueError`, in one line, for settings that cannot be trained."""
+    normalizations.check(settings.norm)
+    catalog.check(settings.dataset, settings.data_dir, settings.image_size)
+    entry = catalog.ENTRIES[settings.dataset]
+    architectures.check(
+        settings.network,
+        settings.depth,
+        settings.image_size or entry.image_size,
+        settings.blocks,
+    )
+    if settings.norm == "mbn" and not (settings.adversarial and settings.clean_ratio):
+        # Its clean branch would keep the statistics it was born with.
+        raise ValueError(
+            "norm=mbn needs adversarial and clean images in every batch; received "
+            f"adversarial={settings.adversarial}, clean_ratio={settings.clean_ratio}"
+        )
+    if settings.affine == "shared" and settings.norm != "mbn":
+        raise ValueError(f"affine=shared needs norm=mbn; received norm={settings.norm}")
+    if settings.pairing_weight and not (settings.adversarial and settings.clean_ratio):
+        raise ValueError(
+            "pairing_weight needs adversarial and clean images in every batch; received "
+            f"adversarial={settings.adversarial}, clean_ratio={settings.clean_ratio}"
+        )
+    if settings.running_statistics and settings.norm not in ("bn", "mbn"):
+        raise ValueError(
+            f"running_statistics needs norm=bn or norm=mbn; received norm={settings.norm}"
+        )
+    if settings.running_statistics > settings.epochs:
+        raise ValueError(
+            f"running_statistics must be at most epochs={settings.epochs}; "
+            f"received {settings.running_statistics}"
+        )
+    decays = list(settings.decay_epochs)
+    if decays != sorted(set(decays)):
+        raise ValueError(f"decay_epochs must increase; received {','.join(map(str, decays))}")
+    accumulation_steps(settings)
+    if settings.resume and not settings.run_dir:
+        raise ValueError("resume needs run_dir; received none")
+
+
+def accumulation_steps(settings):
+    """How many parts of a worker's batch share one update: `batch_size` over all that fit at once.
+
+    Raises:
+        ValueError: If they do not divide it.
+    """
+    workers = launcher.workers()
+    at_once = settings.images_per_worker * workers
+    if settings.batch_size % at_once:
+        raise ValueError(
+            f"batch_size must be a multiple of images_per_worker={settings.images_per_worker} times "
+            f"{workers} workers; received {settings.batch_size}"
+        )
+    return settings.batch_size // at_once
+
+
+def check_evaluate(settings):
+    """Raises `ValueError`, in one line, for settings that cannot be evaluated."""
+    if bool(settings.run_dir) == bool(settings.model):
+        raise ValueError(
+            "one of run_dir and model must be given; "
+            f"received run_dir={settings.run_dir}, model={settings.model}"
+        )
+    if settings.model and not settings.dataset:
+        raise ValueError("dataset must be given with model; received none")
+    if not settings.num_steps:
+        raise ValueError("num_steps must name at least one number of steps; received none")
+    if settings.value_range is not None and len(settings.value_range) != 2:
+        raise ValueError(f"value_range must be low,high; received {settings.value_range}")

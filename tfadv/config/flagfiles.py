@@ -1,0 +1,67 @@
+"""Flagfiles, absl's format, with paths that work from anywhere."""
+
+import pathlib
+
+# flags/ of a checkout, where `--flagfile=quickstart.flags` is looked for last.
+_SHIPPED = pathlib.Path(__file__).resolve().parents[2]
+
+
+def expand(arguments):
+    """Puts the flags of every `--flagfile` in its place.
+
+    absl reads flagfiles too, but resolves an included one from the working directory. Here an
+    include is looked for beside the file that includes it, then from the working directory, then
+    from the root of the checkout. The last value of a flag wins, so a file's includes come first.
+
+    Args:
+        arguments: List of strings, of the command line.
+
+    Returns:
+        List of strings without any `--flagfile`.
+
+    Raises:
+        ValueError: If a file does not exist, includes itself, or holds something that is no flag.
+    """
+    expanded = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return [*expanded, argument, *rest]
+        name, equals, value = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            expanded.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        expanded += _read(value, pathlib.Path.cwd(), ())
+    return expanded
+
+
+def _read(name, directory, including):
+    path = _find(name, directory)
+    if path in including:
+        raise ValueError(f"flagfile must not include itself; received {path}")
+    flags = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        if not line.startswith("-"):
+            raise ValueError(
+                f"flagfile {path}, line {number}: must be a flag or a comment; received {line!r}"
+            )
+        name, equals, value = line.partition("=")
+        if name in ("--flagfile", "-flagfile"):
+            if not equals:
+                raise ValueError(f"flagfile {path}, line {number}: --flagfile needs '=' here")
+            flags += _read(value, path.parent, (*including, path))
+        else:
+            flags.append(line)
+    return flags
+
+
+def _find(name, directory):
+    for base in (directory, pathlib.Path.cwd(), _SHIPPED):
+        path = base / pathlib.Path(name).expanduser()
+        if path.is_file():
+            return path.resolve()
+    raise ValueError(f"flagfile must be a file; received {name!r}")

@@ -1,0 +1,105 @@
+"""From a command line to checked settings, before TensorFlow is imported."""
+
+import sys
+import types
+
+from absl import flags
+
+from tfadv.config import flagfiles
+
+
+def parse(program, description, table, arguments):
+    """Parses a command line by a table of flags.
+
+    Args:
+        program: Name, as in messages.
+        description: One line, for `--help`.
+        table: Tuple of `Flag`.
+        arguments: List of strings, without the program's name.
+
+    Returns:
+        A namespace with the value of every flag.
+
+    Raises:
+        ValueError: For an unknown flag, a value that does not parse or breaks its rule, or an
+            argument that is no flag.
+    """
+    values = flags.FlagValues()
+    for flag in table:
+        _define(flag, values)
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    try:
+        rest = values([program, *flagfiles.expand(arguments)])[1:]
+    except flags.Error as error:
+        raise ValueError(str(error).replace("\n", " ")) from None
+    if values["help"].value:
+        print(f"{description}\n{values.get_help()}")
+        sys.exit(0)
+    if rest:
+        raise ValueError(f"arguments must be flags (--name=value); received {rest[0]!r}")
+    settings = types.SimpleNamespace()
+    for flag in table:
+        setattr(settings, flag.name, _checked(flag, values[flag.name].value))
+    return settings
+
+
+def flagfile(table, settings):
+    """The text of a flagfile that gives `settings` again."""
+    lines = []
+    for flag in table:
+        value = getattr(settings, flag.name)
+        if value is None:
+            lines.append(f"# --{flag.name} is not set")
+        elif isinstance(value, bool):
+            lines.append(f"--{flag.name}={str(value).lower()}")
+        elif isinstance(value, tuple):
+            lines.append(f"--{flag.name}={','.join(map(str, value))}")
+        else:
+            lines.append(f"--{flag.name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def _define(flag, values):
+    text = flag.help + (f" One of {', '.join(flag.choices)}." if flag.choices else "")
+    if flag.kind is bool:
+        flags.DEFINE_boolean(flag.name, flag.default, text, flag_values=values)
+    elif flag.kind is int:
+        flags.DEFINE_integer(flag.name, flag.default, text, flag_values=values)
+    elif flag.kind is float:
+        flags.DEFINE_float(flag.name, flag.default, text, flag_values=values)
+    elif flag.kind is str:
+        flags.DEFINE_string(flag.name, flag.default, text, flag_values=values)
+    else:
+        # A list flag: given twice, the last one wins, where a multi flag would collect both.
+        default = None if flag.default is None else [str(value) for value in flag.default]
+        flags.DEFINE_list(flag.name, default, text, flag_values=values)
+
+
+def _checked(flag, value):
+    if value is None:
+        return None
+    if isinstance(flag.kind, list):
+        try:
+            value = tuple(int(item) for item in value)
+        except ValueError:
+            raise ValueError(
+                f"{flag.name} must be integers, separated by commas; received {','.join(value)!r}"
+            ) from None
+        if not value and flag.default is None:
+            return None
+    if flag.choices and value not in flag.choices:
+        raise ValueError(
+            f"{flag.name} must be one of {', '.join(flag.choices)}; received {value!r}"
+        )
+    if flag.kind in (int, float) or isinstance(flag.kind, list):
+        for item in value if isinstance(value, tuple) else (value,):
+            if not flag.low <= item <= flag.high:
+                raise ValueError(f"{flag.name} must be {_rule(flag)}; received {item}")
+    return value
+
+
+def _rule(flag):
+    unit = " (pixels of 255)" if "pixels of 255" in flag.help else ""
+    if flag.high == float("inf"):
+        return f"at least {flag.low}{unit}"
+    return f"between {flag.low} and {flag.high}{unit}"

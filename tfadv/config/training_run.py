@@ -1,0 +1,134 @@
+import os
+import sys
+
+import keras
+import numpy as np
+
+from tfadv import data, distributed
+from tfadv.config import building, checks, errors, flag_table
+from tfadv.training import checkpoints
+
+
+def prepare(settings, run):
+    """Everything of a run up to its first step, where all mistakes of the user's show.
+
+    Args:
+        settings: Namespace, of `tfadv.config.train`.
+        run: Its `RunDirectory`.
+
+    Returns:
+        A `TrainingRun`.
+    """
+    distributed.init()
+    keras.config.set_dtype_policy(settings.dtype)
+    run.open(flag_table.TRAIN, settings)
+    dataset = building.dataset(settings)
+    model = building.network(settings, dataset)
+    steps = settings.steps_per_epoch or data.steps_per_epoch(
+        dataset.num_train, settings.batch_size
+    )
+    building.compile_model(model, settings, steps)
+    first_epoch = 0
+    if settings.resume and distributed.rank() == 0:
+        saved = run.saved_epochs()
+        if saved:
+            first_epoch, path = list(saved.items())[-1]
+            checkpoints.restore(model, path)
+    return TrainingRun(
+        settings, run, dataset, model, steps, distributed.broadcast_object(first_epoch)
+    )
+
+
+class TrainingRun:
+    """A run of `tfadv.train`, ready to start."""
+
+    def __init__(self, settings, run, dataset, model, steps_per_epoch, first_epoch):
+        self.settings = settings
+        self.run = run
+        self.dataset = dataset
+        self.model = model
+        self.steps_per_epoch = steps_per_epoch
+        self.first_epoch = first_epoch
+
+    def fit(self):
+        """Trains to the end and saves the model."""
+        settings, rank, size = self.settings, distributed.rank(), distributed.size()
+        parts = checks.accumulation_steps(settings)
+        self._say(self._description(parts))
+        batches = building.train_batches(
+            self.dataset,
+            settings,
+            self.steps_per_epoch,
+            settings.images_per_worker * parts,
+            rank,
+            size,
+            self.first_epoch,
+        )
+        with errors.input_errors("train"):
+            self.model.fit(
+                batches,
+                epochs=settings.epochs,
+                initial_epoch=self.first_epoch,
+                steps_per_epoch=self.steps_per_epoch,
+                callbacks=[
+                    *building.training_callbacks(settings, self.dataset, self.run, parts),
+                    *self._tensorboard(),
+                ],
+                shuffle=False,  # the batches come shuffled, by seed and epoch
+                verbose=_verbosity() if rank == 0 else 0,
+            )
+        if rank == 0:
+            checkpoints.save(self.model, self.run.model)
+            self._draw()
+        self._say(
+            f"model:       {self.run.model}\n"
+            f"TensorBoard: tensorboard --logdir {self.run.path.parent}"
+        )
+        self.run.close()
+
+    def _tensorboard(self):
+        if distributed.rank() != 0:
+            return []
+        return [keras.callbacks.TensorBoard(self.run.tensorboard, write_graph=False)]
+
+    def _draw(self):
+        from tfadv import inspection, models
+
+        if models.mixtures(self.model):
+            figure = inspection.figure5(self.model, seed=self.settings.seed)
+            self.run.statistics.write_bytes(inspection.figure_to_png(figure))
+            self._say(f"statistics:  {self.run.statistics}")
+
+    def _description(self, parts):
+        settings, size = self.settings, distributed.size()
+        if settings.adversarial:
+            attack = building.attack(settings, settings.num_steps)
+            kind = "targeted" if settings.targeted else "untargeted"
+            ratio = f"{100 * settings.clean_ratio:g}% clean"
+            strategy = (
+                f"100% adv + {ratio}, {kind} {attack.name}, epsilon {settings.epsilon:g}, "
+                f"step size {attack.effective_step_size:g} (pixels of 255)"
+            )
+        else:
+            strategy = "0% adv + 100% clean"
+        count = int(sum(np.prod(v.shape) for v in self.model.trainable_variables))
+        start = f", continued after epoch {self.first_epoch}" if self.first_epoch else ""
+        return (
+            f"run:         {self.run.path}{start}\n"
+            f"data:        {self.dataset.name}, {self.dataset.num_train} images of "
+            f"{'x'.join(map(str, self.dataset.image_shape))}, {self.dataset.num_classes} classes\n"
+            f"network:     {self.model.name}, norm {settings.norm}, {count:,} parameters\n"
+            f"strategy:    {strategy}\n"
+            f"batch:       {settings.batch_size} images = {size} workers x "
+            f"{settings.images_per_worker} images x {parts} accumulated steps; "
+            f"{self.steps_per_epoch} updates an epoch, {settings.epochs} epochs"
+        )
+
+    def _say(self, text):
+        if distributed.rank() == 0:
+            print(text, flush=True)
+
+
+def _verbosity():
+    """Keras's bar on a terminal, which the launcher may pass on; a line an epoch elsewhere."""
+    return 1 if "TFADV_COLUMNS" in os.environ or sys.stdout.isatty() else 2

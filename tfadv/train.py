@@ -1,0 +1,22 @@
+"""Trains an image classifier adversarially: `python -m tfadv.train --norm=mbn`."""
+
+import sys
+
+from tfadv import config
+from tfadv.config import errors
+
+
+def main():
+    """The program."""
+    with errors.user_errors("train"):
+        settings, run = config.train(sys.argv[1:])
+        if settings.check:
+            return
+        from tfadv.config import training_run
+
+        training = training_run.prepare(settings, run)
+    training.fit()
+
+
+if __name__ == "__main__":
+    main()
