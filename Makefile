@@ -1,0 +1,46 @@
+# `make` lists what there is. Every target sets up what it needs first; TENSORFLOW=gpu, PYTHON=...
+# and HOROVOD_... (tools/build_horovod.sh) choose how.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help setup test test-slow lint format quickstart benchmarks clean clean-cache
+# One after the other, even under -j: they share two workers' cores and one .venv.
+.NOTPARALLEL:
+
+export TENSORFLOW ?= cpu
+BIN := .venv/bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv: dependencies, TensorFlow (TENSORFLOW=cpu or gpu), Horovod; at once if it is there
+	@tools/setup.sh
+
+test: lint ## lint, then run every test but the slow ones (ARGS="-k name" chooses)
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: setup ## run the slow tests
+	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+lint: setup ## check style and formatting
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "lint: run 'make format'" >&2; exit 1; }
+
+format: setup ## fix style and formatting
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+quickstart: setup ## train on two workers with mixture batch normalization, then attack what came out
+	@./run_horovod.sh -np 2 --flagfile=flags/quickstart.flags $(ARGS)
+	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/quickstart.flags
+
+benchmarks: setup ## compare with other libraries (installs them)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[benchmarks]'
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove .venv and what tools left behind; runs/ stays
+	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	@find tfadv tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-cache: ## remove the Horovod wheels that are kept for this machine's next clone
+	@rm -rf "$${TFADV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/tfadv}/horovod"

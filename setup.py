@@ -1,0 +1,74 @@
+"""Packaging of tfadv; `make setup` installs it with everything that it needs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).parent / "README.md"
+
+# The one minor version that the tests run with: AdversarialTraining installs its step through
+# Keras's make_train_function, whose moments Keras may change from one minor version to the next.
+KERAS = "keras>=3.15,<3.16"
+# The one minor version that tools/build_horovod.sh knows the headers of.
+TENSORFLOW = "~=2.21.0"
+
+setup(
+    name="tfadv",
+    version="0.1.0",
+    description="Adversarial training with mixture batch normalization, for TensorFlow and Keras",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="tfadv authors",
+    license="MIT",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    # The interpreters that TensorFlow 2.21 has wheels for.
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["tfadv", "tfadv.*"]),
+    # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
+    # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
+    install_requires=[
+        "absl-py>=2.1",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+        KERAS,
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "tensorboard>=2.20",  # TensorFlow 2.21 no longer installs it; tf.summary needs it
+        "tensorflow-datasets>=4.9.9",
+    ],
+    extras_require={
+        # tensorflow-cpu is a quarter of the size, and has no wheels but for x86-64.
+        "cpu": [
+            f"tensorflow-cpu{TENSORFLOW}; platform_machine == 'x86_64'",
+            f"tensorflow{TENSORFLOW}; platform_machine != 'x86_64'",
+        ],
+        "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
+        # Run tools/build_horovod.sh rather than installing this extra by hand: Horovod has no
+        # wheel, and its sources need help to build. Once it is there, this extra is satisfied.
+        "horovod": [
+            "horovod==0.28.1",
+            "cloudpickle",
+            "packaging",
+            "psutil",
+            "pyyaml",
+            "setuptools<81",  # gives horovodrun its distutils on Python 3.12 and newer
+            "wheel",
+        ],
+        "test": ["packaging", "pytest>=8", "ruff", "scikit-learn>=1.4"],
+        "quickstart": ["scikit-learn>=1.4"],  # for its embedded digits
+        "benchmarks": ["scipy>=1.13"],
+    },
+    entry_points={
+        "console_scripts": [
+            "tfadv-train=tfadv.train:main",
+            "tfadv-evaluate=tfadv.evaluate:main",
+        ]
+    },
+)

@@ -1,0 +1,390 @@
+"""run_horovod.sh: with a stand-in for horovodrun, and twice with the real one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import launcher
+import pytest
+import run_horovod
+
+ROOT = Path(__file__).parent.parent
+
+# Starts the workers and marks their output as horovodrun does, and fails as it does.
+HOROVODRUN = """\
+import json, os, re, signal, subprocess, sys, threading
+words = sys.argv[1:]
+start = words.index(sys.executable)
+n = int(words[words.index("-np") + 1])
+with open("launched.json", "w") as file:
+    json.dump({"options": words[:start], "command": words[start:], "env": dict(os.environ)}, file)
+if os.environ.get("STUB_FAILS"):
+    raise ValueError("there are not enough slots")
+workers = [
+    subprocess.Popen(
+        words[start:], env={**os.environ, "HOROVOD_RANK": str(rank)}, stdout=-1, stderr=-1
+    )
+    for rank in range(n)
+]
+signal.signal(signal.SIGTERM, lambda *_: [worker.kill() for worker in workers])
+def forward(rank, name, pipe):
+    for record in re.findall(rb"[^\\r\\n]*[\\r\\n]|[^\\r\\n]+$", pipe.read()):
+        stream = getattr(sys, name).buffer
+        stream.write(b"[%d]<%b>:%b" % (rank, name.encode(), record))
+        stream.flush()
+threads = [
+    threading.Thread(target=forward, args=(rank, name, getattr(worker, name)))
+    for rank, worker in enumerate(workers) for name in ("stdout", "stderr")
+]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+for rank, worker in enumerate(workers):
+    if worker.wait():
+        print(f"Process {rank} exit with status code {worker.returncode}.")
+        print(f"Terminating remaining workers after failure of Process {rank}.")
+        raise RuntimeError(
+            "Horovod detected that one or more processes exited with non-zero status, thus causing "
+            "the job to be terminated. The first process to do so was:\\n"
+            f"Process name: {rank}\\nExit code: {worker.returncode}\\n"
+        )
+"""
+
+# A program that does what its flags say.
+PROGRAM = """\
+import json, os, signal, sys, time
+flags = sys.argv[1:]
+if "--check" in flags:
+    with open("checks.txt", "a") as file:
+        file.write(" ".join(flags) + "\\n")
+    if "--epsilon=-1" in flags:
+        sys.exit("epsilon must be between 0 and 255; received -1")
+    if "--bad" in flags:
+        print("bad must be good", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+rank = os.environ["HOROVOD_RANK"]
+print("hello from", rank, flush=True)
+if "--bar" in flags and rank == "0":
+    sys.stdout.write("\\r1/2 \\r2/2 done\\n")
+    print("a warning", file=sys.stderr)
+if "--late" in flags and rank == "0":
+    open(os.environ["TFADV_STATUS_FILE"], "w").write("2")
+    print("image 7 cannot be read: cat.jpg", file=sys.stderr)
+    sys.exit(2)
+if "--crash" in flags and rank == "1":
+    sys.exit(3)
+if "--wait" in flags:
+    def stop(*_):
+        time.sleep(float(os.environ.get("STUB_SECONDS", 0.2)))
+        open(f"saved-{rank}", "w").close()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, stop)
+    open(f"ready-{rank}", "w").close()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A checkout with the real script, and stand-ins for the package and for horovodrun."""
+    shutil.copy(ROOT / "run_horovod.sh", tmp_path)
+    (tmp_path / "tools").mkdir()
+    for name in ("run_horovod.py", "launcher.py"):
+        shutil.copy(ROOT / "tools" / name, tmp_path / "tools")
+    (tmp_path / "tfadv").mkdir()
+    (tmp_path / "tfadv" / "__init__.py").touch()
+    for program in ("train", "evaluate"):
+        (tmp_path / "tfadv" / f"{program}.py").write_text(PROGRAM)
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").symlink_to(sys.executable)
+    horovodrun = bin_folder / "horovodrun"
+    horovodrun.write_text(f"#!{bin_folder / 'python'}\n{HOROVODRUN}")
+    horovodrun.chmod(0o755)
+    return tmp_path
+
+
+def environment(**more):
+    threads = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    # Whatever this very test runs under is not to reach the script under test.
+    kept = {k: v for k, v in os.environ.items() if k not in threads and "HOROVOD" not in k}
+    return kept | more
+
+
+def run(house, *arguments, **variables):
+    return subprocess.run(
+        [house / "run_horovod.sh", *arguments],
+        cwd=house,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def launched(house):
+    return json.loads((house / "launched.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "flags"),
+    [
+        ("-np 2 --norm=mbn", "-np 2", "--norm=mbn"),
+        ("--norm mbn -np 2 --bf16", "-np 2", "--norm mbn --bf16"),
+        ("-np=4 -H a:2,b:2 -p 22 --epsilon 4", "-np=4 -H a:2,b:2 -p 22", "--epsilon 4"),
+        (
+            "--num-proc 2 --network-interfaces eth0 --mpi --mpi-args=--map-by=x --seed=-1",
+            "--num-proc 2 --network-interfaces eth0 --mpi --mpi-args=--map-by=x",
+            "--seed=-1",
+        ),
+        ("-np 2 --blacklist-cooldown-range 1 9 x", "-np 2 --blacklist-cooldown-range 1 9", "x"),
+        ("-np 2 --timeline-filename t -- --verbose -np 3", "-np 2 --timeline-filename t", None),
+        ("-np 2 --verbose --verbosity=1", "-np 2 --verbose", "--verbosity=1"),
+    ],
+)
+def test_options_are_told_from_flags(line, options, flags):
+    request = run_horovod.parse(line.split())
+    assert request.options == options.split()
+    assert request.flags == (["--verbose", "-np", "3"] if flags is None else flags.split())
+    assert request.program == "train"
+    assert request.num_workers in (2, 4)
+
+
+def test_every_option_of_horovodrun_is_known_with_its_number_of_values():
+    pytest.importorskip("horovod")
+    import argparse
+
+    from horovod.runner import launch
+
+    parsers = []
+    original = argparse.ArgumentParser.parse_args
+
+    def remember(parser, *_):
+        parsers.append(parser)
+        return original(parser, ["-np", "1"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", remember)
+        launch.parse_args()
+    arities = {
+        option: 1 if action.nargs is None else action.nargs
+        for action in parsers[0]._actions
+        for option in action.option_strings
+    }
+    # These four are the script's own, or absl's.
+    for option in ("-h", "--help", "-v", "--version"):
+        arities.pop(option, None)
+    assert run_horovod.OPTIONS == arities
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--norm=mbn", "-np, the number of workers, is missing, as in -np 2"),
+        ("-np 0", "-np must be a whole number from 1; received 0"),
+        ("-np two", "-np must be a whole number from 1; received two"),
+        ("-np", "-np takes 1 value(s); received -np"),
+        ("-np 2 --gloo=yes", "--gloo takes 0 value(s); received --gloo=yes"),
+        ("-np 2 --program fly", "--program must be train or evaluate; received fly"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(house, line, message):
+    result = run(house, *line.split())
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"run_horovod.sh: {message}\n"
+    assert not (house / "checks.txt").exists()
+
+
+def test_flags_are_checked_once_and_workers_started(house):
+    result = run(house, "-np", "3", "--program", "evaluate", "--num_steps=10,20", "--a b")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (house / "checks.txt").read_text() == "--check --num_steps=10,20 --a b\n"
+    seen = launched(house)
+    assert seen["options"] == ["-np", "3", "--gloo"]
+    python = str(house / ".venv/bin/python")
+    assert seen["command"] == [python, "-m", "tfadv.evaluate", "--num_steps=10,20", "--a b"]
+
+
+def test_mpi_replaces_gloo(house):
+    run(house, "-np", "2", "--mpi")
+    assert launched(house)["options"] == ["-np", "2", "--mpi"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "status", "message"),
+    [("--bad", 2, "bad must be good\n"), ("--epsilon=-1", 1, "epsilon must be between 0 and 255;")],
+)
+def test_a_failed_check_launches_nothing(house, flag, status, message):
+    result = run(house, "-np", "2", flag)
+    assert result.returncode == status
+    assert result.stderr.startswith(message)
+    assert not (house / "launched.json").exists()
+
+
+def test_cores_are_shared_unless_said_otherwise(house):
+    run(house, "-np", "2", OMP_NUM_THREADS="7", CUDA_VISIBLE_DEVICES="")
+    seen = launched(house)["env"]
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert seen["OMP_NUM_THREADS"] == "7"
+    assert seen["TF_NUM_INTRAOP_THREADS"] == str(share)
+    assert seen["TF_NUM_INTEROP_THREADS"] == str(max(2, share))
+    run(house, "-np", "2", "-H", "far:1,away:1", CUDA_VISIBLE_DEVICES="")
+    assert "TF_NUM_INTRAOP_THREADS" not in launched(house)["env"]
+
+
+@pytest.mark.parametrize(
+    ("options", "local"),
+    [
+        ("", True),
+        ("-H localhost:2", True),
+        ("--hosts=127.0.0.1:1,localhost:1", True),
+        ("-H localhost:1,far:1", False),
+        ("--hostfile hosts", False),
+    ],
+)
+def test_local(options, local):
+    assert run_horovod.parse(options.split()).local is local
+
+
+def test_output_looks_like_one_process(house):
+    result = subprocess.run(
+        [house / "run_horovod.sh", "-np", "2", "--bar"],
+        cwd=house,
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+    )
+    assert result.returncode == 0
+    ours = result.stdout.replace(b"[1] hello from 1\n", b"")
+    assert ours == b"hello from 0\n\r1/2 \r2/2 done\n"
+    assert b"[1] hello from 1\n" in result.stdout
+    assert result.stderr == b"a warning\n"
+
+
+def test_output_in_pieces():
+    class Target:
+        text = b""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    said = []
+    output = launcher.Output(Target(), said, raw=False, ends=b"\r\n")
+    data = b"[0]<stdout>:a\r[0]<stdout>:b[1]<stderr>\n[1,3]<stderr>:c\nTerminating\n"
+    data += b"[0]<stdout>:endProcess 0 exit with status code 143.\n[10]<stdout>:last"
+    for i in range(len(data)):
+        output.feed(data[i : i + 1])
+    output.feed(b"")
+    assert output.target.text == b"a\rb[1]<stderr>\n[3] c\nend[10] last"
+    assert said == [b"Terminating\n", b"Process 0 exit with status code 143.\n"]
+
+
+def test_a_workers_status_reaches_the_user_without_horovodruns_traceback(house):
+    result = run(house, "-np", "2", "--late")
+    assert result.returncode == 2
+    assert result.stderr == "image 7 cannot be read: cat.jpg\n"
+    assert "Process" not in result.stdout
+
+
+def test_a_crash_is_horovodruns_status_and_one_line(house):
+    result = run(house, "-np", "2", "--crash")
+    assert result.returncode == 1
+    expected = "run_horovod.sh: worker 1 ended first, with status 3; the others were stopped\n"
+    assert result.stderr == expected
+
+
+def test_horovodruns_own_failure_is_one_line(house):
+    result = run(house, "-np", "2", STUB_FAILS="1")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "run_horovod.sh: horovodrun failed: ValueError: there are not enough slots\n"
+    )
+
+
+def start(house, *arguments, **variables):
+    """Starts the script, and returns when both workers wait for a signal."""
+    process = subprocess.Popen(
+        [house / "run_horovod.sh", "-np", "2", *arguments],
+        cwd=house,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not all((house / f"ready-{rank}").exists() for rank in (0, 1)):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_reach_the_workers_who_may_finish(house, number):
+    process = start(house, "--wait")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert (house / "saved-0").exists() and (house / "saved-1").exists()
+    assert stderr == ""
+
+
+@pytest.mark.parametrize("variables", [{}, {"TFADV_GRACE_SECONDS": "0.1"}])
+def test_a_second_signal_or_the_end_of_grace_does_not_wait(house, variables):
+    process = start(house, "--wait", STUB_SECONDS="30", **variables)
+    process.send_signal(signal.SIGTERM)
+    if not variables:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=25)
+    # Whichever of two that came together was handled first.
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert not (house / "saved-0").exists()
+
+
+@pytest.fixture
+def real(house):
+    """The house with the real horovodrun and its environment."""
+    pytest.importorskip("horovod")
+    horovodrun = Path(sys.executable).parent / "horovodrun"
+    if not horovodrun.exists():
+        pytest.skip("horovodrun is not beside this Python")
+    shutil.rmtree(house / ".venv")
+    (house / ".venv" / "bin").mkdir(parents=True)
+    wrapper = house / ".venv" / "bin" / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    wrapper.chmod(0o755)
+    return house
+
+
+@pytest.mark.slow
+def test_the_real_horovodrun(real):
+    result = run(real, "-np", "2", "--late", "--bar")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["a warning", "image 7 cannot be read: cat.jpg"]
+    assert "hello from 0\n" in result.stdout and "Process" not in result.stdout
+
+
+@pytest.mark.slow
+def test_the_real_horovodrun_lets_workers_take_longer_than_its_5_seconds(real):
+    process = start(real, "--wait", STUB_SECONDS="8")
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert (real / "saved-0").exists() and (real / "saved-1").exists()
+    assert stderr == ""
+
+
+def test_help_names_what_there_is():
+    result = subprocess.run(
+        [sys.executable, ROOT / "tools" / "run_horovod.py"], capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    assert textwrap.dedent(run_horovod.__doc__).strip() in result.stdout

@@ -1,0 +1,186 @@
+"""What setup.py, the pinned versions, the set-up scripts and the Makefile promise."""
+
+import os
+import platform
+import re
+import runpy
+import shutil
+import stat
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = (".ci/run", "run_horovod.sh", "tools/build_horovod.sh", "tools/setup.sh")
+
+
+@pytest.fixture(scope="module")
+def metadata():
+    """The arguments that setup.py gives to setuptools."""
+    stub = types.ModuleType("setuptools")
+    got = {}
+    stub.setup = lambda **arguments: got.update(arguments)
+    stub.find_packages = lambda **arguments: arguments["include"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "setuptools", stub)
+        runpy.run_path(str(ROOT / "setup.py"))
+    return got
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    assert all(len(pair) == 2 for pair in pairs), "a line does not pin one version"
+    names = [name for name, _ in pairs]
+    assert names == sorted(set(names))
+    return dict(pairs)
+
+
+def requirements(metadata):
+    extras = [line for lines in metadata["extras_require"].values() for line in lines]
+    return [Requirement(line) for line in metadata["install_requires"] + extras]
+
+
+def test_metadata(metadata):
+    assert metadata["name"] == "tfadv"
+    assert metadata["packages"] == ["tfadv", "tfadv.*"]
+    assert set(metadata["extras_require"]) >= {
+        "cpu",
+        "gpu",
+        "horovod",
+        "test",
+        "benchmarks",
+        "quickstart",
+    }
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+?),? ", changelog, re.M)[1] == metadata["version"]
+
+
+def test_this_python_is_supported(metadata):
+    specifier = Requirement(f"tfadv{metadata['python_requires']}").specifier
+    assert platform.python_version() in specifier
+    assert "3.10.13" not in specifier and "3.14.0" not in specifier
+
+
+def test_the_core_brings_no_tensorflow_and_no_horovod(metadata):
+    names = {Requirement(line).name for line in metadata["install_requires"]}
+    assert not names & {"tensorflow", "tensorflow-cpu", "tf-nightly", "horovod"}
+
+
+def test_every_requirement_is_pinned_to_a_version_it_allows(metadata, pins):
+    for requirement in requirements(metadata):
+        pinned = pins[canonicalize_name(requirement.name)]
+        assert pinned in requirement.specifier, f"{requirement} against {pinned}"
+
+
+def test_build_script_builds_the_horovod_that_the_extra_names(metadata, pins):
+    script = (ROOT / "tools" / "build_horovod.sh").read_text()
+    version = re.search(r"^HOROVOD=(.+)$", script, re.M)[1]
+    assert version == pins["horovod"]
+    assert f"horovod=={version}" in metadata["extras_require"]["horovod"]
+
+
+@pytest.mark.parametrize("entry", ["train", "evaluate"])
+def test_entry_points_exist(metadata, entry):
+    assert f"tfadv-{entry}=tfadv.{entry}:main" in metadata["entry_points"]["console_scripts"]
+    assert "\ndef main(" in (ROOT / "tfadv" / f"{entry}.py").read_text()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_executable_and_parse(script):
+    assert (ROOT / script).stat().st_mode & stat.S_IXUSR
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_make_help_lists_every_target():
+    result = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split()
+    assert re.findall(r"^make (\S+)", result.stdout, re.M) == targets
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A fresh clone's set-up files."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for name in ("requirements", "tools"):
+        shutil.copytree(ROOT / name, clone / name)
+    shutil.copy(ROOT / "setup.py", clone)
+    return clone
+
+
+def set_up(clone, lacking=(), **variables):
+    """Runs tools/setup.sh with a PATH of stand-ins that must not get to install anything."""
+    path = clone.parent / "bin"
+    path.mkdir()
+    needed = "awk bash cat cut dirname env grep make mktemp rm sha256sum sort tail".split()
+    for name in needed:
+        (path / name).symlink_to(shutil.which(name))
+    for name in {"g++", "cmake"} - set(lacking):
+        (path / name).symlink_to(shutil.which("true"))
+    (path / "python3").symlink_to(sys.executable)
+    return subprocess.run(
+        [clone / "tools" / "setup.sh"],
+        env={"PATH": str(path), "HOME": str(clone.parent)} | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("lacking", [["cmake"], ["g++"], ["g++", "cmake"]])
+def test_what_is_missing_is_said_with_its_package_before_anything_else(clone, lacking):
+    result = set_up(clone, lacking)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(lacking)
+    for name, line in zip(lacking, lines, strict=True):
+        assert re.fullmatch(rf"build_horovod: {re.escape(name)} \(.+\) is missing: .+", line)
+        assert line.endswith(f"apt-get install {name}")
+    assert not (clone / ".venv").exists()
+
+
+def test_an_unsupported_python_is_one_line(clone):
+    old = clone.parent / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    result = set_up(clone, PYTHON=str(old))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "setup: PYTHON must be a Python from 3.11 to 3.13 (TensorFlow 2.21 has no other); "
+        f"received {old}\n"
+    )
+
+
+def test_tensorflow_is_cpu_or_gpu(clone):
+    result = set_up(clone, TENSORFLOW="tpu")
+    assert result.returncode == 1
+    assert result.stderr == "setup: TENSORFLOW must be cpu or gpu; received tpu\n"
+
+
+def test_build_script_without_tensorflow_says_so(clone):
+    python = clone.parent / "python"
+    python.write_text("#!/bin/sh\necho 'ModuleNotFoundError: tensorflow' >&2\nexit 1\n")
+    python.chmod(0o755)
+    result = subprocess.run(
+        [clone / "tools" / "build_horovod.sh"],
+        env=os.environ | {"PYTHON": str(python), "CXX": "true", "HOROVOD_CMAKE": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "ModuleNotFoundError: tensorflow",
+        f"build_horovod: no TensorFlow in {python}; install tfadv[cpu] or tfadv[gpu] first",
+    ]
