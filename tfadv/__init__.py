@@ -41,17 +41,25 @@ def _is_program():
 
 def register():
     """Imports what saved models are made of, so that Keras can load them."""
-    import keras
+    try:
+        import keras
 
-    if keras.backend.backend() != "tensorflow":
+        backend = keras.backend.backend()
+    except ModuleNotFoundError as error:
+        if error.name not in ("jax", "torch", "openvino"):
+            raise
+        # Keras was told to use a backend that is not even installed.
+        backend = os.environ.get("KERAS_BACKEND", error.name)
+    if backend != "tensorflow":
         raise ImportError(
             "tfadv needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow); "
-            f"received {keras.backend.backend()!r}"
-        )
+            f"received {backend!r}"
+        ) from None
     for module in (
         "layers.batch_normalization",
         "layers.input_contract",
         "layers.mixture_batch_normalization",
+        "models.logits_only",
         "training.schedules",
     ):
         importlib.import_module(f"tfadv.{module}")

@@ -1,3 +1,4 @@
+import functools
 import gc
 import weakref
 
@@ -28,17 +29,23 @@ def test_eager_and_graph_give_the_same_bits(case, jit_compile, restarts, targete
 
 def test_a_caller_may_compile_it_all(case):
     attack = PGD(16, num_steps=2, start_from_clean=0.5)
-    keys = np.stack([np.arange(6), np.arange(6)], 1)
-    for seed in (tf.constant([1, 2]), tf.constant(keys)):
-        step = tf.function(
-            lambda images, seed: attack(
-                case.model, images, case.labels, value_range=case.range, seed=seed
-            ),
-            jit_compile=True,
-        )
-        given = {"value_range": case.range, "seed": seed}
-        plain = attack(case.model, case.images, case.labels, **given)
-        np.testing.assert_allclose(step(case.images, seed), plain, atol=1e-3)
+    given = {"value_range": case.range, "seed": np.stack([np.arange(6), np.arange(6)], 1)}
+
+    @tf.function(jit_compile=True)
+    def step(images):
+        return attack(case.model, images, case.labels, num_classes=7, **given)
+
+    plain = attack(case.model, case.images, case.labels, **given)
+    np.testing.assert_allclose(step(case.images), plain, atol=1e-3)
+
+
+def test_starts_have_the_same_bits_under_xla(case):
+    for seed in (tf.constant([1, 2]), tf.constant(np.stack([np.arange(6), np.arange(6)], 1))):
+        zeros = tf.zeros_like(case.images)  # nothing to add, so no fused product and sum
+        draw = functools.partial(PGD().start, zeros, case.labels, 7, value_range=case.range)
+        compiled = tf.function(lambda seed, draw=draw: draw(seed=seed), jit_compile=True)
+        for plain, same in zip(draw(seed=seed), compiled(seed), strict=True):
+            np.testing.assert_array_equal(plain, same)
 
 
 def test_xla_is_for_gpus_alone(case, monkeypatch):

@@ -32,11 +32,13 @@ def reference(case, start, goals, attack, num_steps):
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 def test_equals_the_rule_in_numpy(make_case, value_range, targeted, loss):
     case = make_case(value_range)
-    for steps, rule in [(1, "fixed"), (3, "pipeline"), (10, "pipeline"), (20, "pipeline")]:
+    for steps, rule in [(1, "fixed"), (10, "pipeline")]:
         attack = PGD(16, 1, steps, targeted=targeted, loss=loss, step_size_rule=rule)
         given = {"value_range": value_range, "seed": (3, steps)}
         start, goals = attack.start(case.images, case.labels, case.classes, **given)
-        result, same = attack(case.model, case.images, case.labels, return_targets=True, **given)
+        result, same = attack(
+            case.model, case.images, case.labels, num_classes=7, return_targets=True, **given
+        )
         np.testing.assert_array_equal(goals, same)
         expected = reference(case, start, goals, attack, steps)
         pixel = (value_range[1] - value_range[0]) / 255

@@ -6,7 +6,7 @@ from tests.evaluation import cases
 from tfadv import callbacks, evaluation
 from tfadv.attacks import PGD
 
-ATTACK = PGD(6, num_steps=3)
+ATTACK = PGD(6, 2, num_steps=3)
 
 
 def compiled(model):
@@ -97,7 +97,7 @@ def test_only_at_chosen_epochs(every, epochs):
 
 
 def test_an_interrupted_fit_leaves_nothing_behind():
-    model = compiled(cases.mixture())
+    model = compiled(cases.regression())
     x, y = cases.images(model, 12)
     x = x.astype("float32")
     plain = model.fit(x, y, verbose=0).history

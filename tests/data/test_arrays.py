@@ -58,7 +58,7 @@ def test_an_epoch_longer_than_the_data_starts_its_order_again():
     assert numbers == (numbers[:5] * 3)[:12]
 
 
-@pytest.mark.parametrize(("first_epoch", "first_step"), [(0, 0), (2, 0), (1, 2), (0, 5)])
+@pytest.mark.parametrize(("first_epoch", "first_step"), [(0, 0), (2, 0), (1, 2), (0, 6)])
 def test_a_stream_resumes_with_the_same_bits(first_epoch, first_step):
     def augment(images, key):  # Random, so that keys count as well.
         noise = tf.random.stateless_uniform(tf.shape(images), key, 0, 100, tf.int32, "philox")
@@ -132,6 +132,7 @@ def test_shapes_and_types_are_static():
     [
         ({"batch_size": 0}, "batch_size must be at least 1; received 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1; received 0"),
+        ({"first_step": 2}, "first_step must be from 0 to steps_per_epoch = 1; received 2"),
         ({"first_epoch": -1}, "first_epoch must be at least 0; received -1"),
         ({"rank": 2, "size": 2}, "rank must be from 0 to size - 1 = 1; received 2"),
     ],

@@ -41,8 +41,12 @@ def test_whatever_imagenet_calls_jpeg_comes_out_as_rgb(contents, tolerance):
     key = sampling.key(0, 0, 0, 1)
     top, left, height, width = imagenet_preprocessing.random_crop_window(expected.shape, key)
     crop = decoding.decode_random_crop(contents, key)
-    # A crop that is decoded alone equals the crop of the whole.
-    np.testing.assert_array_equal(crop, image[top : top + height, left : left + width])
+    # A crop decoded alone equals the crop of the whole, but for colours at its edges, which
+    # libjpeg interpolates from neighbours that it has not decoded.
+    whole = image.numpy()[top : top + height, left : left + width]
+    difference = crop.numpy().astype(int) - whole
+    assert np.abs(difference).max() <= 4
+    assert np.abs(difference[2:-2, 2:-2]).max() == 0
 
 
 def _first_error(files):

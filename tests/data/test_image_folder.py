@@ -22,24 +22,18 @@ def test_classes_and_sizes(folder):
     assert data.load("image_folder", str(folder)).image_shape == (224, 224, 3)
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_an_epoch_shows_each_file_once_and_resumes(folder, size):
+def test_an_epoch_shows_each_file_once_and_resumes(folder):
     dataset = data.load("image_folder", str(folder), image_size=16)
-    steps = 6 // size
-    labels = []
-    for rank in range(size):
-        whole = list(dataset.train_batches(2, steps, rank, size).take(2 * steps))
-        labels += [batch[1] for batch in whole[:steps]]
-        for epoch, step in ((1, 0), (0, 1)):
-            resumed = dataset.train_batches(2, steps, rank, size, 0, epoch, step).take(2)
-            first = epoch * steps + step
-            for batch, expected in zip(resumed, whole[first : first + 2], strict=True):
-                np.testing.assert_array_equal(batch[0], expected[0])
-                np.testing.assert_array_equal(batch[1], expected[1])
+    streams = [list(dataset.train_batches(2, 3, rank, 2).take(6)) for rank in (0, 1)]
+    labels = [batch[1] for stream in streams for batch in stream[:3]]
     assert np.bincount(np.concatenate(labels)).tolist() == [4, 4, 4]
+    resumed = dataset.train_batches(2, 3, 1, 2, first_epoch=1, first_step=1).take(2)
+    for batch, expected in zip(resumed, streams[1][4:], strict=True):
+        np.testing.assert_array_equal(batch[0], expected[0])
+        np.testing.assert_array_equal(batch[1], expected[1])
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 5])
 def test_validation_shows_each_file_once(folder, size):
     dataset = data.load("image_folder", str(folder), image_size=16)
     expected = {

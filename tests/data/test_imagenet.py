@@ -33,11 +33,15 @@ def sharded(tmp_path_factory):
 
 
 def _names(dataset, count, rank, size, epoch=0, seed=0):
-    records = dataset._epoch(tf.constant(epoch, tf.int64), count, rank, size, seed)
-    examples = [(int(position), dataset._parse(record)) for position, record in records]
-    positions = [position for position, _ in examples]
-    assert positions == list(range(rank * count, (rank + 1) * count))
-    return [example["file_name"].numpy().decode() for _, example in examples]
+    """The files of a worker's epoch, in the order in which `train_batches` decodes them."""
+    examples = (
+        tf.data.Dataset.from_tensors(tf.constant(epoch, tf.int64))
+        .flat_map(lambda epoch: dataset._epoch(epoch, count, rank, size, seed))
+        .map(lambda position, record: (position, dataset._parse(record)["file_name"]))
+    )
+    positions, names = zip(*examples.as_numpy_iterator(), strict=True)
+    assert list(positions) == list(range(rank * count, (rank + 1) * count))
+    return [name.decode() for name in names]
 
 
 def test_the_classes_are_imagenets(dataset):
@@ -56,12 +60,11 @@ def test_shapes_and_types_are_static(dataset):
     assert (indices.shape, indices.dtype) == ((4,), tf.int64)
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 5])
+@pytest.mark.parametrize("size", [2, 5])
 def test_an_epoch_shows_each_example_once_for_more_workers_than_files(sharded, size):
     dataset, labels, _ = sharded
-    for epoch in (0, 1):
-        names = [n for rank in range(size) for n in _names(dataset, 20 // size, rank, size, epoch)]
-        assert sorted(names) == sorted(labels)
+    names = [name for rank in range(size) for name in _names(dataset, 20 // size, rank, size)]
+    assert sorted(names) == sorted(labels)
 
 
 def test_workers_are_disjoint_when_sizes_do_not_divide(sharded):
@@ -80,44 +83,37 @@ def test_epochs_and_seeds_have_orders_of_their_own(sharded):
     orders = [_names(sharded[0], 20, 0, 1, *key) for key in ((0, 0), (1, 0), (0, 1))]
     assert len({tuple(order) for order in orders}) == 3
     # Also the composition of a worker's share changes from epoch to epoch.
-    shares = {frozenset(_names(sharded[0], 5, 0, 4, epoch)) for epoch in range(6)}
+    shares = {frozenset(_names(sharded[0], 5, 0, 4, epoch)) for epoch in range(3)}
     assert len(shares) > 1
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (2, 0), (1, 3)])
-def test_a_stream_resumes_with_the_same_bits_whatever_the_global_seed(sharded, epoch, step):
+def test_a_stream_resumes_with_the_same_bits_whatever_the_global_seed(sharded):
     dataset = sharded[0]
-    whole = list(dataset.train_batches(2, 5, 1, 2, seed=7).take(13))
+    whole = list(dataset.train_batches(2, 3, 1, 2, seed=7).take(9))
     tf.random.set_seed(99)
     try:
-        resumed = list(dataset.train_batches(2, 5, 1, 2, 7, epoch, step).take(3))
+        resumed = list(dataset.train_batches(2, 3, 1, 2, 7, first_epoch=1, first_step=2).take(4))
     finally:
         tf.compat.v1.set_random_seed(None)
-    for batch, expected in zip(resumed, whole[5 * epoch + step :][:3], strict=True):
+    for batch, expected in zip(resumed, whole[5:], strict=True):
         np.testing.assert_array_equal(batch[0], expected[0])
         np.testing.assert_array_equal(batch[1], expected[1])
 
 
 def test_training_labels_are_right(sharded):
-    # Every image has its label's colour, up to the augmentation of colours; grey images have none.
-    dataset, labels, _ = sharded
-    _, seen = next(iter(dataset.train_batches(20, 1)))
-    assert np.bincount(seen).tolist() == [5, 5, 5, 5]
-    records = dataset._epoch(tf.constant(0, tf.int64), 20, 0, 1, 0)
-    for (_, record), label in zip(records, seen.numpy(), strict=True):
-        example = dataset._parse(record)
-        assert labels[example["file_name"].numpy().decode()] == example["label"] == label
+    dataset, expected, _ = sharded
+    _, labels = next(iter(dataset.train_batches(20, 1)))
+    assert np.bincount(labels).tolist() == [5, 5, 5, 5]
+    names = _names(dataset, 20, 0, 1)
+    assert [expected[name] for name in names] == labels.numpy().tolist()
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 13])
-@pytest.mark.parametrize("limit", [None, 4])
+@pytest.mark.parametrize(("size", "limit"), [(1, None), (2, 4), (3, None), (5, None), (6, 4)])
 def test_validation_shows_each_example_once_in_one_order(sharded, size, limit):
     dataset, _, labels = sharded
-    order = [
-        dataset._parse(record)["file_name"].numpy().decode()
-        for path in dataset._validation_split.filepaths
-        for record in tf.data.TFRecordDataset(str(path))
-    ]
+    paths = [str(path) for path in dataset._validation_split.filepaths]
+    order = tf.data.TFRecordDataset(paths).map(lambda record: dataset._parse(record)["file_name"])
+    order = [name.decode() for name in order.as_numpy_iterator()]
     seen = {}
     for rank in range(size):
         batches = list(dataset.validation_batches(2, rank, size, limit).as_numpy_iterator())

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import tensorflow_datasets as tfds
 
 from tests.data import miniature_imagenet

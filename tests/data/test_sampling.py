@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfadv.data import sampling
 
@@ -19,6 +20,10 @@ def test_keys_differ_in_every_part():
     }
     assert len(keys) == 7
     np.testing.assert_array_equal(sampling.key(3, 4, 5, 6), sampling.key(3, 4, 5, 6))
+    six = tf.constant(6, tf.int64)
+    np.testing.assert_array_equal(
+        sampling.numbered(sampling.key(3, 4, 5, 0), six), sampling.key(3, 4, 5, 6)
+    )
 
 
 def test_an_order_holds_every_example_and_depends_on_seed_and_epoch():

@@ -75,9 +75,9 @@ def test_one_pass_gives_the_bits_of_separate_runs(monkeypatch):
     model = cases.mixture()
     x, y = cases.images(model, 8)
     attack = PGD(6)
-    numbers = [3, 7, 10, 14]
+    numbers = [3, 7, 11]
     evaluator = evaluation.Evaluator(model, attack, numbers, seed=3)
-    assert list(evaluator._groups.items()) == [(2.0, [3]), (1.0, [7, 10, 14])]
+    assert list(evaluator._groups.items()) == [(2.0, [3]), (1.0, [7, 11])]
     (network,) = evaluator._networks
     network.predict(tf.cast(x, tf.float32))
     indices = np.arange(8)
@@ -106,7 +106,7 @@ def test_one_pass_gives_the_bits_of_separate_runs(monkeypatch):
 
     monkeypatch.setattr(PGD, "advance", spy)
     together = evaluator((x, y), batch_size=8)
-    assert taken == [(3, 2.0), (7, 1.0), (3, 1.0), (4, 1.0)]
+    assert taken == [(3, 2.0), (7, 1.0), (4, 1.0)]
     alone = [
         evaluation.evaluate(model, (x, y), attack, number, batch_size=8, seed=3)[1]
         for number in numbers

@@ -60,7 +60,7 @@ def test_wrong_models():
     with pytest.raises(ValueError, match="^model must have one input of images and one output"):
         evaluation.evaluate(two, (X, Y))
     with pytest.raises(ValueError, match=r"^model must return \[batch, classes\]; it returns"):
-        evaluation.evaluate(keras.Model(inputs, inputs), (X, Y))
+        evaluation.evaluate(keras.Model(inputs, keras.layers.ReLU()(inputs)), (X, Y))
     plain = keras.Model(inputs, keras.layers.Dense(cases.CLASSES)(flat))
     with pytest.raises(ValueError, match="^value_range must be given, as model"):
         evaluation.evaluate(plain, (X, Y), PGD(2, num_steps=1))

@@ -75,7 +75,7 @@ def test_table_of_two_branches():
         "          accuracy [95%]        success  accuracy [95%]        success",
         "clean      86.0 [82.7, 88.8]              87.4 [84.2, 90.0]",
         "PGD-10     74.8 [70.8, 78.4]        4.0    7.0 [5.1, 9.6]         80.2",
-        "PGD-2000   70.0 [65.8, 73.8]        7.0    0.0 [0.0, 0.8]        100.0",
+        "PGD-2000   70.0 [65.8, 73.9]        7.0    0.0 [0.0, 0.8]        100.0",
         "",
         "percent; targeted PGD in L-infinity: epsilon 16 of 255; step size 1.6 (PGD-10), 1 "
         "(PGD-2000), raised to epsilon/steps where larger; start random in the ball; restarts 1; "

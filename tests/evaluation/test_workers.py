@@ -9,77 +9,96 @@ from tfadv import data, distributed, evaluation
 from tfadv.attacks import PGD
 
 
-def evaluate(kind="arrays", batch_size=4, limit=None, progress=None):
+def make(kind="arrays"):
+    """An evaluator, and 31 images, which no number of workers here divides."""
     model = cases.mixture()
     x, y = cases.images(model, 31)
-    given = {
-        "arrays": (x, y),
-        "dataset": data.ArrayDataset("made", (x, y), (x, y), cases.CLASSES),
-    }[kind]
-    return evaluation.evaluate(
-        model,
-        given,
-        PGD(6, restarts=2),
-        [3, 6],
-        batch_size=batch_size,
-        seed=9,
-        limit=limit,
-        progress=progress,
-    )
+    if kind == "dataset":
+        x, y = data.ArrayDataset("made", (x, y), (x, y), cases.CLASSES), None
+    evaluator = evaluation.Evaluator(model, PGD(6, restarts=2), [3, 6], seed=9)
+    return evaluator, x if y is None else (x, y)
 
 
-def simulate(monkeypatch, size, **options):
-    """Runs each worker of `size` in turn; returns the results and draws by image and restart."""
-    draws, counted = {}, []
-    trajectory = evaluation.Evaluator.trajectory
+class Workers:
+    """Some workers, one after the other in this process."""
 
-    def spy(self, network, images, labels, indices, step_size, numbers, restart=0):
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def run(self, size, function):
+        """The counts that each worker would give to the others."""
+        counted = []
+
+        def total(values):
+            counted.append(np.asarray(values).tolist())
+            return np.maximum(values, 1.0)  # a worker without images is not alone
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(distributed, "size", lambda: size)
+            patch.setattr(distributed, "total", total)
+            for rank in range(size):
+                patch.setattr(distributed, "rank", lambda rank=rank: rank)
+                function()
+        return counted
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    return Workers(monkeypatch)
+
+
+def test_any_number_of_workers_gives_the_same_targets_starts_and_counts(simulated, monkeypatch):
+    evaluator, arrays = make()
+    _, dataset = make("dataset")
+    trajectory = evaluator.trajectory
+    draws = {}
+
+    def spy(network, images, labels, indices, step_size, numbers, restart=0):
+        given = (network, images, labels, indices, step_size)
         # Given no steps to take, what comes out is the start.
-        (_, start, goals), *_ = trajectory(
-            self, network, images, labels, indices, step_size, [0], restart
-        )
+        ((_, start, goals),) = trajectory(*given, [0], restart)
         for i, index in enumerate(indices):
             if index >= 0:
-                draws.setdefault((int(index), step_size, restart), []).append(
-                    (int(goals[i]), start[i].numpy().tobytes())
-                )
-        return trajectory(self, network, images, labels, indices, step_size, numbers, restart)
+                draw = int(goals[i]), start[i].numpy().tobytes()
+                draws.setdefault((int(index), step_size, restart), []).append(draw)
+        return trajectory(*given, numbers, restart)
 
-    monkeypatch.setattr(evaluation.Evaluator, "trajectory", spy)
-    monkeypatch.setattr(distributed, "size", lambda: size)
-    monkeypatch.setattr(
-        distributed, "total", lambda values: counted.append(values) or np.asarray(values, float)
-    )
-    for rank in range(size):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        evaluate(**options)
-    return np.sum(counted, axis=0).tolist(), draws
-
-
-def test_any_number_of_workers_gives_the_same_targets_starts_and_counts(monkeypatch):
-    kinds = {1: {}, 2: {"batch_size": 4}, 3: {"kind": "dataset"}, 5: {"batch_size": 4}}
-    found = {size: simulate(monkeypatch, size, **options) for size, options in kinds.items()}
-    counts, draws = found[1]
-    total, *rows = counts
+    monkeypatch.setattr(evaluator, "trajectory", spy)
+    found = []
+    for size, given, batch_size in (
+        (1, arrays, 4),
+        (2, arrays, 4),
+        (3, dataset, 4),
+        (5, arrays, 4),
+        (2, dataset, 7),
+    ):
+        draws = {}
+        counts = simulated.run(size, lambda given=given, each=batch_size: evaluator(given, each))
+        found.append((np.sum(counts, axis=0).tolist(), draws))
+        assert {len(draw) for draw in draws.values()} == {1}  # every image once
+    (total, clean, _, three, hits, six, _), draws = found[0]
     assert total == 31 and len(draws) == 31 * 2 * 2
-    assert 0 < rows[4] < rows[0] < 31
-    assert all(len(each) == 1 for each in draws.values())
-    for size in (2, 3, 5):
-        assert found[size] == found[1]
-    # Another batch size draws the same.
-    assert simulate(monkeypatch, 2, batch_size=7)[1] == draws
+    assert 0 < six <= three < clean < 31 and hits > 0
+    for counts, others in found[1:]:
+        assert counts == found[0][0]
+        assert others == draws
 
 
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
-def test_workers_have_as_many_batches_and_may_have_no_image(monkeypatch, kind):
-    monkeypatch.setattr(distributed, "size", lambda: 5)
+def test_workers_have_as_many_batches_and_may_have_no_image(simulated, kind):
+    evaluator, given = make(kind)
     seen = []
-    monkeypatch.setattr(distributed, "total", lambda values: np.asarray([3, *values[1:]], float))
-    for rank in (0, 4):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        results = evaluate(kind, limit=3, progress=lambda *progress: seen.append(progress))
-    assert seen == [(1, 1), (1, 1)]
-    assert [result.correct for result in results] == [0, 0, 0]  # of rank 4 alone
+    counts = simulated.run(
+        5, lambda: evaluator(given, 4, limit=3, progress=lambda *done: seen.append(done))
+    )
+    assert seen == [(1, 1)] * 5
+    assert [total for total, *_ in counts] == [1, 1, 1, 0, 0]
+    assert not np.any(counts[3:])
+
+
+def evaluate():
+    evaluator, given = make()
+    return evaluator(given, batch_size=4)
 
 
 def test_real_workers_count_as_one_process():

@@ -12,7 +12,7 @@ def fill(model, seed=0):
     rng = np.random.default_rng(seed)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
-            channels = len(layer.moving_mean)
+            channels = layer.moving_mean.shape[0]
             layer.moving_mean.assign(rng.normal(size=channels))
             layer.moving_variance.assign(rng.uniform(0.1, 3, channels))
             for variable in (layer.gamma, layer.beta):
@@ -23,7 +23,7 @@ def fill(model, seed=0):
 
 @pytest.fixture
 def resnet():
-    model = tfadv.models.SmallResNet(14, norm="mbn", image_size=8, channels=1, width=4, seed=0)
+    model = tfadv.models.SmallResNet(8, norm="mbn", image_size=8, channels=1, width=4, seed=0)
     return fill(model)
 
 

@@ -35,12 +35,10 @@ def test_distance_is_that_of_the_densities():
 
 
 def test_distance_of_known_shifts():
-    assert inspection.distance(record([1], [1]), record([0], [1])) == pytest.approx(
-        0.3428, abs=1e-4
-    )
-    assert inspection.distance(record([0], [2]), record([0], [1])) == pytest.approx(
-        0.1703, abs=1e-4
-    )
+    shift = inspection.distance(record([1], [1]), record([0], [1]))
+    assert shift == pytest.approx(0.3428, abs=1e-4)
+    spread = inspection.distance(record([0], [2]), record([0], [1]))
+    assert spread == pytest.approx(0.1703, abs=1e-4)
 
 
 def test_distance_is_symmetric_bounded_and_without_scale():
@@ -81,7 +79,7 @@ def test_channels_must_agree():
 def test_table_is_sorted_and_says_how_often_adv_is_larger(resnet):
     rows = inspection.distance_table(resnet)
     pairs = inspection.pairs(inspection.statistics(resnet))
-    assert {row.path for row in rows} == set(pairs) and len(rows) == 15
+    assert {row.path for row in rows} == set(pairs) and len(rows) == 9
     distances = [row.distance for row in rows]
     assert distances == sorted(distances, reverse=True)
     for row in rows:

@@ -52,8 +52,6 @@ def test_figure_shows_the_statistics_of_the_sampled_channels(wide):
 def test_channels_are_keyed_by_the_seed(wide):
     first, again, other = (channels_of(inspection.figure5(wide, seed=s)) for s in (0, 0, 1))
     assert first == again != other
-    png = [inspection.figure_to_png(inspection.figure5(wide, seed=0)) for _ in range(2)]
-    assert png[0] == png[1]
 
 
 def test_fewer_channels_than_asked_for_are_all_shown(resnet):
@@ -78,6 +76,7 @@ def test_default_layer(resnet, wide):
 
 def test_png_is_an_image_of_sensible_size(resnet):
     png = inspection.figure_to_png(inspection.figure5(resnet))
+    assert png == inspection.figure_to_png(inspection.figure5(resnet))
     assert png.startswith(b"\x89PNG")
     image = tf.io.decode_png(png, channels=3).numpy()
     height, width, _ = image.shape

@@ -19,9 +19,9 @@ def test_records_are_the_variables_of_both_branches_in_network_order(resnet):
     assert [r.domain for r in records] == ["adv", "clean"] * (len(records) // 2)
     paths = [r.path for r in records[::2]]
     assert paths == [r.path for r in records[1::2]]
-    assert len(paths) == len(set(paths)) == 15  # 13 convolutions and two shortcuts
+    assert len(paths) == len(set(paths)) == 9  # seven convolutions and two shortcuts
     stages = [path.split("_")[0] for path in paths]
-    assert stages == ["norm0"] + ["res2"] * 4 + ["res3"] * 5 + ["res4"] * 5
+    assert stages == ["norm0"] + ["res2"] * 2 + ["res3"] * 3 + ["res4"] * 3
     # Each block's norm1 comes before its norm2, whatever the order in which Keras keeps them.
     for number, path in enumerate(paths):
         if path.endswith("norm2"):

@@ -39,8 +39,8 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
-            it cannot train: several inputs or outputs, a `tf.distribute` strategy, and, with
-            several workers, `steps_per_execution` above 1.
+            it cannot train: a model not built yet, several inputs or outputs, a `tf.distribute`
+            strategy, and, with several workers, `steps_per_execution` above 1.
 
     Example:
 
@@ -78,18 +78,22 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.accumulation_steps = arguments.integer("accumulation_steps", accumulation_steps, 1)
         self.value_range = value_range
         self.seed = arguments.integer("seed", seed, 0)
-        self._armed = False
         self.step = None
+        self._armed = False
+        self._built = False
+        self._function = None
 
     def on_train_begin(self, logs=None):
         model = self.model
         self._check(model)
+        self._armed = self._built = False
+        value_range = None
         if self.attack is not None:
-            self.value_range = models.value_range(model, self.value_range)
+            value_range = models.value_range(model, self.value_range)
         self.step = AdversarialStep(
             model,
             self.attack,
-            self.value_range,
+            value_range,
             clean_ratio=self.clean_ratio,
             clean_weight=self.clean_weight,
             pairing_weight=self.pairing_weight,
@@ -113,30 +117,43 @@ class AdversarialTraining(keras.callbacks.Callback):
             model.jit_compile = jit_compile
             del model.train_step
         adversarial = model.train_function
+        history = getattr(model, "history", None)
 
         def train_function(iterator):
             # After Ctrl-C or an exception nobody told us that training ended, and Keras keeps the
-            # function for the next `fit`. Only a batch that this callback announced is ours.
-            if not self._armed:
-                model.make_train_function(force=True)
-                return model.train_function(iterator)
-            self._armed = False
-            return adversarial(iterator)
+            # function for the next `fit` or `train_on_batch`. Ours is only a batch that this
+            # callback announced, in the `fit` that it was made for: each has its own history.
+            same_fit = history is getattr(model, "history", None)
+            if self._armed and same_fit and isinstance(iterator, tf.data.Iterator):
+                self._armed = False
+                if not self._built:
+                    self.step.build(iterator.element_spec)
+                    self._built = True
+                return adversarial(iterator)
+            model.make_train_function(force=True)
+            return model.train_function(iterator)
 
         train_function.callback = self
-        model.train_function = train_function
+        self._function = model.train_function = train_function
 
     def on_epoch_begin(self, epoch, logs=None):
         self.step.meters.reset()
 
     def on_train_batch_begin(self, batch, logs=None):
+        # A callback's own `train_on_batch` puts Keras's function in the place of ours.
+        self.model.train_function = self._function
         self._armed = True
 
     def on_train_end(self, logs=None):
         self._armed = False
-        self.model.train_function = None
+        self._function = self.model.train_function = None
 
     def _check(self, model):
+        if not model.built:
+            raise ValueError(
+                "model must be built before AdversarialTraining, by its first call or a "
+                f"keras.Input; {model.name!r} is not"
+            )
         for name in ("inputs", "outputs"):
             tensors = getattr(model, name, None)
             if tensors is not None and len(tensors) != 1:
@@ -161,16 +178,17 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
 
 
-def installed(model):
-    """The `AdversarialTraining` that trains a model now.
+def installed(callback):
+    """The `AdversarialTraining` before a callback in the same `fit`.
 
     Raises:
-        ValueError: If none does.
+        ValueError: If there is none.
     """
-    callback = getattr(model.train_function, "callback", None)
-    if callback is None:
+    training = getattr(callback.model.train_function, "callback", None)
+    # All callbacks of one `fit` share its parameters; a `fit` that was interrupted leaves others.
+    if training is None or training.params is not callback.params:
         raise ValueError(
             "AdversarialTraining must come before this callback in the same fit (with attack=None "
             "for clean training)"
         )
-    return callback
+    return training

@@ -7,6 +7,7 @@ import shutil
 import keras
 
 from tfadv import distributed
+from tfadv.attacks import arguments
 from tfadv.training import checkpoints
 
 
@@ -22,13 +23,16 @@ class Checkpoint(keras.callbacks.Callback):
         monitor: Name in the logs; the epoch with the highest value is the best. Epochs without it
             do not compete.
         keep: Integer, how many of the last stay (10 in the pipeline).
+
+    Raises:
+        ValueError: If `keep` is no such number.
     """
 
     def __init__(self, directory, monitor="val_pgd10_accuracy", keep=10):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.monitor = monitor
-        self.keep = keep
+        self.keep = arguments.integer("keep", keep, 1)
         self._record = self.directory / "best.json"
 
     def on_epoch_end(self, epoch, logs=None):

@@ -29,26 +29,25 @@ class RunLog(keras.callbacks.Callback):
         self._epoch_began = time.monotonic()
         if self._first_epoch is None:
             self._first_epoch, self._began = epoch, self._epoch_began
+        elif self.print_time_left and distributed.rank() == 0:
+            # Here, since Keras ends the line of an epoch only after `on_epoch_end`. By the epochs
+            # of this process: the first, with its compilation, among them.
+            mean = (self._epoch_began - self._began) / (epoch - self._first_epoch)
+            print(f"about {_duration(mean * (self.params['epochs'] - epoch))} left", flush=True)
 
     def on_epoch_end(self, epoch, logs=None):
         if distributed.rank() != 0:
             return
-        now = time.monotonic()
         entry = {
             "epoch": epoch + 1,
             "step": int(self.model.optimizer.iterations),
-            "seconds": round(now - self._epoch_began, 3),
+            "seconds": round(time.monotonic() - self._epoch_began, 3),
             "learning_rate": float(self.model.optimizer.learning_rate),
             **{name: float(value) for name, value in (logs or {}).items()},
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        left = self.params["epochs"] - epoch - 1
-        if self.print_time_left and left:
-            # By the epochs of this process: the first, with its compilation, among them.
-            mean = (now - self._began) / (epoch + 1 - self._first_epoch)
-            print(f" - about {_duration(mean * left)} left for {left} epochs", flush=True)
 
 
 def _duration(seconds):

@@ -26,7 +26,7 @@ class RunningStatistics(keras.callbacks.Callback):
         self.last_epochs = arguments.integer("last_epochs", last_epochs, 0)
 
     def on_train_begin(self, logs=None):
-        installed(self.model)
+        installed(self)
         layers = [
             layer
             for layer in self.model._flatten_layers()
@@ -43,7 +43,7 @@ class RunningStatistics(keras.callbacks.Callback):
             raise ValueError("RunningStatistics needs a model with batch normalization")
 
     def on_epoch_begin(self, epoch, logs=None):
-        training = installed(self.model)
+        training = installed(self)
         use = epoch >= self.params["epochs"] - self.last_epochs
         if training.step.running_statistics != use:
             training.step.running_statistics = use

@@ -59,7 +59,11 @@ class Dataset:
         _check_at_least("batch_size", batch_size, 1)
         _check_at_least("steps_per_epoch", steps_per_epoch, 1)
         _check_at_least("first_epoch", first_epoch, 0)
-        _check_at_least("first_step", first_step, 0)
+        if not 0 <= first_step <= steps_per_epoch:
+            raise ValueError(
+                f"first_step must be from 0 to steps_per_epoch = {steps_per_epoch}; "
+                f"received {first_step}"
+            )
         _check_shard(rank, size)
         count = batch_size * steps_per_epoch
 
@@ -68,10 +72,9 @@ class Dataset:
             examples = self._epoch(epoch, count, rank, size, seed)
             skipped = tf.where(epoch == first_epoch, first_step * batch_size, 0)
             examples = examples.skip(tf.cast(skipped, tf.int64))
-            base = sampling.key(seed, epoch, sampling.AUGMENTATION)
+            first = sampling.key(seed, epoch, sampling.AUGMENTATION, 0)
             return examples.map(
-                # A key costs a few random functions an epoch, and none an example.
-                lambda position, example: (sampling.numbered(base, position), example)
+                lambda position, example: (sampling.numbered(first, position), example)
             )
 
         examples = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_examples)

@@ -63,8 +63,8 @@ def random_crop_window(shape, key):
 def train_image(crop, size, key):
     """From a training crop to what the network sees.
 
-    Bicubic to `size`; brightness, contrast and saturation with factors from U(0.6, 1.4) and lighting
-    with noise from N(0, 0.1^2), in random order; a mirror half of the time; uint8.
+    Bicubic to `size`; brightness, contrast and saturation by factors from U(0.6, 1.4) and lighting
+    by noise from N(0, 0.1^2), in random order; a mirror half of the time; uint8.
 
     Args:
         crop: uint8 [height, width, 3], RGB.

@@ -35,10 +35,10 @@ def key(seed, epoch, purpose, *details):
 
 
 def numbered(key, number):
-    """One of many keys, each as good as another: `number` takes the place of the second word.
+    """Another key of a sequence, for less: `numbered(key(..., 0), n)` equals `key(..., n)`.
 
     Args:
-        key: int64 [2], as `key` returns it: both words depend on all that it was made from.
+        key: int64 [2], as `key` returns it.
         number: Scalar int64 tensor.
 
     Returns:

@@ -63,7 +63,8 @@ class Result:
         share, square = self.accuracy, _Z**2 / self.total
         half = _Z * math.sqrt(share * (1 - share) / self.total + square / (4 * self.total))
         low, high = ((share + square / 2 + way * half) / (1 + square) for way in (-1, 1))
-        return max(0.0, low), min(1.0, high)
+        # Rounding would otherwise leave out the accuracy itself where it is 0 or 1.
+        return max(0.0, min(low, share)), min(1.0, max(high, share))
 
     def as_dict(self):
         """All of it as plain values, for JSON."""

@@ -42,7 +42,8 @@ def figure5(model, layer=None, channels=20, seed=0):
     path = mixture_path(model, layer)
     arguments.integer("channels", channels, 1)
     arguments.integer("seed", seed, 0)
-    adv, clean = layer_statistics.pairs(layer_statistics.statistics(model))[path]
+    # Of this layer alone: reading all of ResNet-638 takes longer than drawing.
+    adv, clean = layer_statistics.layer_records(path, layer_statistics.normalizations(model)[path])
     sample = sample_channels(len(adv.moving_mean), channels, seed)
     figure = Figure(figsize=(9, 6), dpi=120, facecolor="white", layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
@@ -128,7 +129,7 @@ def mixture_path(model, layer=None):
 
 
 def sample_channels(number, channels, seed):
-    """Which of a layer's channels are looked at: up to `channels`, at random, in ascending order."""
+    """Which of a layer's channels are shown: up to `channels`, at random, in ascending order."""
     rng = np.random.Generator(np.random.Philox(key=seed))
     return np.sort(rng.choice(number, size=min(channels, number), replace=False))
 

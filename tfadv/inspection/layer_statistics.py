@@ -44,15 +44,20 @@ def statistics(model):
     Raises:
         ValueError: If the model is not built yet.
     """
-    records = []
-    for path, layer in normalizations(model).items():
-        if not layer.built:
-            raise ValueError(f"model must be built; its layer {path!r} has no statistics yet")
-        if isinstance(layer, MixtureBatchNormalization):
-            records += [_record(path, "adv", layer.adv), _record(path, "clean", layer.clean)]
-        else:
-            records.append(_record(path, None, layer))
-    return records
+    return [
+        record
+        for path, layer in normalizations(model).items()
+        for record in layer_records(path, layer)
+    ]
+
+
+def layer_records(path, layer):
+    """The records of one layer of `normalizations`: one, or the two of a mixture."""
+    if not layer.built:
+        raise ValueError(f"model must be built; its layer {path!r} has no statistics yet")
+    if isinstance(layer, MixtureBatchNormalization):
+        return [_record(path, "adv", layer.adv), _record(path, "clean", layer.clean)]
+    return [_record(path, None, layer)]
 
 
 def pairs(records):

@@ -48,10 +48,12 @@ def call(model, images, training=False, domain="adv", running_statistics=False):
 def _is_domain(domain):
     if isinstance(domain, str):
         return domain in ("adv", "clean")
+    if tf.is_tensor(domain) and not domain.dtype.is_integer:
+        return False
     if architectures.is_integer(domain):
         # A negative number would be counted from the end of the batch, silently.
         return domain >= 0
-    return tf.is_tensor(domain) and domain.dtype.is_integer and domain.shape.rank in (0, None)
+    return tf.is_tensor(domain) and domain.shape.rank in (0, None)
 
 
 def mixtures(model):

@@ -159,6 +159,8 @@ def _clone(model, replace, copy_weights):
             # Not Keras's `recursive=True`: below a sequential model it forgets `call_function`.
             options = {} if isinstance(layer, keras.Sequential) else {"call_function": _call}
             return keras.models.clone_model(layer, clone_function=clone, **options), None
+        if not isinstance(layer, keras.Layer):  # an operation, as of `x + y`
+            return layer.__class__.from_config(layer.get_config()), None
         new = replace(layer)
         if new is not None:
             return new, copy_weights

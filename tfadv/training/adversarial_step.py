@@ -67,6 +67,18 @@ class AdversarialStep:
         # Through a final softmax the attack's gradient is zero in float32.
         self._logits_model = logits(model)
 
+    def build(self, spec):
+        """Builds what the compiled loss and metrics need, before the first call.
+
+        Metrics get their variables with their first batch, which would be lost to them here; and
+        variables made inside of a `tf.function` have it traced a second time.
+
+        Args:
+            spec: The `tf.TypeSpec`s of what the step will be called with.
+        """
+        spec = tf.nest.map_structure(lambda s: s if isinstance(s, tf.TensorSpec) else None, spec)
+        self.model._symbolic_build(data_batch=spec)
+
     def __call__(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         labels = tf.convert_to_tensor(labels)
@@ -132,5 +144,7 @@ class AdversarialStep:
         # One worker with two parts draws what two workers with one part each draw.
         worker = distributed.rank() * self.accumulation_steps + part
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(worker, tf.int64)])
-        step = tf.cast(self.model.optimizer.iterations.value, tf.int64)
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        # Batches, where `iterations` counts updates: Keras too can accumulate gradients.
+        step = tf.cast(optimizer._iterations.value, tf.int64)
         return tf.random.fold_in(seed, step, alg="philox")

@@ -24,7 +24,7 @@ class Changes:
         self.other = [v for v in state if not keras.backend.is_float_dtype(v.dtype)]
         self.metrics = model.metrics_variables
         self._counts_shape = counts_shape
-        self._connected = None
+        self._touched = None
 
     def zeros(self):
         """Where a sum over the parts of a batch starts: a list of tensors."""
@@ -45,8 +45,10 @@ class Changes:
             counts: Tensor.
         """
         # Variables that no image of any worker reaches, as those of a mixture's clean branch
-        # where there are no clean images, stay exactly as they are.
-        self._connected = [gradient is not None for gradient in gradients]
+        # where there are no clean images, stay exactly as they are; and, as frozen ones, at home.
+        self._touched = [gradient is not None for gradient in gradients]
+        self._touched += [layers.get_current_value(v) is not None for v in self.moving]
+        self._touched += [True] * (len(self.metrics) + 1)
         for variable in self.other:  # the states of random generators, which no mean makes sense of
             value = layers.get_current_value(variable)
             if value is not None:
@@ -72,23 +74,19 @@ class Changes:
         Returns:
             The mean counts.
         """
-        means = distributed.mean([value / parts for value in sums], "tfadv_step")
-        gradients = [means.pop(0) for _ in self.trainable]
+        sent = [value / parts for value, on in zip(sums, self._touched, strict=True) if on]
+        means, touched = iter(distributed.mean(sent, "tfadv_step")), iter(self._touched)
+        pairs = [(next(means), variable) for variable in self.trainable if next(touched)]
         for variable in self.moving:
-            variable.assign(variable.value + means.pop(0))
+            if next(touched):
+                variable.assign(variable.value + next(means))
         for variable in self.metrics:
-            change = means.pop(0) * (parts * distributed.size())
+            change = next(means) * (parts * distributed.size())
+            if not keras.backend.is_float_dtype(variable.dtype):
+                change = tf.round(change)  # a mean times its number may be 6.9999995
             variable.assign(variable.value + tf.cast(change, variable.dtype))
-        pairs = [
-            (gradient, variable)
-            for gradient, variable, connected in zip(
-                gradients, self.trainable, self._connected, strict=True
-            )
-            if connected
-        ]
         self.model.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
-        (counts,) = means
-        return counts
+        return next(means)
 
 
 def _change(scope, variable):

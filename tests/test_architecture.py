@@ -1,0 +1,187 @@
+"""Imports point strictly down; read from the sources, those inside of functions too."""
+
+import ast
+import functools
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# From the top down. The root package stands where it may be asked to register all there is below.
+ORDER = (
+    ("train", "evaluate", "inspect", "report", "predict", "plan"),
+    ("config",),
+    ("__init__",),
+    ("callbacks",),
+    ("training",),
+    ("evaluation",),
+    ("inspection",),
+    ("models",),
+    ("attacks",),
+    ("data",),
+    ("layers",),
+    ("distributed",),
+    ("lazy", "launcher", "arguments"),
+)
+RANKS = {name: -height for height, names in enumerate(ORDER) for name in names}
+LEAVES = ORDER[-1]
+FILES = sorted((ROOT / "tfadv").rglob("*.py"))
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def literal(node):
+    """The text of a string, or what an f-string begins with."""
+    if isinstance(node, ast.JoinedStr):
+        node = node.values[0]
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def imported(source, module="", package=False):
+    """Yields the full name of everything that a file imports, at whatever depth."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = module.split(".")
+                above = above[: len(above) - node.level + package]
+                base = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            function = node.func
+            name = getattr(function, "attr", getattr(function, "id", None))
+            if name in ("import_module", "__import__"):
+                yield literal(node.args[0])
+
+
+@functools.cache
+def imports_of(path):
+    source = path.read_text(encoding="utf-8")
+    return tuple(imported(source, module_name(path), path.name == "__init__.py"))
+
+
+def room(name):
+    """The room of a module, or of a name in it: `tfadv.layers.scope.enter` -> `layers`."""
+    parts = name.strip(".").split(".")
+    if len(parts) > 1 and f"tfadv.{parts[1]}" in MODULES:
+        return parts[1]
+    return "__init__"
+
+
+def ours(path):
+    return [name for name in imports_of(path) if name.split(".")[0] == "tfadv"]
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "source,expected",
+    [
+        ("import a.b, c", ["a.b", "c"]),
+        ("def f():\n    if x:\n        from a import b as c, d", ["a.b", "a.d"]),
+        ("from . import scope", ["tfadv.layers.scope"]),
+        ("from ..data import load", ["tfadv.data.load"]),
+        ("importlib.import_module(f'tfadv.data.{x}')", ["tfadv.data."]),
+        ("import_module('horovod')", ["horovod"]),
+    ],
+)
+def test_the_reader_reads(source, expected):
+    assert list(imported(source, "tfadv.layers.normalizations")) == expected
+
+
+def test_the_reader_reads_packages():
+    assert list(imported("from . import a", "tfadv.layers", package=True)) == ["tfadv.layers.a"]
+    assert room("tfadv.layers.scope.enter") == room("tfadv.layers.") == "layers"
+    assert room("tfadv.register") == room("tfadv.") == "__init__"
+
+
+def test_every_file_has_its_place():
+    assert {room(module_name(path)) for path in FILES} <= set(RANKS)
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_point_strictly_down(path):
+    mine = room(module_name(path))
+    for name in ours(path):
+        if room(name) != mine:
+            assert RANKS[room(name)] < RANKS[mine], f"{mine} must not import {name}"
+
+
+def test_no_file_imports_itself_in_a_circle():
+    def target(name):
+        while name not in MODULES:
+            name = name.rpartition(".")[0]
+        return name
+
+    # A package's names are imported when they are used; what counts are the files.
+    edges = {module_name(path): {target(name) for name in ours(path)} for path in FILES}
+    packages = {module_name(path) for path in FILES if path.name == "__init__.py"}
+    finished, open_ = set(), []
+
+    def visit(module):
+        assert module not in open_, " -> ".join([*open_, module])
+        if module in finished or module in packages:
+            return
+        open_.append(module)
+        for each in edges[module]:
+            visit(each)
+        finished.add(open_.pop())
+
+    for module in edges:
+        visit(module)
+
+
+def test_only_distributed_imports_horovod():
+    importers = {
+        named(p) for p in FILES if any(n.split(".")[0] == "horovod" for n in imports_of(p))
+    }
+    assert importers == {"tfadv/distributed.py"}
+
+
+def test_nobody_imports_the_horovod_of_keras():
+    """Under Keras 3 its optimizer trains without reducing anything."""
+    for path in [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
+        for name in imports_of(path):
+            assert not name.startswith(("horovod.tensorflow.keras", "horovod.keras")), path
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "attacks" in p.parts], ids=named)
+def test_attacks_know_nothing_else(path):
+    assert {room(name) for name in ours(path)} <= {"attacks", *LEAVES}
+    assert not any(name.split(".")[0] == "keras" for name in imports_of(path))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "data" in p.parts], ids=named)
+def test_data_know_no_models(path):
+    assert {room(name) for name in ours(path)} <= {"data", *LEAVES}
+    assert not any(name.split(".")[0] in ("keras", "horovod") for name in imports_of(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_nobody_imports_keras_by_another_name(path):
+    for name in imports_of(path):
+        assert not name.startswith(("keras.src", "tensorflow.keras", "tensorflow.python")), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_files_are_short(path):
+    """About 250 lines, and never more than 300."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_only_programs_and_config_read_flags(path):
+    if room(module_name(path)) not in (*ORDER[0], "config"):
+        assert not any(name.split(".")[0] == "absl" for name in imports_of(path))
