@@ -61,7 +61,7 @@ import json, os, signal, sys, time
 flags = sys.argv[1:]
 if "--check" in flags:
     with open("checks.txt", "a") as file:
-        file.write(" ".join(flags) + "\\n")
+        file.write(os.environ["HOROVOD_SIZE"] + " " + " ".join(flags) + "\\n")
     if "--epsilon=-1" in flags:
         sys.exit("epsilon must be between 0 and 255; received -1")
     if "--bad" in flags:
@@ -204,7 +204,7 @@ def test_mistakes_are_one_line_and_status_2(house, line, message):
 def test_flags_are_checked_once_and_workers_started(house):
     result = run(house, "-np", "3", "--program", "evaluate", "--num_steps=10,20", "--a b")
     assert (result.returncode, result.stderr) == (0, "")
-    assert (house / "checks.txt").read_text() == "--check --num_steps=10,20 --a b\n"
+    assert (house / "checks.txt").read_text() == "3 --check --num_steps=10,20 --a b\n"
     seen = launched(house)
     assert seen["options"] == ["-np", "3", "--gloo"]
     python = str(house / ".venv/bin/python")

@@ -117,9 +117,9 @@ class Launch:
                 parents[int(Path(entry).name)] = int(status.rpartition(")")[2].split()[1])
         return [worker for worker, parent in parents.items() if parent not in parents]
 
-    def check(self, command: list[str]) -> int:
+    def check(self, command: list[str], environment: dict[str, str]) -> int:
         """Runs a command to its end with our streams; returns its status, 128+n after signal n."""
-        self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self.child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
         status = self.child.wait()
         return 128 + self.signal if self.signal else status if status >= 0 else 128 - status
 

@@ -170,7 +170,9 @@ def main(arguments: list[str]) -> int:
         status_file.touch()
         launch = Launch(status_file)
         program = [sys.executable, "-m", f"tfadv.{request.program}"]
-        status = launch.check([*program, "--check", *request.flags])
+        # What is right for one worker may be wrong for many: the check is told how many there are.
+        told = dict(os.environ, HOROVOD_SIZE=str(num_workers))
+        status = launch.check([*program, "--check", *request.flags], told)
         if status:
             return status
 

@@ -193,6 +193,20 @@ def test_inference_is_each_domains_own(shape, split):
     assert np.array_equal(layer.clean.moving_variance, states[1].moving_variance)
 
 
+@pytest.mark.parametrize("split", [N + 1, tf.constant(N + 1), np.int64(N + 1)], ids=type)
+def test_more_adversarial_images_than_images_are_an_error(split):
+    layer, _ = made(SHAPES[0])
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)), scope.enter(split):
+        layer(arrays(*SHAPES[0])[0])
+
+
+@pytest.mark.parametrize("split", [np.int64(2), np.array(2), tf.constant(2, tf.int64)], ids=type)
+def test_the_split_may_be_any_integer(split):
+    x, upstream = arrays(*SHAPES[0])
+    layer, states = made(x.shape)
+    assert_equal(layer, run(layer, x, upstream, split), apart(x, upstream, states, 2))
+
+
 def test_without_a_scope_it_is_the_adv_branch():
     x, _ = arrays(*SHAPES[1])
     layer, _ = made(x.shape)

@@ -83,7 +83,7 @@ def logits(model, x):
     """Of a linear network, in float64."""
     dense = model.get_layer("logits")
     bias = dense.bias.numpy() if dense.use_bias else 0.0
-    return x.reshape(len(x), -1).astype("float64") @ dense.kernel.numpy() + bias
+    return x.reshape(-1, np.prod(SHAPE)).astype("float64") @ dense.kernel.numpy() + bias
 
 
 def cross_entropy(z, y, smoothing=0.0):

@@ -180,9 +180,11 @@ class PGD(arguments.Configured):
         current, _ = checks.batch(current)
         goals, _ = checks.sparse("goals", goals, images)
         step_size = self.effective_step_size if step_size is None else float(step_size)
+        # A tensor, so that one graph serves every step size too; rounded to float32 only once.
+        step = tf.constant(projections.scale_to_range(step_size, limits), tf.float32)
         num_steps = tf.cast(num_steps, tf.int32)
         descend = self._function(logits_fn, self._descend)
-        advanced, *outcome = descend(images, current, goals, num_steps, step_size, limits)
+        advanced, *outcome = descend(images, current, goals, num_steps, step, limits)
         with tf.control_dependencies(checks.outcome(*outcome)):
             return tf.identity(advanced)
 
@@ -228,7 +230,7 @@ class PGD(arguments.Configured):
         return images + starts.random_noise(images, radius, seed, self.start_from_clean), goals
 
     def _descend(
-        self, logits_fn, images, current, goals, num_steps, step_size, limits, num_classes=None
+        self, logits_fn, images, current, goals, num_steps, step, limits, num_classes=None
     ):
         return steps.take_steps(
             logits_fn,
@@ -238,7 +240,7 @@ class PGD(arguments.Configured):
             loss=losses.LOSSES[self.loss],
             ascend=not self.targeted,
             num_steps=num_steps,
-            step_size=projections.scale_to_range(step_size, limits),
+            step_size=step,
             num_classes=num_classes,
             # Looked up at every trace, since a process may hide its GPUs after it made the attack.
             jit_compile=bool(tf.config.get_visible_devices("GPU"))
@@ -252,9 +254,9 @@ class PGD(arguments.Configured):
     def _attack(self, logits_fn, images, labels, goals, seed, num_classes, limits):
         def once(restart):
             start, aims = self._start(images, labels, goals, seed, num_classes, limits, restart)
-            size = self.effective_step_size
+            step = projections.scale_to_range(self.effective_step_size, limits)
             adversarial, *outcome = self._descend(
-                logits_fn, images, start, aims, self.num_steps, size, limits, num_classes
+                logits_fn, images, start, aims, self.num_steps, step, limits, num_classes
             )
             if self.num_steps == 0:
                 bounds = projections.linf_bounds(images, self.epsilon, limits)

@@ -92,7 +92,7 @@ def take_steps(
         images,
         *bounds,
         classes,
-        tf.constant(step_size if ascend else -step_size, tf.float32),
+        tf.convert_to_tensor(step_size, tf.float32) * (1.0 if ascend else -1.0),
         tf.cast(num_steps, tf.int32),
     )
     # Adversarial images are data: no gradient flows back through the attack.

@@ -106,14 +106,17 @@ class MixtureBatchNormalization(keras.layers.Layer):
         if isinstance(domain, str):
             branch = self.adv if domain == "adv" else self.clean
             return branch(inputs, training=training, mask=mask)
-        parts = []
-        for branch, part in ((self.adv, slice(domain)), (self.clean, slice(domain, None))):
-            images = inputs[part]
+        # Not by slices: the gradient of each would be as large as the batch, and a training step
+        # of this layer twice as slow (benchmarks/normalization.py).
+        parts = tf.split(inputs, [domain, -1])
+        masks = (None, None) if mask is None else tf.split(mask, [domain, -1])
+        outputs = [
+            branch(images, training=training, mask=part_mask)
+            for branch, images, part_mask in zip((self.adv, self.clean), parts, masks, strict=True)
             # A part known to be empty is not traced at all, unless there are no images at all.
-            if images.shape[0] != 0 or inputs.shape[0] == 0:
-                part_mask = None if mask is None else mask[part]
-                parts.append(branch(images, training=training, mask=part_mask))
-        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
+            if images.shape[0] != 0 or inputs.shape[0] == 0
+        ]
+        return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
 
     def compute_output_shape(self, input_shape):
         return input_shape
