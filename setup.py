@@ -61,7 +61,14 @@ setup(
             "setuptools<81",  # gives horovodrun its distutils on Python 3.12 and newer
             "wheel",
         ],
-        "test": ["packaging", "pillow>=11", "pytest>=8", "ruff", "scikit-learn>=1.4", "scipy>=1.13"],
+        "test": [
+            "packaging",
+            "pillow>=11",
+            "pytest>=8",
+            "ruff",
+            "scikit-learn>=1.4",
+            "scipy>=1.13",
+        ],
         "quickstart": ["scikit-learn>=1.4"],  # for its embedded digits
         "benchmarks": ["scipy>=1.13"],
     },

@@ -17,7 +17,7 @@ def sgd(**options):
 
 
 def weights(model):
-    return {variable.path.split("/", 1)[-1]: variable.numpy() for variable in model.variables}
+    return {variable.path: variable.numpy() for variable in model.variables}
 
 
 def loss_of(z, y):
@@ -30,7 +30,7 @@ def gradients(model, x, y, total):
         loss = tf.reduce_sum(loss_of(model(x, training=True), y)) / total
     found = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     return {
-        variable.path.split("/", 1)[-1]: gradient.numpy()
+        variable.path: gradient.numpy()
         for variable, gradient in zip(model.trainable_variables, found, strict=True)
     }
 
@@ -53,12 +53,6 @@ def test_sgd_update_is_the_gradient_of_the_mini_batch(norm, ratio):
         expected[name] = expected[name] - RATE * slope
     cases.train(cases.compiled(model, sgd()), X, Y, clean_ratio=ratio)
     assert_close(weights(model), expected)
-
-
-def branches(norm_weights, domain):
-    return {
-        name: value for name, value in norm_weights.items() if f"norm/{domain}/" in name
-    }
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.4])
@@ -124,9 +118,7 @@ def test_moving_statistics_after_one_step(norm, ratio, parts):
         if norm != "mbn":
             adversarial = clean = np.concatenate([adversarial, clean])
         batches.append({"adv": moments(adversarial, model), "clean": moments(clean, model)})
-    cases.train(
-        cases.compiled(model, sgd()), X, Y, clean_ratio=ratio, accumulation_steps=parts
-    )
+    cases.train(cases.compiled(model, sgd()), X, Y, clean_ratio=ratio, accumulation_steps=parts)
     found = weights(model)
     for domain in ("adv", "clean"):
         for number, statistic in enumerate(("moving_mean", "moving_variance")):
@@ -137,7 +129,7 @@ def test_moving_statistics_after_one_step(norm, ratio, parts):
 
 def test_accumulated_parts_give_the_mean_gradient():
     model, twin = cases.normalized("bn"), cases.normalized("bn")
-    expected = {v.path.split("/", 1)[-1]: v.numpy() for v in twin.trainable_variables}
+    expected = {v.path: v.numpy() for v in twin.trainable_variables}
     for part in np.split(np.arange(12), 3):
         batch = np.concatenate([cases.mirrored(X[part]), X[part]])
         slopes = gradients(twin, batch, np.concatenate([Y[part], Y[part]]), 3 * len(batch))
@@ -251,7 +243,6 @@ def test_activity_regularizers_dropout_and_frozen_layers():
     expected = cases.cross_entropy(z, np.tile(Y, 2)).mean() + 0.3 * np.square(batch).sum() / 24
     # Twice, and with a real attack, whose own calls must not add to the penalty.
     attack = Recording(epsilon=0, num_steps=2)
-    attack.attack.__class__  # noqa: B018
     cases.compiled(model, keras.optimizers.SGD(0.0))
     assert cases.train(model, X, Y)["loss"] == pytest.approx(expected, rel=1e-5)
     cases.compiled(model, sgd())

@@ -26,9 +26,7 @@ def measure(meters, batch, predictions, loss, losses, goals=(1, 2, 0, 1)):
 def test_means_over_the_images_of_an_epoch():
     meters = Meters(("adv", "clean"))
     # 4 adversarial images (2 right, 1 as aimed), 2 clean ones (1 right).
-    first = measure(
-        meters, mixture(), [0, 1, 0, 2, 0, 0], 3.0, {"adv": 4.0, "clean": 1.0}
-    )
+    first = measure(meters, mixture(), [0, 1, 0, 2, 0, 0], 3.0, {"adv": 4.0, "clean": 1.0})
     means = {name: float(value) for name, value in meters.add(first).items()}
     assert means == {
         "loss": 3.0,

@@ -66,9 +66,7 @@ def test_optimizer_reads_it_at_its_own_step():
 
 def test_serialization_round_trip():
     schedule = WarmupSteps(0.2, 1024, 7, warmup_epochs=3, decay_epochs=[4, 9])
-    copy = keras.optimizers.schedules.deserialize(
-        keras.optimizers.schedules.serialize(schedule)
-    )
+    copy = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
     assert type(copy) is WarmupSteps and copy.get_config() == schedule.get_config()
     for step in range(0, 90, 7):
         assert float(copy(step)) == float(schedule(step))

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
         "AdversarialTraining": "adversarial_training",
+        "AverageMetrics": "average_metrics",
         "BatchNormStatistics": "batch_norm_statistics",
         "Checkpoint": "checkpoint",
         "RobustEvaluation": "robust_evaluation",

@@ -57,8 +57,8 @@ def accumulation_steps(settings):
     at_once = settings.images_per_worker * workers
     if settings.batch_size % at_once:
         raise ValueError(
-            f"batch_size must be a multiple of images_per_worker={settings.images_per_worker} times "
-            f"{workers} workers; received {settings.batch_size}"
+            f"batch_size must be a multiple of images_per_worker={settings.images_per_worker} times"
+            f" {workers} workers; received {settings.batch_size}"
         )
     return settings.batch_size // at_once
 

@@ -75,7 +75,7 @@ TRAIN = (
     ),
     Flag("adversarial", bool, True, "False trains on clean images alone: 0% adv + 100% clean."),
     Flag("clean_ratio", float, 1.0, "Share of clean images kept in a batch (Section 4.1).", 0, 1),
-    Flag("clean_weight", float, None, "alpha of Eq. 1; by default the share of clean images.", 0, 1),
+    Flag("clean_weight", float, None, "alpha of Eq. 1; by default their share.", 0, 1),
     Flag("pairing_weight", float, 0.0, "Weight of adversarial logit pairing; 0.5 for ALP.", 0),
     Flag("running_statistics", int, 0, "Last epochs that train on running statistics.", 0),
     Flag("num_steps", int, 30, "Attack iterations in training.", 0),

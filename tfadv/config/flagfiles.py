@@ -50,7 +50,7 @@ def _read(name, directory, including):
                 f"flagfile {path}, line {number}: must be a flag or a comment; received {line!r}"
             )
         name, equals, value = line.partition("=")
-        if name in ("--flagfile", "-flagfile"):
+        if name.split()[0] in ("--flagfile", "-flagfile"):
             if not equals:
                 raise ValueError(f"flagfile {path}, line {number}: --flagfile needs '=' here")
             flags += _read(value, path.parent, (*including, path))

@@ -24,9 +24,7 @@ def prepare(settings, run):
     run.open(flag_table.TRAIN, settings)
     dataset = building.dataset(settings)
     model = building.network(settings, dataset)
-    steps = settings.steps_per_epoch or data.steps_per_epoch(
-        dataset.num_train, settings.batch_size
-    )
+    steps = settings.steps_per_epoch or data.steps_per_epoch(dataset.num_train, settings.batch_size)
     building.compile_model(model, settings, steps)
     first_epoch = 0
     if settings.resume and distributed.rank() == 0:

@@ -1,0 +1,178 @@
+"""Flags: what is accepted, what is refused, in the words that the user sees."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tfadv import config, launcher
+from tfadv.config import flag_table, parsing
+
+QUICK = "--flagfile=flags/quickstart.flags"
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_the_papers():
+    settings = parsing.parse("train", "", flag_table.TRAIN, [])
+    expected = dict(
+        dataset="imagenet2012", network="resnet", depth=152, norm="bn", clean_ratio=1.0,
+        epsilon=16, step_size=1, num_steps=30, targeted=True, start_from_clean=0.2, epochs=110,
+        batch_size=4096, images_per_worker=32, learning_rate=0.1, warmup_epochs=5,
+        decay_epochs=(35, 70, 95), momentum=0.9, weight_decay=1e-4, label_smoothing=0.1,
+        keep_checkpoints=10, attack_loss="cross_entropy", restarts=1,
+    )  # fmt: skip
+    assert {name: getattr(settings, name) for name in expected} == expected
+    base = parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=flags/base.flags"])
+    assert base == settings
+
+
+def test_defaults_of_an_evaluation_are_the_papers():
+    settings = parsing.parse("evaluate", "", flag_table.EVALUATE, [])
+    assert settings.num_steps == (10, 20, 100, 500, 2000)
+    assert (settings.step_size, settings.start_from_clean, settings.targeted) == (1, 0, True)
+    paper = parsing.parse(
+        "evaluate", "", flag_table.EVALUATE, ["--flagfile=flags/eval/paper.flags"]
+    )
+    settings.epsilon = 16  # by default that of the run
+    assert paper == settings
+
+
+def test_a_written_flagfile_gives_the_same_settings(tmp_path):
+    settings, _ = config.train([QUICK, "--clean_weight=0.25", "--blocks="])
+    path = tmp_path / "flags.txt"
+    path.write_text(parsing.flagfile(flag_table.TRAIN, settings))
+    assert parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={path}"]) == settings
+
+
+def test_flagfiles_include_each_other_from_anywhere_and_the_last_value_wins(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.flags").write_text("# a comment\n--epochs=3\n--num_steps=7\n")
+    (tmp_path / "b.flags").write_text("--flagfile=parts/a.flags\n--epochs=4\n")
+    path = tmp_path / "b.flags"
+    os.chdir("/")
+    settings = parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={path}", "--seed=9"])
+    assert (settings.epochs, settings.num_steps, settings.seed) == (4, 7, 9)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("--flagfile=x.flags\n", "must not include itself"),
+        ("epochs=3\n", "line 1: must be a flag or a comment; received 'epochs=3'"),
+        ("--flagfile x.flags\n", "line 1: --flagfile needs '='"),
+    ],
+)
+def test_flagfiles_that_are_refused(tmp_path, text, message):
+    (tmp_path / "x.flags").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"])
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--dataset=foo"], "data set must be one of digits, .*; received 'foo'"),
+        ([QUICK, "--norm=xn"], "norm must be one of bn, mbn, gn, ln, in; received 'xn'"),
+        ([QUICK, "--depth=13"], r"depth of small_resnet must be 6n \+ 2 .*; received 13"),
+        ([QUICK, "--network=resnet"], "image_size of resnet must be at least 32 pixels"),
+        (["--epsilon=-1"], r"epsilon must be between 0 and 255 \(pixels of 255\); received -1"),
+        (["--epsilon=256"], r"epsilon must be between 0 and 255 \(pixels of 255\); received 256"),
+        (["--epsilon=nan"], "epsilon must be between 0 and 255"),
+        (["--epsilon=x"], "could not convert string to float"),
+        (["--num_steps=-1"], "num_steps must be at least 0; received -1"),
+        (["--batch_size=0"], "batch_size must be at least 1; received 0"),
+        ([QUICK, "--batch_size=48"], "multiple of images_per_worker=32 times 1 workers"),
+        ([QUICK, "--clean_ratio=0"], "norm=mbn needs adversarial and clean images"),
+        ([QUICK, "--adversarial=false"], "norm=mbn needs adversarial and clean images"),
+        ([QUICK, "--norm=bn", "--affine=shared"], "affine=shared needs norm=mbn"),
+        ([QUICK, "--norm=gn", "--running_statistics=3"], "running_statistics needs norm=bn"),
+        ([QUICK, "--running_statistics=99"], "at most epochs=20; received 99"),
+        ([QUICK, "--decay_epochs=5,3"], "decay_epochs must increase; received 5,3"),
+        ([QUICK, "--decay_epochs=5,x"], "decay_epochs must be integers"),
+        ([QUICK, "--image_size=9"], "image_size must be 8 for digits"),
+        (["--resume"], "not prepared"),
+        (
+            ["--dataset=imagenet2012"],
+            "to prepare it, run: python -m tfadv.data prepare imagenet2012",
+        ),
+        (["--colour=red"], "Unknown command line flag 'colour'"),
+        (["train"], "arguments must be flags"),
+        (["--flagfile=none.flags"], "flagfile must be a file; received 'none.flags'"),
+        ([QUICK, "--attack_loss=x"], "attack_loss must be one of cross_entropy, margin"),
+    ],
+)
+def test_wrong_flags_of_train(flags, message, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=message) as raised:
+        config.train(flags)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_number_of_workers_decides_what_divides(monkeypatch):
+    monkeypatch.setenv("HOROVOD_SIZE", "3")
+    assert launcher.workers() == 3
+    with pytest.raises(ValueError, match="times 3 workers; received 64"):
+        config.train([QUICK])
+
+
+def test_run_directories_are_safe(tmp_path):
+    settings, run = config.train([QUICK, "--run_dir=x"])
+    run.open(flag_table.TRAIN, settings)
+    with pytest.raises(ValueError, match="run_dir must be new, or --resume"):
+        config.train([QUICK, "--run_dir=x"])
+    with pytest.raises(ValueError, match="run_dir must not be in use by another training"):
+        config.train([QUICK, "--run_dir=x", "--resume"])
+    run.close()
+    config.train([QUICK, "--run_dir=x", "--resume", "--eval_every=1"])
+    with pytest.raises(ValueError, match="epsilon must be 80.0 to continue the run in x"):
+        config.train([QUICK, "--run_dir=x", "--resume", "--epsilon=8"])
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="run_dir must be new, empty or a run of tfadv"):
+        config.train([QUICK, "--run_dir=y"])
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "one of run_dir and model must be given"),
+        (["--run_dir=none"], "run_dir must hold a run of tfadv.train; received none"),
+        (["--model=m.keras"], "dataset must be given with model"),
+        (["--model=m.keras", "--dataset=digits"], "model must be a .keras file"),
+        (["--run_dir=x", "--num_steps=0"], "num_steps must be at least 1; received 0"),
+        (["--run_dir=x", "--num_steps="], "num_steps must name at least one"),
+        (["--run_dir=x", "--domain=both_"], "domain must be one of adv, clean, both"),
+    ],
+)
+def test_wrong_flags_of_evaluate(flags, message):
+    with pytest.raises(ValueError, match=message):
+        config.evaluate(flags)
+
+
+def test_a_program_says_it_in_one_line_without_tensorflow():
+    code = (
+        "import runpy, sys; sys.argv = ['-m', '--epsilon=-1'];"
+        "sys.orig_argv = ['python', '-m', 'tfadv.train'];"
+        'exec(\'try: runpy.run_module("tfadv.train", run_name="__main__")\\nexcept SystemExit as e:'
+        ' sys.exit(50 if "tensorflow" in sys.modules else e.code)\')'
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    line = "tfadv.train: epsilon must be between 0 and 255 (pixels of 255); received -1.0\n"
+    assert (done.stdout, done.stderr) == ("", line)
+
+
+def test_only_rank_0_speaks():
+    environment = {**os.environ, "HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tfadv.train", "--epsilon=-1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")

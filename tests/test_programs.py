@@ -1,0 +1,177 @@
+"""The programs end to end, on real Horovod workers where there are several."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tfadv  # noqa: F401 - registers what saved models are made of
+from tests.data import miniature_imagenet
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TINY = [
+    "--flagfile=flags/quickstart.flags",
+    "--epochs=2",
+    "--steps_per_epoch=3",
+    "--batch_size=8",
+    "--images_per_worker=4",
+    "--num_steps=2",
+    "--eval_every=1",
+    "--eval_limit=10",
+    "--width=4",
+]
+
+
+def program(name, *flags, workers=1, check=True):
+    """Runs `python -m tfadv.NAME`, or the launcher script for several workers."""
+    command = [sys.executable, "-m", f"tfadv.{name}"]
+    if workers > 1:
+        if not (pathlib.Path(sys.executable).parent / "horovodrun").exists():
+            pytest.skip("needs Horovod")
+        command = [sys.executable, "tools/run_horovod.py", "-np", str(workers), "--program", name]
+    done = subprocess.run(
+        [*command, *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def variables(path):
+    return {v.path: v.numpy() for v in keras.saving.load_model(path, compile=False).variables}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two epochs on two workers, in one go."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    done = program("train", *TINY, f"--run_dir={directory}", workers=2)
+    return directory, done
+
+
+def test_a_run_leaves_what_it_should(run):
+    directory, done = run
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
+    expected = "loss adv_loss adv_accuracy attack_success clean_loss clean_accuracy accuracy "
+    expected += "val_clean_accuracy val_pgd10_accuracy val_pgd10_success learning_rate seconds"
+    assert set(expected.split()) <= set(lines[0])
+    checkpoints = {path.name for path in (directory / "checkpoints").iterdir()}
+    assert {"epoch-0001.keras", "epoch-0002.keras", "best.keras", "best.json"} <= checkpoints
+    assert (directory / "statistics.png").read_bytes().startswith(b"\x89PNG")
+    flags = (directory / "flags.txt").read_text().splitlines()
+    assert "--norm=mbn" in flags and "--batch_size=8" in flags and "--momentum=0.9" in flags
+    # One voice: rank 0's.
+    assert done.stdout.count("Epoch 1/2") == 1 and "[1]" not in done.stdout
+    assert "tensorboard --logdir" in done.stdout
+    saved = keras.saving.load_model(directory / "checkpoints/epoch-0002.keras")
+    assert int(saved.optimizer.iterations) == 6
+    np.testing.assert_equal(
+        variables(directory / "model.keras"),
+        {variable.path: variable.numpy() for variable in saved.variables},
+    )
+
+
+def test_event_files_hold_training_and_evaluation(run):
+    directory, _ = run
+    found = {}
+    for part in ("train", "validation", "batch_norm/adv"):
+        events = EventAccumulator(str(directory / "tensorboard" / part), {"histograms": 0})
+        events.Reload()
+        found[part] = events.Tags()
+    assert "epoch_adv_accuracy" in found["train"]["tensors"]
+    assert "epoch_pgd10_accuracy" in found["validation"]["tensors"]
+
+
+def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(run, tmp_path):
+    directory, _ = run
+    # As if killed in the second epoch: the flags and the first checkpoint are what is there.
+    again = tmp_path / "again"
+    (again / "checkpoints").mkdir(parents=True)
+    for name in ("flags.txt", "checkpoints/epoch-0001.keras"):
+        (again / name).write_bytes((directory / name).read_bytes())
+    done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
+    assert "continued after epoch 1" in done.stdout
+    np.testing.assert_equal(variables(again / "model.keras"), variables(directory / "model.keras"))
+
+
+def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
+    directory, _ = run
+    counts = []
+    for workers in (1, 2):
+        output = tmp_path / f"{workers}.json"
+        done = program(
+            "evaluate",
+            f"--run_dir={directory}",
+            "--num_steps=2,5",
+            "--domain=both",
+            "--limit=21",
+            f"--output={output}",
+            workers=workers,
+        )
+        assert "adv branch" in done.stdout and "PGD-5" in done.stdout
+        results = json.loads(output.read_text())["results"]
+        counts.append([(r["domain"], r["num_steps"], r["correct"], r["total"]) for r in results])
+    assert counts[0] == counts[1]
+    assert [row[:2] for row in counts[0]] == [
+        (domain, steps) for domain in ("adv", "clean") for steps in (0, 2, 5)
+    ]
+    assert {row[3] for row in counts[0]} == {21}
+
+
+def test_a_mistake_found_by_a_worker_is_one_line_and_status_2(tmp_path):
+    folder = tmp_path / "images"
+    for split in ("train", "val"):
+        for label in range(2):
+            (folder / split / f"class{label}").mkdir(parents=True)
+            for i in range(4):
+                picture = miniature_imagenet.jpeg(label, seed=i)
+                (folder / split / f"class{label}" / f"{i}.jpg").write_bytes(picture)
+    broken = folder / "train" / "class1" / "2.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    flags = ["--dataset=image_folder", f"--data_dir={folder}", "--image_size=32", "--epochs=1"]
+    flags += ["--depth=50", "--width=4", "--num_steps=1", "--batch_size=4", "--images_per_worker=2"]
+    flags += ["--eval_num_steps=", "--strong_eval_num_steps=", f"--run_dir={tmp_path / 'run'}"]
+    done = program("train", *flags, workers=2, check=False)
+    assert done.returncode == 2
+    ours = [line for line in done.stderr.splitlines() if "unreadable image file" in line]
+    assert ours and all(str(broken) in line for line in ours)
+    assert "Traceback" not in done.stderr
+
+
+def test_imagenet_whole(tmp_path):
+    """Archives -> tensorflow-datasets -> one step at 224 pixels -> evaluation."""
+    miniature_imagenet.prepare(
+        tmp_path / "data", num_train_per_class=2, num_classes=2, num_validation=4
+    )
+    run_dir = tmp_path / "run"
+    program(
+        "train",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--run_dir={run_dir}",
+        "--norm=mbn",
+        "--depth=50",
+        "--width=8",
+        "--epochs=1",
+        "--steps_per_epoch=1",
+        "--batch_size=2",
+        "--images_per_worker=2",
+        "--num_steps=1",
+        "--eval_num_steps=",
+        "--strong_eval_num_steps=",
+    )
+    program("evaluate", f"--run_dir={run_dir}", "--num_steps=1", "--images_per_worker=2")
+    results = json.loads((run_dir / "evaluation.json").read_text())
+    assert results["image_shape"] == [224, 224, 3]
+    assert [result["total"] for result in results["results"]] == [4, 4]
