@@ -17,7 +17,7 @@ setup: ## make .venv: dependencies, TensorFlow (TENSORFLOW=cpu or gpu), Horovod;
 	@tools/setup.sh
 
 test: lint ## lint, then run every test but the slow ones (ARGS="-k name" chooses)
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## run the slow tests
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -32,7 +32,7 @@ format: setup ## fix style and formatting
 
 quickstart: setup ## train on two workers with mixture batch normalization, then attack what came out
 	@./run_horovod.sh -np 2 --flagfile=flags/quickstart.flags $(ARGS)
-	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/quickstart.flags
+	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/eval/quickstart.flags
 
 benchmarks: setup ## compare with other libraries (installs them)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[benchmarks]'

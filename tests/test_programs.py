@@ -141,7 +141,14 @@ def test_a_mistake_found_by_a_worker_is_one_line_and_status_2(tmp_path):
     broken = folder / "train" / "class1" / "2.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     flags = ["--dataset=image_folder", f"--data_dir={folder}", "--image_size=32", "--epochs=1"]
-    flags += ["--depth=50", "--width=4", "--num_steps=1", "--batch_size=4", "--images_per_worker=2"]
+    flags += [
+        "--depth=8",
+        "--blocks=1,1",
+        "--width=4",
+        "--num_steps=1",
+        "--batch_size=4",
+        "--images_per_worker=2",
+    ]
     flags += ["--eval_num_steps=", "--strong_eval_num_steps=", f"--run_dir={tmp_path / 'run'}"]
     done = program("train", *flags, workers=2, check=False)
     assert done.returncode == 2
@@ -161,7 +168,8 @@ def test_imagenet_whole(tmp_path):
         f"--data_dir={tmp_path / 'data'}",
         f"--run_dir={run_dir}",
         "--norm=mbn",
-        "--depth=50",
+        "--depth=8",
+        "--blocks=1,1",
         "--width=8",
         "--epochs=1",
         "--steps_per_epoch=1",

@@ -32,7 +32,13 @@ def run(function, count, *arguments, timeout=240):
         module = pathlib.Path(sys.modules[function.__module__].__file__)
         call.write_bytes(pickle.dumps((str(module), function.__name__, arguments)))
         launcher = pathlib.Path(sys.executable).parent / "horovodrun"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            # On a busy machine the workers are ready minutes apart.
+            "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
+        }
         done = subprocess.run(
             [launcher, "-np", str(count), "--gloo", sys.executable, __file__, folder],
             env=environment,

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tfadv
-from tfadv import distributed
 from tests import workers
+from tfadv import distributed
 
 CLASSES = 5
 

@@ -103,7 +103,9 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
     found += _evaluations(settings, dataset)
     if settings.norm in ("bn", "mbn"):
         found.append(callbacks.BatchNormStatistics(run.tensorboard))
-    monitor = f"val_pgd{max(settings.eval_num_steps)}_accuracy"
+    # The best is the most robust; without evaluations there is none.
+    numbers = settings.eval_num_steps or settings.strong_eval_num_steps or (0,)
+    monitor = f"val_pgd{max(numbers)}_accuracy"
     return [
         *found,
         callbacks.Checkpoint(run.checkpoints, monitor, settings.keep_checkpoints),

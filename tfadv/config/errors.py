@@ -17,13 +17,21 @@ def user_errors(program):
 
 @contextlib.contextmanager
 def input_errors(program):
-    """For the work itself: an image that cannot be read ends it, named."""
+    """For the work itself: an image that cannot be read ends it, named; or another worker's end."""
     from tfadv import data
 
     try:
         yield
     except Exception as error:
         message = data.explain(error)
+        if message is None and launcher.workers() > 1 and "horovod" in str(error).lower():
+            # Horovod stops everyone when one worker ends, who has said why.
+            print(
+                f"tfadv.{program}: worker {launcher.rank()} stopped, since another one ended",
+                file=sys.stderr,
+                flush=True,
+            )
+            sys.exit(1)
         if message is None:
             raise
         # Only the worker that met it can name it.

@@ -15,14 +15,19 @@ def save(model, path):
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.stem}.tmp.keras")
-    model.save(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        model.save(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def restore(model, path):
     """Gives a model and its optimizer the values of a saved one.
+
+    All but the states of random layers, as dropout, which Keras does not save: those start anew.
 
     Args:
         model: A compiled Keras model, of the same architecture.
@@ -36,8 +41,11 @@ def restore(model, path):
         model.optimizer.build(model.trainable_variables)
     if not saved.optimizer.built:
         saved.optimizer.build(saved.trainable_variables)
-    copy(saved.variables, model.variables, path)
-    copy(saved.optimizer.variables, model.optimizer.variables, path)
+    copy(
+        saved.variables + saved.optimizer.variables,
+        model.variables + model.optimizer.variables,
+        path,
+    )
 
 
 def copy(sources, targets, path):

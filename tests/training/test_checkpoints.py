@@ -1,0 +1,162 @@
+"""Saved training states: whole files, equal bits, and resumed runs that end as unbroken ones."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfadv
+from tests.training import cases
+from tfadv.training import checkpoints
+from tfadv.training.schedules import WarmupSteps
+
+X, Y = cases.images(16)
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(
+        WarmupSteps(0.1, 512, 2, warmup_epochs=1, decay_epochs=(1,)), momentum=0.9, nesterov=True
+    ),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.01), dynamic_growth_steps=3
+    ),
+}
+
+
+def make(optimizer="sgd"):
+    keras.utils.set_random_seed(5)
+    model = cases.network(
+        keras.layers.Dense(6, name="dense"),
+        tfadv.layers.normalization("mbn", 6, name="norm"),
+    )
+    return built(model, OPTIMIZERS[optimizer](), metrics=["accuracy"])
+
+
+def built(model, *args, **options):
+    """Compiled, and with the optimizer's variables, which a training gives it."""
+    cases.compiled(model, *args, **options).optimizer.build(model.trainable_variables)
+    return model
+
+
+def fit(model, epochs, initial_epoch=0):
+    # Two updates an epoch; the second epoch sees other images.
+    stream = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4, drop_remainder=True)
+    history = model.fit(
+        stream.skip(2 * initial_epoch).repeat(),
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        steps_per_epoch=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[
+            tfadv.callbacks.AdversarialTraining(
+                tfadv.attacks.PGD(epsilon=30, num_steps=2, start_from_clean=0.5),
+                value_range=(0, 1),
+                seed=9,
+            )
+        ],
+    )
+    return {name: values[-1] for name, values in history.history.items()}
+
+
+def state(model):
+    return [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
+
+
+def assert_equal_bits(one, other):
+    found, expected = state(one), state(other)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resumed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path, optimizer):
+    unbroken, first, second = make(optimizer), make(optimizer), make(optimizer)
+    logs = fit(unbroken, 2)
+    fit(first, 1)
+    checkpoints.save(first, tmp_path / "epoch.keras")
+    fit(second, 1)  # what the restored values must replace, the optimizer's too
+    checkpoints.restore(second, tmp_path / "epoch.keras")
+    assert_equal_bits(second, first)
+    inner = getattr(second.optimizer, "inner_optimizer", second.optimizer)
+    assert int(inner.iterations) == 2
+    assert fit(second, 2, initial_epoch=1) == logs
+    assert_equal_bits(second, unbroken)
+
+
+def test_restores_into_a_model_that_has_not_trained(tmp_path):
+    first, second = make(), make()
+    fit(first, 1)
+    checkpoints.save(first, tmp_path / "epoch.keras")
+    checkpoints.restore(second, tmp_path / "epoch.keras")
+    assert_equal_bits(second, first)
+    assert np.any(second.optimizer.variables[-1].numpy())  # momentum
+
+
+def test_file_is_a_keras_model(tmp_path):
+    model = make()
+    checkpoints.save(model, tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(X), model(X))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    model = make()
+    checkpoints.save(model, path)
+    before = path.read_bytes()
+    save = keras.Model.save
+
+    def fail(self, filepath, *args, **kwargs):
+        save(self, filepath, *args, **kwargs)
+        with open(filepath, "r+b") as file:
+            file.truncate(100)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(model, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_never_shows_half_written(tmp_path, monkeypatch):
+    path, seen = tmp_path / "model.keras", []
+    save = keras.Model.save
+
+    def look(self, filepath, *args, **kwargs):
+        save(self, filepath, *args, **kwargs)
+        seen.append((path.exists(), filepath != path))
+
+    monkeypatch.setattr(keras.Model, "save", look)
+    checkpoints.save(make(), path)
+    assert seen == [(False, True)] and path.is_file()
+
+
+def test_names_the_first_difference(tmp_path):
+    path = tmp_path / "model.keras"
+    checkpoints.save(built(cases.normalized("mbn")), path)
+    wide = keras.layers.Dense(8, use_bias=False, name="dense")
+    for other, difference in [
+        (cases.network(wide), r"dense/kernel \(12, 6\) there and dense/kernel \(12, 8\) here"),
+        (cases.network(), r"dense/kernel \(12, 6\) there and logits/kernel \(12, 4\) here"),
+        (cases.normalized("bn"), r"norm/clean/gamma \(6,\) there and logits/kernel \(6, 4\) here"),
+    ]:
+        built(other)
+        before = [variable.numpy() for variable in other.variables]
+        with pytest.raises(ValueError, match=f"saved in .*first difference is {difference}"):
+            checkpoints.restore(other, path)
+        for variable, value in zip(other.variables, before, strict=True):
+            np.testing.assert_array_equal(variable, value)
+
+
+def test_refuses_another_optimizer(tmp_path):
+    path = tmp_path / "model.keras"
+    checkpoints.save(built(cases.network(), keras.optimizers.SGD(0.1)), path)
+    other = cases.compiled(cases.network(bias=True), keras.optimizers.SGD(0.1, momentum=0.9))
+    other.set_weights([weight + 1 for weight in other.get_weights()])
+    before = other.get_weights()
+    with pytest.raises(ValueError, match="first difference is nothing there and .*momentum"):
+        checkpoints.restore(other, path)
+    for value, old in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
