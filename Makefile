@@ -31,8 +31,11 @@ format: setup ## fix style and formatting
 	@$(BIN)/ruff format --quiet .
 
 quickstart: setup ## train on two workers with mixture batch normalization, then attack what came out
+	@rm -rf runs/quickstart
 	@./run_horovod.sh -np 2 --flagfile=flags/quickstart.flags $(ARGS)
 	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/eval/quickstart.flags
+	@echo "The statistics of both branches: runs/quickstart/statistics.png"
+	@echo "All of the training: $(BIN)/tensorboard --logdir runs"
 
 benchmarks: setup ## compare with other libraries (installs them)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[benchmarks]'

@@ -178,7 +178,7 @@ def main(arguments: list[str]) -> int:
 
         mpi = request.value("--mpi", "--jsrun") is not None
         environment = dict(os.environ, TFADV_STATUS_FILE=str(status_file))
-        # Horovod gives up after 30 s, and workers that import TensorFlow side by side may take more.
+        # Horovod gives up after 30 s; workers that import TensorFlow side by side may take more.
         environment.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")
         if request.local:
             environment |= thread_variables(num_workers, environment)

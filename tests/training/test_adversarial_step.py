@@ -257,3 +257,31 @@ def test_activity_regularizers_dropout_and_frozen_layers():
     for name, value in weights(model).items():
         if "seed" not in name:
             assert np.array_equal(value, before[name]) == ("frozen" in name), name
+
+
+def test_random_layers_go_on_from_part_to_part():
+    dropout = keras.layers.Dropout(0.5, seed=1)
+    model = cases.compiled(cases.network(dropout))
+    cases.train(model, X, Y, accumulation_steps=3, fit={"batch_size": 6})
+    # Keras counts the draws: two batches of three.
+    assert dropout.seed_generator.state.numpy().tolist() == [1, 6]
+
+
+def test_refuses_layers_that_assign_what_gradients_train():
+    # The assignment would be lost, and inference would use other weights than training did.
+    model = cases.network(keras.layers.SpectralNormalization(keras.layers.Dense(6, name="dense")))
+    with pytest.raises(ValueError, match="must not assign .* received '.*dense/kernel'"):
+        cases.train(cases.compiled(model), X, Y)
+
+
+@pytest.mark.parametrize("norm", ["keras", "mbn"])
+def test_attack_compiled_with_xla_makes_the_same_step(norm):
+    # What happens on a GPU; the last batch is smaller, so that sizes are known in the graph alone.
+    models, made = [], []
+    for jit_compile in (False, True):
+        model = cases.compiled(cases.normalized(norm), sgd())
+        attack = tfadv.attacks.PGD(epsilon=20, num_steps=2, jit_compile=jit_compile)
+        made.append(cases.train(model, X, Y, attack=attack, fit={"batch_size": 5}))
+        models.append(weights(model))
+    assert made[0] == pytest.approx(made[1], abs=1e-5)
+    assert_close(*models, tolerance=1e-5)

@@ -25,6 +25,9 @@ class RunLog(keras.callbacks.Callback):
         self._first_epoch = None
         self._began = None
 
+    def on_train_begin(self, logs=None):
+        self._first_epoch = None
+
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_began = time.monotonic()
         if self._first_epoch is None:

@@ -43,7 +43,16 @@ class Changes:
             layers: The `keras.StatelessScope` of the model's call.
             metrics: The `keras.StatelessScope` of the metrics' update.
             counts: Tensor.
+
+        Raises:
+            ValueError: If a layer assigns a variable that gradients train.
         """
+        for variable in self.trainable:
+            if layers.get_current_value(variable) is not None:
+                raise ValueError(
+                    "layers must not assign what gradients train, as SpectralNormalization does; "
+                    f"received {variable.path!r}"
+                )
         # Variables that no image of any worker reaches, as those of a mixture's clean branch
         # where there are no clean images, stay exactly as they are; and, as frozen ones, at home.
         self._touched = [gradient is not None for gradient in gradients]

@@ -1,0 +1,101 @@
+import json
+
+import keras
+import pytest
+
+from tests.training import cases
+from tfadv import distributed
+from tfadv.callbacks import AdversarialTraining, RunLog, run_log
+
+X, Y = cases.images(6)
+
+
+def fit(path, epochs=3, initial_epoch=0, optimizer=None, print_time_left=False, callbacks=()):
+    model = cases.compiled(cases.network(), optimizer)
+    return model.fit(
+        X,
+        Y,
+        batch_size=3,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        verbose=0,
+        callbacks=[*callbacks, RunLog(path, print_time_left)],
+    ).history
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_writes_a_line_for_every_epoch(tmp_path):
+    path = tmp_path / "run" / "log.jsonl"
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25])
+    training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
+    history = fit(path, optimizer=keras.optimizers.SGD(rate), callbacks=[training])
+    found = lines(path)
+    # Two updates an epoch.
+    assert [(line["epoch"], line["step"]) for line in found] == [(1, 2), (2, 4), (3, 6)]
+    assert all(line["seconds"] >= 0 for line in found)
+    assert all(line["learning_rate"] == 0.25 for line in found)
+    assert set(found[0]) == {"epoch", "step", "seconds", "learning_rate", *history}
+    for name, values in history.items():
+        assert [line[name] for line in found] == pytest.approx(values)
+
+
+def test_adds_to_the_file_of_a_continued_run(tmp_path):
+    path = tmp_path / "log.jsonl"
+    fit(path, epochs=2)
+    fit(path, epochs=3, initial_epoch=2)
+    assert [line["epoch"] for line in lines(path)] == [1, 2, 3]
+
+
+def test_logs_under_optimizers_that_wrap_or_accumulate(tmp_path):
+    path = tmp_path / "log.jsonl"
+    fit(path, 1, optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.125)))
+    fit(path, 1, optimizer=keras.optimizers.SGD(0.125, gradient_accumulation_steps=2))
+    assert [(line["step"], line["learning_rate"]) for line in lines(path)] == [(2, 0.125)] + [
+        (1, 0.125)
+    ]
+
+
+def test_says_how_long_the_rest_takes(tmp_path, monkeypatch, capsys):
+    # An epoch of 100 s, and then four of 20 s, between readings of the clock.
+    now = iter([0, 100, 100, 120, 120, 140, 140, 160, 160, 180])
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: next(now))
+    fit(tmp_path / "log", 7, initial_epoch=2, print_time_left=True)
+    # By the mean over the epochs of this process.
+    assert capsys.readouterr().out.splitlines() == [
+        "about 6 min 40 s left",
+        "about 3 min 0 s left",
+        "about 1 min 33 s left",
+        "about 40 s left",
+    ]
+    assert [line["seconds"] for line in lines(tmp_path / "log")] == [100, 20, 20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (187260, "52 h 1 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert run_log._duration(seconds) == text
+
+
+def test_serves_one_fit_after_another(tmp_path, capsys):
+    model, log = cases.compiled(cases.network()), RunLog(tmp_path / "log")
+    for _ in range(2):
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=[log])
+    assert [line["epoch"] for line in lines(tmp_path / "log")] == [1, 2, 1, 2]
+    assert capsys.readouterr().out.count("left") == 2
+
+
+def test_other_workers_are_silent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    fit(tmp_path / "log", print_time_left=True)
+    assert capsys.readouterr().out == "" and list(tmp_path.iterdir()) == []

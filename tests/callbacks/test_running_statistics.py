@@ -1,0 +1,146 @@
+"""The last epochs on running statistics (Section 4.3)."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfadv
+from tests.training import cases
+from tfadv.callbacks import AdversarialTraining, RunningStatistics
+
+X, Y = cases.images(8)
+MOVING = ("moving_mean", "moving_variance")
+
+
+class Look(keras.callbacks.Callback):
+    """The network's variables after every batch, and before the first one."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_begin(self, logs=None):
+        self.on_train_batch_end(None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append({v.path: v.numpy() for v in self.model.variables})
+
+
+def fit(model, last_epochs, epochs, initial_epoch=0, ratio=1.0):
+    look = Look()
+    model.fit(
+        X,
+        Y,
+        batch_size=len(X),
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        verbose=0,
+        shuffle=False,
+        callbacks=[
+            AdversarialTraining(cases.Mirror(), clean_ratio=ratio, value_range=(0, 1)),
+            RunningStatistics(last_epochs),
+            look,
+        ],
+    )
+    return look.seen
+
+
+def moved(seen):
+    """Whether moving statistics moved, at every update; all of them do or none."""
+    found = []
+    for before, after in zip(seen, seen[1:], strict=False):
+        changes = {
+            bool(np.any(after[path] != before[path])) for path in after if path.endswith(MOVING)
+        }
+        assert len(changes) == 1
+        found.append(changes.pop())
+    return found
+
+
+@pytest.mark.parametrize("norm", ["bn", "mbn"])
+def test_statistics_stand_still_while_gamma_and_beta_learn(norm):
+    model = cases.compiled(cases.normalized(norm))
+    before, after = fit(model, last_epochs=1, epochs=1)
+    for path, value in after.items():
+        assert np.array_equal(value, before[path]) == path.endswith(MOVING), path
+
+
+@pytest.mark.parametrize(("norm", "ratio"), [("bn", 1.0), ("mbn", 1.0), ("mbn", 0.5)])
+def test_trains_on_moving_statistics_not_on_those_of_the_batch(norm, ratio):
+    model = cases.compiled(cases.normalized(norm), keras.optimizers.SGD(0.5))
+    stay = cases.kept(len(X), ratio)
+    count = len(X) + stay
+    before = {v.path: v.numpy().astype("float64") for v in model.variables}
+    slopes = {}
+    for domain, x, y in (("adv", cases.mirrored(X), Y), ("clean", X[:stay], Y[:stay])):
+        prefix = f"norm/{domain}/" if norm == "mbn" else "norm/"
+        mean, variance, gamma, beta = (before[prefix + name] for name in (*MOVING, "gamma", "beta"))
+        z = x.reshape(len(x), -1) @ before["dense/kernel"]
+        normal = (z - mean) / np.sqrt(variance + 1e-5)
+        outputs = (gamma * normal + beta) @ before["logits/kernel"] + before["logits/bias"]
+        p = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+        slope = (p - cases.one_hot(y)) @ before["logits/kernel"].T / count
+        for name, value in (("gamma", slope * normal), ("beta", slope)):
+            slopes[prefix + name] = slopes.get(prefix + name, 0) + value.sum(axis=0)
+    _, after = fit(model, last_epochs=1, epochs=1, ratio=ratio)
+    for path, value in slopes.items():
+        np.testing.assert_allclose(after[path], before[path] - 0.5 * value, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("last_epochs", "epochs", "initial_epoch", "expected"),
+    [
+        (2, 5, 0, [True, True, True, False, False]),
+        (0, 2, 0, [True, True]),
+        (9, 2, 0, [False, False]),
+        (2, 5, 2, [True, False, False]),  # continued before the switch
+        (2, 5, 4, [False]),  # and after it
+    ],
+)
+def test_switches_at_the_right_epoch(last_epochs, epochs, initial_epoch, expected):
+    model = cases.compiled(cases.normalized("mbn"))
+    assert moved(fit(model, last_epochs, epochs, initial_epoch)) == expected
+
+
+def test_a_later_fit_trains_on_batch_statistics_again():
+    model = cases.compiled(cases.normalized("bn"))
+    fit(model, last_epochs=1, epochs=1)
+    assert moved(fit(model, last_epochs=0, epochs=1)) == [True]
+    before = {v.path: v.numpy() for v in model.variables}
+    model.fit(X, Y, verbose=0)
+    assert moved([before, {v.path: v.numpy() for v in model.variables}]) == [True]
+
+
+def test_needs_batch_normalization_of_tfadv():
+    with pytest.raises(ValueError, match=r'needs tfadv.*convert\(model, "bn"\).*received .norm'):
+        fit(cases.compiled(cases.normalized("keras")), 1, 1)
+    with pytest.raises(ValueError, match="needs a model with batch normalization"):
+        fit(cases.compiled(cases.normalized("gn")), 1, 1)
+    converted = tfadv.models.convert(cases.normalized("keras"), "bn")
+    assert moved(fit(cases.compiled(converted), 1, 1)) == [False]
+
+
+def test_needs_adversarial_training_in_the_same_fit():
+    model = cases.compiled(cases.normalized("bn"))
+    message = "AdversarialTraining must come before this callback in the same fit"
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y, verbose=0, callbacks=[RunningStatistics()])
+    training = AdversarialTraining(None)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y, verbose=0, callbacks=[RunningStatistics(), training])
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    # Nor is one of a fit that Ctrl-C has ended good enough.
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, verbose=0, callbacks=[training, Stop()])
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y, verbose=0, callbacks=[RunningStatistics()])
+
+
+@pytest.mark.parametrize("last_epochs", [-1, 1.5, "ten"])
+def test_refuses_other_numbers_of_epochs(last_epochs):
+    with pytest.raises(ValueError, match="last_epochs must be an integer of at least 0"):
+        RunningStatistics(last_epochs)
