@@ -319,6 +319,8 @@ def start(house, *arguments, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in its background has them, and so us, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not all((house / f"ready-{rank}").exists() for rank in (0, 1)):

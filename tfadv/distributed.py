@@ -105,16 +105,22 @@ def mean(tensors, name):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return list(tensors)
+    sent = [_known(tensor) for tensor in tensors]
     means = list(tensors)
     # One group for each type, in an order that all workers share.
-    for dtype in sorted({tensor.dtype.name for tensor in tensors}):
-        places = [i for i, tensor in enumerate(tensors) if tensor.dtype.name == dtype]
+    for dtype in sorted({tensor.dtype.name for tensor in sent}):
+        places = [i for i, tensor in enumerate(sent) if tensor.dtype.name == dtype]
         reduced = horovod.grouped_allreduce(
-            [tensors[i] for i in places], op=horovod.Average, name=f"{name}_{dtype}"
+            [sent[i] for i in places], op=horovod.Average, name=f"{name}_{dtype}"
         )
         for i, tensor in zip(places, reduced, strict=True):
-            means[i] = tf.ensure_shape(tensor, tensors[i].shape)
+            means[i] = tf.cast(tf.ensure_shape(tensor, sent[i].shape), tensors[i].dtype)
     return means
+
+
+def _known(tensor):
+    # Horovod 0.28 has no bfloat16.
+    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor
 
 
 def total(values):
@@ -142,7 +148,13 @@ def broadcast(variables):
     horovod = _horovod()
     if horovod is not None and horovod.size() > 1 and variables:
         # Given Keras's variables themselves, Horovod raises.
-        horovod.broadcast_variables([variable.value for variable in variables], root_rank=0)
+        values = [variable.value for variable in variables]
+        sent = [value for value in values if value.dtype != tf.bfloat16]
+        horovod.broadcast_variables(sent, root_rank=0)
+        for place, value in enumerate(values):
+            if value.dtype == tf.bfloat16:
+                received = horovod.broadcast(_known(value), 0, name=f"tfadv_variable_{place}")
+                value.assign(tf.cast(received, value.dtype))
 
 
 def broadcast_object(value):

@@ -242,6 +242,7 @@ def test_plain_fit_and_evaluate_afterwards_are_plain(ended):
     assert set(found) == {"loss", "accuracy"}
 
 
+@pytest.mark.parametrize("ended", ["normal", "ctrl-c before a batch"], indirect=True)
 def test_train_on_batch_afterwards_is_plain(ended):
     model, twin = ended
     logs = [each.train_on_batch(X, Y, return_dict=True) for each in (model, twin)]

@@ -59,6 +59,7 @@ def train(norm, per_update, parts, updates, epsilon=8.0, targeted=True, optimize
     attack = tfadv.attacks.PGD(epsilon, num_steps=2 if epsilon else 0, targeted=targeted)
     history = model.fit(
         batches.batch(mine, drop_remainder=True),
+        shuffle=False,
         verbose=0,
         callbacks=[tfadv.callbacks.AdversarialTraining(attack, accumulation_steps=parts)],
     )

@@ -27,7 +27,7 @@ def make(optimizer="sgd"):
         keras.layers.Dense(6, name="dense"),
         tfadv.layers.normalization("mbn", 6, name="norm"),
     )
-    return built(model, OPTIMIZERS[optimizer](), metrics=["accuracy"])
+    return cases.compiled(model, OPTIMIZERS[optimizer](), metrics=["accuracy"])
 
 
 def built(model, *args, **options):
@@ -74,26 +74,16 @@ def test_resumed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path, optimi
     logs = fit(unbroken, 2)
     fit(first, 1)
     checkpoints.save(first, tmp_path / "epoch.keras")
-    fit(second, 1)  # what the restored values must replace, the optimizer's too
     checkpoints.restore(second, tmp_path / "epoch.keras")
     assert_equal_bits(second, first)
     inner = getattr(second.optimizer, "inner_optimizer", second.optimizer)
-    assert int(inner.iterations) == 2
+    assert int(inner.iterations) == 2 and np.any(inner.variables[-1].numpy())
     assert fit(second, 2, initial_epoch=1) == logs
     assert_equal_bits(second, unbroken)
 
 
-def test_restores_into_a_model_that_has_not_trained(tmp_path):
-    first, second = make(), make()
-    fit(first, 1)
-    checkpoints.save(first, tmp_path / "epoch.keras")
-    checkpoints.restore(second, tmp_path / "epoch.keras")
-    assert_equal_bits(second, first)
-    assert np.any(second.optimizer.variables[-1].numpy())  # momentum
-
-
 def test_file_is_a_keras_model(tmp_path):
-    model = make()
+    model = built(cases.normalized("mbn"))
     checkpoints.save(model, tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(X), model(X))
