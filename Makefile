@@ -37,9 +37,8 @@ quickstart: setup ## train on two workers with mixture batch normalization, then
 	@echo "The statistics of both branches: runs/quickstart/statistics.png"
 	@echo "All of the training: $(BIN)/tensorboard --logdir runs"
 
-benchmarks: setup ## compare with other libraries (installs them)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[benchmarks]'
-	@$(BIN)/python -m benchmarks $(ARGS)
+benchmarks: setup ## compare with Keras's own layers, in one run; writes benchmarks/results
+	@$(BIN)/python -m benchmarks.normalization $(ARGS)
 
 clean: ## remove .venv and what tools left behind; runs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -65,6 +65,7 @@ setup(
             "packaging",
             "pillow>=11",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff",
             "scikit-learn>=1.4",
             "scipy>=1.13",

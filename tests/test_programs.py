@@ -130,6 +130,14 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
     assert {row[3] for row in counts[0]} == {21}
 
 
+def test_data_that_do_not_fit_the_model_are_refused(run):
+    directory, _ = run
+    flags = [f"--model={directory / 'model.keras'}", "--dataset=synthetic", "--image_size=32"]
+    done = program("evaluate", *flags, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("tfadv.evaluate: data must have images of shape (8, 8, 1)")
+
+
 def test_a_mistake_found_by_a_worker_is_one_line_and_status_2(tmp_path):
     folder = tmp_path / "images"
     for split in ("train", "val"):

@@ -8,6 +8,8 @@ import tfadv
 
 CLASSES = 4
 SHAPE = (2, 2, 3)
+# What adversarial training adds to the logs of `fit`.
+OURS = {"adv_loss", "adv_accuracy", "attack_success", "clean_loss", "clean_accuracy"}
 
 
 class Mirror:
@@ -96,3 +98,18 @@ def cross_entropy(z, y, smoothing=0.0):
 def kept(count, ratio):
     """How many clean images stay: halves up, at least one."""
     return max(1, int(np.floor(ratio * count + 0.5))) if ratio else 0
+
+
+def state(model):
+    """All values of a model and of its optimizer."""
+    return [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
+
+
+def assert_equal_bits(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_near(found, expected, tolerance=1e-6):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)

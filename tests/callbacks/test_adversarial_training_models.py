@@ -1,0 +1,146 @@
+"""What models and arguments adversarial training takes, and what it refuses in one line."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfadv
+from tests.training import cases
+from tfadv.callbacks import AdversarialTraining
+
+X, Y = cases.images(10)
+
+
+def real(**options):
+    return tfadv.attacks.PGD(**{"epsilon": 30, "num_steps": 2, **options})
+
+
+def photos(count=4):
+    rng = np.random.default_rng(1)
+    return rng.uniform(-1, 1, (count, 32, 32, 3)).astype("float32"), rng.integers(0, 5, count)
+
+
+def mobilenet():
+    keras.utils.set_random_seed(1)
+    return keras.applications.MobileNetV2(input_shape=(32, 32, 3), weights=None, classes=5)
+
+
+class Recording(tfadv.attacks.PGD):
+    """PGD that remembers how far the images are from where they started."""
+
+    def __call__(self, logits_fn, images, labels, **options):
+        made, goals = super().__call__(logits_fn, images, labels, **options)
+        untouched, _ = self.start(
+            images, labels, options["num_classes"], options["seed"], options["value_range"]
+        )
+        self.moved.assign(tf.reduce_mean(tf.abs(made - untouched)))
+        return made, goals
+
+
+@pytest.mark.parametrize("form", ["plain batch normalization", "nested, with a mixture"])
+def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
+    x, y = photos()
+    model = mobilenet()
+    if form != "plain batch normalization":
+        inputs = keras.Input((32, 32, 3))
+        model = tfadv.models.convert(keras.Model(inputs, model(inputs)), "mbn")
+    loss = keras.losses.SparseCategoricalCrossentropy()  # of probabilities
+    model.compile(keras.optimizers.SGD(0.01), loss, metrics=["accuracy"])
+    before = [variable.numpy() for variable in model.trainable_variables]
+    attack = Recording(epsilon=16, step_size=2, num_steps=3, step_size_rule="fixed")
+    attack.moved = tf.Variable(0.0, trainable=False)
+    logs = cases.train(model, x, y, attack, value_range=(-1, 1))
+    # A pixel of 255 is 2/255 here. Through the softmax no gradient would have moved any; with
+    # it, three steps of 2 move most pixels by 6 where the ball does not end before.
+    assert 2.5 * 2 / 255 < float(attack.moved) <= 6 * 2 / 255
+    assert set(logs) == cases.OURS | {"loss", "accuracy"} and np.isfinite(list(logs.values())).all()
+    changed = [
+        np.any(new != old) for new, old in zip(model.trainable_variables, before, strict=True)
+    ]
+    assert np.mean(changed) > 0.95
+    # The model still ends in its softmax.
+    np.testing.assert_allclose(np.sum(model(x), axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attack": "pgd"}, r"attack must be a tfadv.attacks.PGD or None; received 'pgd'"),
+        ({"clean_ratio": 1.5}, r"clean_ratio must be between 0 and 1; received 1.5"),
+        ({"clean_ratio": -0.1}, r"clean_ratio must be between 0 and 1; received -0.1"),
+        ({"clean_weight": 2}, r"clean_weight must be between 0 and 1; received 2"),
+        ({"pairing_weight": -1}, r"pairing_weight must be between 0 and inf; received -1"),
+        ({"pairing_weight": 0.5, "clean_ratio": 0}, r"pairing_weight must be 0 without pairs"),
+        ({"pairing_weight": 0.5, "attack": None}, r"pairing_weight must be 0 without pairs"),
+        ({"accumulation_steps": 0}, r"accumulation_steps must be an integer of at least 1"),
+        ({"accumulation_steps": 1.5}, r"accumulation_steps must be an integer .* received 1.5"),
+        ({"seed": -1}, r"seed must be an integer of at least 0; received -1"),
+    ],
+)
+def test_refuses_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        AdversarialTraining(**{"attack": real(), **options})
+    assert "\n" not in str(raised.value)
+
+
+def refused(model, message, attack=None, **options):
+    labels = [Y] * len(getattr(model, "outputs", None) or [Y])
+    cases.compiled(model, loss="sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=message) as raised:
+        cases.train(model, X, labels[0] if len(labels) == 1 else labels, attack, **options)
+    assert "\n" not in str(raised.value)
+    # And the model is as good as before.
+    assert getattr(model.train_function, "callback", None) is None
+
+
+def test_refuses_models_of_several_outputs_or_inputs():
+    inputs = keras.Input(cases.SHAPE)
+    outputs = [keras.layers.Dense(4)(keras.layers.Flatten()(inputs)) for _ in range(2)]
+    refused(keras.Model(inputs, outputs), "model must have one input .* has 2 outputs")
+    inputs = [keras.Input(cases.SHAPE, name=name) for name in "ab"]
+    flat = keras.layers.Flatten()(keras.layers.Add()(inputs))
+    model = cases.compiled(keras.Model(inputs, keras.layers.Dense(4)(flat)))
+    with pytest.raises(ValueError, match="model must have one input .* has 2 inputs"):
+        cases.train(model, X, Y)
+
+
+def test_refuses_a_model_that_is_not_built():
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
+    refused(model, "model must be built before AdversarialTraining, .* keras.Input")
+
+
+def test_refuses_a_model_whose_range_nobody_knows():
+    refused(cases.network(), "value_range must be given", value_range=None)
+
+
+def test_refuses_to_pair_what_are_no_logits():
+    softmax = keras.Sequential([keras.Input(cases.SHAPE), cases.network(), keras.layers.Softmax()])
+    refused(
+        softmax, "pairing_weight must be 0 for a model that ends in a softmax", pairing_weight=1
+    )
+
+
+def test_refuses_tf_distribute():
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = cases.network()
+    refused(model, "with Horovod, not with tf.distribute; received .* OneDeviceStrategy")
+
+
+def test_refuses_steps_per_execution_of_several_workers(monkeypatch):
+    monkeypatch.setattr("tfadv.distributed.size", lambda: 2)
+    model = cases.compiled(cases.network(), steps_per_execution=2)
+    with pytest.raises(ValueError, match="steps_per_execution must be 1 .* received 2"):
+        cases.train(model, X, Y)
+
+
+def test_refuses_parts_that_do_not_divide_a_batch():
+    model = cases.compiled(cases.network())
+    with pytest.raises(ValueError, match="accumulation_steps=3 for batches of 10"):
+        cases.train(model, X, Y, accumulation_steps=3)
+
+
+def test_images_outside_of_the_range_stop_it():
+    model = cases.compiled(cases.network())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="images must lie inside value_range"):
+        cases.train(model, X * 255, Y, real())
