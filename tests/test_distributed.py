@@ -97,13 +97,18 @@ def gpu(number):
 )
 def test_each_local_rank_takes_one_gpu_with_memory_growth(monkeypatch, gpus, workers, rank, mine):
     machine = Machine(monkeypatch, gpus, workers, rank)
+    if gpus < workers:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(rank))
     distributed.init()
     assert machine.told == gpu(mine)
 
 
-def test_fewer_gpus_than_workers_is_an_error(monkeypatch):
-    machine = Machine(monkeypatch, gpus=2, workers=3, rank=2)
-    with pytest.raises(RuntimeError, match="GPU of its own; received 3 workers and 2 GPUs"):
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_fewer_gpus_than_workers_is_an_error(monkeypatch, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine = Machine(monkeypatch, gpus=gpus, workers=3, rank=2)
+    message = f"GPU of its own; received 3 workers and {gpus} GPUs"
+    with pytest.raises(ValueError, match=message):
         distributed.init()
     assert machine.told == []
 

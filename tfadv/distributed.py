@@ -44,14 +44,15 @@ def init():
 
     Raises:
         ImportError: If several workers were launched and Horovod is not installed.
-        RuntimeError: If there are GPUs, but fewer than local workers.
+        ValueError: If there are GPUs, but fewer than local workers.
     """
     workers = local_size()
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         # A launcher that gives each worker a GPU of its own shows it only that one.
-        if 1 < len(gpus) < workers:
-            raise RuntimeError(
+        narrowed = len(gpus) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+        if len(gpus) < workers and not narrowed:
+            raise ValueError(
                 f"each local worker needs a GPU of its own; received {workers} workers "
                 f"and {len(gpus)} GPUs"
             )

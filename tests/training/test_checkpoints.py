@@ -150,3 +150,16 @@ def test_refuses_another_optimizer(tmp_path):
         checkpoints.restore(other, path)
     for value, old in zip(other.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, old)
+
+
+def test_refuses_a_layer_of_another_kind_with_the_same_variables(tmp_path):
+    def network(norm):
+        inputs = keras.Input((4, 4, 4))
+        x = tfadv.layers.normalization(norm, 4, name="norm")(inputs)
+        model = keras.Model(inputs, keras.layers.Flatten()(x))
+        model.compile("sgd", "mse")
+        return model
+
+    checkpoints.save(network("gn"), tmp_path / "gn.keras")
+    with pytest.raises(ValueError, match="first difference is groups of layer norm: 2 there and 1"):
+        checkpoints.restore(network("ln"), tmp_path / "gn.keras")

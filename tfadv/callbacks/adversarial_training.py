@@ -70,11 +70,12 @@ class AdversarialTraining(keras.callbacks.Callback):
         if clean_weight is not None:
             self.clean_weight = arguments.number("clean_weight", clean_weight, 0, 1)
         self.pairing_weight = arguments.number("pairing_weight", pairing_weight, 0, float("inf"))
-        if pairing_weight and (attack is None or not clean_ratio):
-            raise ValueError(
-                "pairing_weight must be 0 without pairs of clean and adversarial images; "
-                f"received {pairing_weight}"
-            )
+        for name, value in (("clean_weight", clean_weight), ("pairing_weight", pairing_weight)):
+            if value and (attack is None or not clean_ratio):
+                raise ValueError(
+                    f"{name} must not be given without both adversarial and clean images; "
+                    f"received {value}"
+                )
         self.accumulation_steps = arguments.integer("accumulation_steps", accumulation_steps, 1)
         self.value_range = value_range
         self.seed = arguments.integer("seed", seed, 0)

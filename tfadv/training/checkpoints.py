@@ -34,22 +34,49 @@ def restore(model, path):
         path: Of a `.keras` file.
 
     Raises:
-        ValueError: At the first variable that the two do not share, by its name and shapes.
+        ValueError: At the first layer or variable that the two do not share.
     """
     saved = keras.saving.load_model(path)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     if not saved.optimizer.built:
         saved.optimizer.build(saved.trainable_variables)
-    copy(
-        saved.variables + saved.optimizer.variables,
-        model.variables + model.optimizer.variables,
-        path,
-    )
+    sources = saved.variables + saved.optimizer.variables
+    targets = model.variables + model.optimizer.variables
+    _check_variables(sources, targets, path)
+    _check_layers(saved, model, path)
+    for source, target in zip(sources, targets, strict=True):
+        target.assign(source)
 
 
-def copy(sources, targets, path):
-    """Assigns variables to variables, of the same names and shapes in the same order."""
+def _check_layers(saved, model, path):
+    # Group, layer and instance normalization, for example, have the same variables.
+    for here, there in zip(_leaves(model), _leaves(saved), strict=False):
+        mine, its = _settings(here), _settings(there)
+        if mine != its:
+            names = [name for name in mine if mine[name] != its.get(name)] or list(its)
+            raise ValueError(
+                f"the model must be the one saved in {path}; the first difference is "
+                f"{names[0]} of layer {here.name}: {its.get(names[0])} there and "
+                f"{mine[names[0]]} here"
+            )
+
+
+def _leaves(model):
+    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+
+
+def _settings(layer):
+    """What a layer computes, by its kind and configuration; not how its variables began."""
+    config = {
+        name: value
+        for name, value in layer.get_config().items()
+        if name not in ("name", "trainable") and not name.endswith("_initializer")
+    }
+    return {"class": type(layer).__name__, **config}
+
+
+def _check_variables(sources, targets, path):
     for place in range(max(len(sources), len(targets))):
         source = sources[place] if place < len(sources) else None
         target = targets[place] if place < len(targets) else None
@@ -58,8 +85,6 @@ def copy(sources, targets, path):
                 f"the model must be the one saved in {path}; the first difference is "
                 f"{_describe(source)} there and {_describe(target)} here"
             )
-    for source, target in zip(sources, targets, strict=True):
-        target.assign(source)
 
 
 def _differ(source, target):
