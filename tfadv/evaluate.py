@@ -2,6 +2,7 @@
 
 import sys
 
+import tfadv
 from tfadv import config
 from tfadv.config import errors
 
@@ -12,6 +13,7 @@ def main():
         settings, path = config.evaluate(sys.argv[1:])
         if settings.check:
             return
+        tfadv.register()
         from tfadv.config import evaluation_run
 
         evaluation = evaluation_run.prepare(settings, path)

@@ -2,6 +2,7 @@
 
 import sys
 
+import tfadv
 from tfadv import config
 from tfadv.config import errors
 
@@ -12,6 +13,7 @@ def main():
         settings, run = config.train(sys.argv[1:])
         if settings.check:
             return
+        tfadv.register()
         from tfadv.config import training_run
 
         training = training_run.prepare(settings, run)

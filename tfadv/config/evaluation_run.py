@@ -1,6 +1,5 @@
 import keras
 
-import tfadv
 from tfadv import distributed, evaluation, models
 from tfadv.config import building, errors
 
@@ -15,7 +14,6 @@ def prepare(settings, path):
     Returns:
         An `EvaluationRun`.
     """
-    tfadv.register()
     distributed.init()
     dataset = building.dataset(settings)
     try:
