@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tfadv import launcher
 
-# `horovod.tensorflow.keras` and `horovod.keras` must never be imported: under Keras 3 their
-# optimizer runs without reducing anything, and the workers drift apart silently.
+# Horovod's own Keras modules must never be imported: under Keras 3 their optimizer runs without
+# reducing anything, and the workers drift apart silently.
 
 
 def _horovod():

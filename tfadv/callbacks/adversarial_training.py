@@ -155,13 +155,7 @@ class AdversarialTraining(keras.callbacks.Callback):
                 "model must be built before AdversarialTraining, by its first call or a "
                 f"keras.Input; {model.name!r} is not"
             )
-        for name in ("inputs", "outputs"):
-            tensors = getattr(model, name, None)
-            if tensors is not None and len(tensors) != 1:
-                raise ValueError(
-                    f"model must have one input of images and one output of classes; "
-                    f"{model.name!r} has {len(tensors)} {name}"
-                )
+        models.check_classifier(model)
         if tf.distribute.has_strategy() or model._distribute_strategy is not None:
             raise ValueError(
                 "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "

@@ -80,13 +80,7 @@ class Evaluator:
     def __init__(
         self, model, attack=None, num_steps=None, domains=("adv",), value_range=None, seed=0
     ):
-        for name in ("inputs", "outputs"):
-            tensors = getattr(model, name, None)
-            if tensors is not None and len(tensors) != 1:
-                raise ValueError(
-                    f"model must have one input of images and one output of classes; "
-                    f"{model.name!r} has {len(tensors)} {name}"
-                )
+        models.check_classifier(model)
         self.model = model
         self.attack = attack
         self.num_steps = _numbers(attack, num_steps)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "ResNet": "resnet",
         "SmallResNet": "resnet",
         "call": "calling",
+        "check_classifier": "contracts",
         "contract": "contracts",
         "convert": "conversion",
         "extract": "conversion",

@@ -45,3 +45,18 @@ def value_range(model, given=None):
             f"{model.name!r} states; received {tuple(given)}"
         )
     return found.value_range
+
+
+def check_classifier(model):
+    """Raises `ValueError` for a model that has not one input of images and one output of classes.
+
+    Args:
+        model: A Keras model; a subclassed one, which does not say what it has, passes.
+    """
+    for name in ("inputs", "outputs"):
+        tensors = getattr(model, name, None)
+        if tensors is not None and len(tensors) != 1:
+            raise ValueError(
+                f"model must have one input of images and one output of classes; "
+                f"{model.name!r} has {len(tensors)} {name}"
+            )
