@@ -77,6 +77,7 @@ setup(
         "console_scripts": [
             "tfadv-train=tfadv.train:main",
             "tfadv-evaluate=tfadv.evaluate:main",
+            "tfadv-predict=tfadv.predict:main",
         ]
     },
 )

@@ -34,23 +34,59 @@ def evaluate(arguments):
         arguments,
     )
     checks.check_evaluate(settings)
-    if settings.run_dir:
-        run = RunDirectory(settings.run_dir)
-        trained = run.settings(flag_table.TRAIN)
-        for name in ("dataset", "data_dir", "image_size", "epsilon"):
-            if getattr(settings, name) is None:
-                setattr(settings, name, getattr(trained, name))
+    path, run = model_file(settings)
+    if run is not None:
+        of_the_run(settings, run, "dataset", "data_dir", "image_size", "epsilon")
         if settings.output is None:
             settings.output = str(run.evaluation)
-        path = run.checkpoint(settings.checkpoint)
-    else:
-        path = settings.model
-        if settings.epsilon is None:
-            settings.epsilon = flag_table.ATTACK[0].default
-        if not pathlib.Path(path).is_file():
-            raise ValueError(f"model must be a .keras file; received {path}")
+    elif settings.epsilon is None:
+        settings.epsilon = flag_table.ATTACK[0].default
     catalog.check(settings.dataset, settings.data_dir, settings.image_size)
     return settings, path
+
+
+def predict(arguments):
+    """Settings of `tfadv.predict`, checked, and the file of the model it uses."""
+    settings = parsing.parse(
+        "tfadv.predict",
+        "Classifies the images of a directory, one line file,label for each.",
+        flag_table.PREDICT,
+        arguments,
+        positional="directory",
+    )
+    checks.check_predict(settings)
+    [settings.directory] = settings.directory
+    path, run = model_file(settings)
+    if run is not None:
+        of_the_run(settings, run, "dataset", "data_dir")
+    if settings.class_names:
+        catalog.check(settings.dataset, settings.data_dir)
+    return settings, path
+
+
+def model_file(settings):
+    """The file that `--model`, or `--run_dir` and `--checkpoint`, name; and the run's directory.
+
+    Returns:
+        A path, and a `RunDirectory`, or None with `--model`.
+
+    Raises:
+        ValueError: If there is no such file.
+    """
+    if settings.run_dir:
+        run = RunDirectory(settings.run_dir)
+        return run.checkpoint(settings.checkpoint), run
+    if not pathlib.Path(settings.model).is_file():
+        raise ValueError(f"model must be a .keras file; received {settings.model}")
+    return settings.model, None
+
+
+def of_the_run(settings, run, *names):
+    """Gives settings that were not given the values that the run was trained with."""
+    trained = run.settings(flag_table.TRAIN)
+    for name in names:
+        if getattr(settings, name) is None:
+            setattr(settings, name, getattr(trained, name))
 
 
 def default_run_dir(settings):

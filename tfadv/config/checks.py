@@ -65,14 +65,30 @@ def accumulation_steps(settings):
 
 def check_evaluate(settings):
     """Raises `ValueError`, in one line, for settings that cannot be evaluated."""
+    check_model(settings)
+    if settings.model and not settings.dataset:
+        raise ValueError("dataset must be given with model; received none")
+    if not settings.num_steps:
+        raise ValueError("num_steps must name at least one number of steps; received none")
+
+
+def check_predict(settings):
+    """Raises `ValueError`, in one line, for settings that nothing can be classified with."""
+    check_model(settings)
+    if launcher.workers() > 1:
+        raise ValueError(f"predict runs in one process; received {launcher.workers()} workers")
+    if len(settings.directory) > 1:
+        raise ValueError(f"one directory must be given; received {' '.join(settings.directory)}")
+    if settings.class_names and not (settings.run_dir or settings.dataset):
+        raise ValueError("class_names needs run_dir, or dataset with model; received neither")
+
+
+def check_model(settings):
+    """Raises `ValueError` unless settings name one model, and the range of its images well."""
     if bool(settings.run_dir) == bool(settings.model):
         raise ValueError(
             "one of run_dir and model must be given; "
             f"received run_dir={settings.run_dir}, model={settings.model}"
         )
-    if settings.model and not settings.dataset:
-        raise ValueError("dataset must be given with model; received none")
-    if not settings.num_steps:
-        raise ValueError("num_steps must name at least one number of steps; received none")
     if settings.value_range is not None and len(settings.value_range) != 2:
         raise ValueError(f"value_range must be low,high; received {settings.value_range}")

@@ -61,7 +61,12 @@ _COMMON = (
 
 TRAIN = (
     *DATA,
-    Flag("network", str, "resnet", "resnet, or small_resnet for images of 8 to 64 pixels."),
+    Flag(
+        "network",
+        str,
+        "resnet",
+        "resnet, resnet_denoise, resnext_denoise_all, or small_resnet (8 to 64 pixels).",
+    ),
     Flag("depth", int, 152, "Of the network: 50 to 638 (resnet), or 6n + 2 (small_resnet).", 1),
     Flag("width", int, None, "Channels of the first stage; by default 64 (resnet) or 16.", 1),
     Flag("blocks", [int], None, "Blocks of each stage, for another split or depth of a resnet.", 1),
@@ -72,6 +77,19 @@ TRAIN = (
         "separate",
         "Whether the two branches of a mixture have their own gamma and beta.",
         choices=("separate", "shared"),
+    ),
+    Flag(
+        "init_from",
+        str,
+        None,
+        "Run directory or .keras file whose weights and statistics the training begins with.",
+    ),
+    Flag(
+        "trainable",
+        str,
+        "all",
+        "all, or norm: the normalization layers alone (Section 4.4).",
+        choices=("all", "norm"),
     ),
     Flag("adversarial", bool, True, "False trains on clean images alone: 0% adv + 100% clean."),
     Flag("clean_ratio", float, 1.0, "Share of clean images kept in a batch (Section 4.1).", 0, 1),
@@ -85,10 +103,38 @@ TRAIN = (
     Flag("batch_size", int, 4096, "Clean images of one update, over all workers.", 1),
     Flag("images_per_worker", int, 32, "Images that one batch normalization sees at a time.", 1),
     Flag("steps_per_epoch", int, None, "Updates; by default the images through batch_size.", 1),
-    Flag("learning_rate", float, 0.1, "For every 256 images of batch_size.", 0),
+    Flag(
+        "optimizer",
+        str,
+        "sgd",
+        "sgd with Nesterov momentum; or rmsprop, of the first ALP (Appendix A).",
+        choices=("sgd", "rmsprop"),
+    ),
+    Flag("momentum", float, 0.9, "Of either optimizer.", 0, 1),
+    Flag("rmsprop_rho", float, 0.9, "Decay of the mean of squared gradients.", 0, 1),
+    Flag("rmsprop_epsilon", float, 1.0, "Added to the mean of squared gradients.", 0),
+    Flag(
+        "learning_rate", float, 0.1, "With linear scaling, for every 256 images of batch_size.", 0
+    ),
+    Flag(
+        "learning_rate_scaling",
+        str,
+        "linear",
+        "linear multiplies learning_rate by batch_size / 256; none does not.",
+        choices=("linear", "none"),
+    ),
     Flag("warmup_epochs", int, 5, "Epochs from learning_rate to its scaled value.", 0),
+    Flag(
+        "decay",
+        str,
+        "step",
+        "step divides the learning rate by 10 at decay_epochs; exponential multiplies it by "
+        "decay_rate every decay_every epochs.",
+        choices=("step", "exponential"),
+    ),
     Flag("decay_epochs", [int], (35, 70, 95), "Epochs at which the learning rate falls by 10.", 0),
-    Flag("momentum", float, 0.9, "Nesterov momentum of SGD.", 0, 1),
+    Flag("decay_rate", float, 0.94, "Of the exponential decay (Appendix A).", 0, 1),
+    Flag("decay_every", int, 2, "Epochs between exponential decays.", 1),
     Flag("weight_decay", float, 1e-4, "On the kernels of convolutions and dense layers.", 0),
     Flag("label_smoothing", float, 0.1, "Of the training loss.", 0, 1),
     Flag(
@@ -98,6 +144,15 @@ TRAIN = (
         "Keras's dtype policy.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     ),
+    Flag(
+        "rematerialize",
+        str,
+        "none",
+        "Computes activations again block by block in place of keeping them: in the update's pass "
+        "(step), in the attack's too (all), or not (none).",
+        choices=("none", "step", "all"),
+    ),
+    Flag("image_pairs", int, 4, "Clean and adversarial images shown in TensorBoard.", 0),
     Flag("eval_num_steps", [int], (10,), "Attack iterations of the evaluation in training.", 1),
     Flag("eval_every", int, 1, "Epochs between such evaluations.", 1),
     Flag("strong_eval_num_steps", [int], (100,), "Iterations of the stronger evaluation.", 1),
@@ -132,6 +187,29 @@ EVALUATE = (
     ),
     Flag("images_per_worker", int, 32, "Images attacked at a time.", 1),
     Flag("limit", int, None, "Images to evaluate; by default the whole validation set.", 1),
+    Flag("sanity_checks", bool, True, "Whether the evaluation also checks itself."),
     Flag("output", str, None, "JSON file; by default evaluation.json in run_dir."),
     *_COMMON,
+)
+
+PREDICT = (
+    Flag("model", str, None, "A .keras file."),
+    Flag("run_dir", str, None, "Directory of a training, in place of model."),
+    Flag("checkpoint", str, "last", "Of run_dir: last, best, or the number of an epoch."),
+    Flag(
+        "domain",
+        str,
+        "adv",
+        "Branch of a mixture that classifies.",
+        choices=("adv", "clean"),
+    ),
+    Flag("class_names", bool, False, "Whether to write the class's name too."),
+    Flag("probability", bool, False, "Whether to write the class's probability too."),
+    Flag("dataset", str, None, "Data set whose class names count; by default that of run_dir."),
+    Flag("data_dir", str, None, "Directory of the data set."),
+    Flag("image_size", int, None, "Height and width in pixels, for a model that takes any.", 1),
+    Flag("value_range", [int], None, "Of the images, for a model without an input contract."),
+    Flag("batch_size", int, 32, "Images classified at a time.", 1),
+    Flag("output", str, None, "File for the lines; by default they are printed."),
+    Flag("check", bool, False, "Only check the flags."),
 )

@@ -8,7 +8,7 @@ from absl import flags
 from tfadv.config import flagfiles
 
 
-def parse(program, description, table, arguments):
+def parse(program, description, table, arguments, positional=None):
     """Parses a command line by a table of flags.
 
     Args:
@@ -16,9 +16,11 @@ def parse(program, description, table, arguments):
         description: One line, for `--help`.
         table: Tuple of `Flag`.
         arguments: List of strings, without the program's name.
+        positional: Name of what stands without a flag, such as `"directories"`, at least one of
+            them; None for a program that has flags alone.
 
     Returns:
-        A namespace with the value of every flag.
+        A namespace with the value of every flag, and of `positional` a tuple of strings.
 
     Raises:
         ValueError: For an unknown flag, a value that does not parse or breaks its rule, or an
@@ -35,9 +37,11 @@ def parse(program, description, table, arguments):
     if values["help"].value:
         print(f"{description}\n{values.get_help()}")
         sys.exit(0)
-    if rest:
+    if positional and not rest:
+        raise ValueError(f"{positional} must be given, behind the flags; received none")
+    if rest and not positional:
         raise ValueError(f"arguments must be flags (--name=value); received {rest[0]!r}")
-    settings = types.SimpleNamespace()
+    settings = types.SimpleNamespace(**{positional: tuple(rest)} if positional else {})
     for flag in table:
         setattr(settings, flag.name, _checked(flag, values[flag.name].value))
     return settings

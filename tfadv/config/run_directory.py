@@ -9,7 +9,7 @@ from tfadv.config import parsing
 # What may differ when a run is continued: it does not change what is trained.
 _FREE = (
     "resume check run_dir data_dir keep_checkpoints eval_num_steps eval_every eval_limit "
-    "strong_eval_num_steps strong_eval_every"
+    "strong_eval_num_steps strong_eval_every rematerialize image_pairs"
 ).split()
 
 
@@ -86,8 +86,7 @@ class RunDirectory:
 
     def settings(self, table):
         """The settings that the run in this directory was started with."""
-        if not self.flags.is_file():
-            raise ValueError(f"run_dir must hold a run of tfadv.train; received {self.path}")
+        self._check_run()
         return parsing.parse("run", "", table, [f"--flagfile={self.flags}"])
 
     def saved_epochs(self):
@@ -105,6 +104,7 @@ class RunDirectory:
         Raises:
             ValueError: If there is none.
         """
+        self._check_run()
         saved = self.saved_epochs()
         if which == "best" and self.best.is_file():
             return self.best
@@ -119,6 +119,10 @@ class RunDirectory:
             f"checkpoint must be last, best or an epoch that {self.path} keeps ({kept}); "
             f"received {which!r}"
         )
+
+    def _check_run(self):
+        if not self.flags.is_file():
+            raise ValueError(f"run_dir must hold a run of tfadv.train; received {self.path}")
 
     def _take_lock(self):
         # The system frees such a lock when its process ends, however it ends.

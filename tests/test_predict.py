@@ -1,0 +1,119 @@
+"""`tfadv.predict` on files that are images, and on some that are not."""
+
+import csv
+import io
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import tfadv
+from tfadv import config
+from tfadv.config import prediction_run
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A mixture network in a file, 5 images of digits' size, two other files; what is right."""
+    root = tmp_path_factory.mktemp("predict")
+    model = tfadv.models.SmallResNet(8, norm="mbn", image_size=8, channels=1, width=4, seed=1)
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        if "clean/moving" in variable.path or variable.path.endswith("gamma"):
+            variable.assign(generator.uniform(0.5, 2, variable.shape))
+        elif "logits" in variable.path:
+            variable.assign(generator.normal(size=variable.shape))
+    model.save(root / "model.keras")
+    images = generator.integers(0, 256, [5, 8, 8, 1], dtype=np.uint8)
+    (root / "images").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(root / "images" / f"a, {number}.png")
+    (root / "images" / "b.txt").write_text("no image")
+    (root / "images" / "c.jpeg").write_bytes(b"\xff\xd8\xff no image")
+    right = {}
+    for domain in ("adv", "clean"):
+        logits = tfadv.models.call(model, images.astype(np.float32), domain=domain).numpy()
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        right[domain] = powers / powers.sum(axis=1, keepdims=True)
+    return root, right
+
+
+def lines(text):
+    return list(csv.reader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("domain", ["adv", "clean"])
+def test_labels_names_and_probabilities(case, domain, capsys):
+    root, right = case
+    flags = [f"--model={root}/model.keras", f"--domain={domain}", "--batch_size=2"]
+    more = ["--class_names", "--probability", "--dataset=digits"]
+    settings, path = config.predict([*flags, *more, str(root / "images")])
+    assert prediction_run.prepare(settings, path).run() == 2
+    printed = capsys.readouterr()
+    found = lines(printed.out)
+    labels = right[domain].argmax(axis=1)
+    assert [row[:3] for row in found] == [
+        [f"a, {number}.png", str(label), str(label)] for number, label in enumerate(labels)
+    ]
+    expected = right[domain].max(axis=1)
+    np.testing.assert_allclose([float(row[3]) for row in found], expected, atol=2e-6)
+    assert printed.err.splitlines() == [
+        "tfadv.predict: cannot be read as an image, left out: b.txt",
+        "tfadv.predict: cannot be read as an image, left out: c.jpeg",
+        "tfadv.predict: 2 of 7 files could not be read",
+    ]
+    assert set(right["adv"].argmax(1)) != {0}
+
+
+def test_the_program_writes_lines_and_says_that_files_were_left_out(case):
+    root, right = case
+    done = subprocess.run(
+        [
+            *[sys.executable, "-m", "tfadv.predict", f"--model={root}/model.keras"],
+            *[str(root / "images"), f"--output={root}/labels.csv"],
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "2 of 7 files could not be read" in done.stderr
+    labels = right["adv"].argmax(axis=1)
+    text = "".join(f'"a, {number}.png",{label}\n' for number, label in enumerate(labels))
+    assert (root / "labels.csv").read_text() == text
+    assert not list(root.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "directory must be given, behind the flags; received none"),
+        (["DIR"], "one of run_dir and model must be given"),
+        (["--model=none.keras", "DIR"], "model must be a .keras file; received none.keras"),
+        (["--run_dir=none", "DIR"], "run_dir must hold a run of tfadv.train; received none"),
+        (["MODEL", "DIR", "x"], "one directory must be given; received .* x"),
+        (["MODEL", "none"], "the images must be in a directory; received 'none'"),
+        (["MODEL", "--class_names", "DIR"], "class_names needs run_dir, or dataset with model"),
+        (["MODEL", "--class_names", "--dataset=synthetic", "DIR"], "a data set that has them"),
+        (["MODEL", "--image_size=9", "DIR"], "image_size must be that of the model, 8x8"),
+        (["MODEL", "--value_range=0,1", "DIR"], "value_range must be"),
+        (["MODEL", "--value_range=3", "DIR"], "value_range must be low,high"),
+        (["PLAIN", "--domain=clean", "DIR"], "domain=clean needs a model with mixture"),
+        (["BROKEN", "DIR"], "model must be a Keras file that loads"),
+    ],
+)
+def test_mistakes(case, flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, _ = case
+    names = {"MODEL": f"--model={root}/model.keras", "DIR": str(root / "images")}
+    if "PLAIN" in flags:
+        inputs = keras.Input([8, 8, 1])
+        keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs))).save("p.keras")
+        names["PLAIN"] = "--model=p.keras"
+        flags = [*flags, "--value_range=0,255"]
+    (tmp_path / "b.keras").write_bytes(b"nothing")
+    names["BROKEN"] = "--model=b.keras"
+    with pytest.raises(ValueError, match=message):
+        prediction_run.prepare(*config.predict([names.get(flag, flag) for flag in flags]))

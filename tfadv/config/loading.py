@@ -1,0 +1,32 @@
+"""Classifiers from files, for the programs that use one."""
+
+import keras
+
+from tfadv import models
+
+
+def classifier(path, value_range=None):
+    """Loads a classifier of RGB or gray images from 0 to 255, as the data sets give them.
+
+    Args:
+        path: Of a `.keras` file.
+        value_range: `(low, high)` that the user says its images have; None reads its contract.
+
+    Returns:
+        A Keras model, not compiled.
+
+    Raises:
+        ValueError: If it does not load, or takes other images.
+    """
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(f"model must be a Keras file that loads; {path}: {error}") from None
+    models.check_classifier(model)
+    contract = models.contract(model)
+    if contract is not None and contract.channel_order == "BGR":
+        raise ValueError(f"model must take RGB or gray images; the contract of {path} says BGR")
+    found = models.value_range(model, value_range)
+    if found != (0.0, 255.0):
+        raise ValueError(f"model must take images of 0 to 255; {path} takes {found}")
+    return model
