@@ -1,0 +1,97 @@
+"""The Slurm launch, with stand-ins for `srun` and `scontrol` and real Horovod workers."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import run_slurm
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Two nodes of two tasks, all on this machine; what srun gives its tasks, and its exit status.
+SRUN = """#!{python}
+import os, subprocess, sys
+options = [argument for argument in sys.argv[1:] if argument.startswith("--")]
+assert "--kill-on-bad-exit=1" in options and "--ntasks=4" in options, options
+command = sys.argv[1 + next(i for i, a in enumerate(sys.argv[1:]) if not a.startswith("--")):]
+tasks = []
+for rank in range(4):
+    told = dict(SLURM_PROCID=str(rank), SLURM_NODEID=str(rank // 2), SLURM_LOCALID=str(rank % 2))
+    tasks.append(subprocess.Popen(command, env=dict(os.environ, **told)))
+sys.exit(max(task.wait() for task in tasks))
+"""
+SCONTROL = "#!/bin/sh\n[ $# = 3 ] && printf 'localhost\\n127.0.0.1\\n'\n"
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The environment of a batch job."""
+    for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_TASKS_PER_NODE": "2(x2)",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+    }
+
+
+def launch(environment, *flags):
+    return subprocess.run(
+        [sys.executable, "tools/run_slurm.py", *flags],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_four_tasks_on_two_nodes_are_four_workers(cluster, tmp_path):
+    pytest.importorskip("horovod")
+    done = launch(
+        cluster,
+        "--flagfile=flags/quickstart.flags",
+        "--epochs=1",
+        "--steps_per_epoch=1",
+        "--batch_size=8",
+        "--images_per_worker=2",
+        "--num_steps=1",
+        "--eval_num_steps=",
+        "--width=4",
+        f"--run_dir={tmp_path}/run",
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "batch:       8 images = 4 workers x 2 images x 1 accumulated steps" in done.stdout
+    assert done.stdout.count("model:") == 1
+    assert (tmp_path / "run" / "model.keras").is_file()
+
+
+@pytest.mark.parametrize(
+    "flags, without, message",
+    [
+        (["--program", "fly"], None, "run_slurm.py: --program must be train"),
+        (["--norm=mbn"], "SLURM_JOB_NODELIST", "run_slurm.py: this runs inside a Slurm job"),
+        # Checked before srun, for as many workers as there will be: 64 images over 3 x 4.
+        (
+            ["--flagfile=flags/quickstart.flags", "--images_per_worker=3"],
+            None,
+            "tfadv.train: batch_size must be a multiple of images_per_worker=3 times 4 workers",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(cluster, flags, without, message):
+    cluster.pop(without, None)
+    done = launch(cluster, *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+def test_tasks_per_node():
+    assert run_slurm.tasks_per_node("8(x2),4") == [8, 8, 4]
+    assert run_slurm.tasks_per_node("2") == [2]

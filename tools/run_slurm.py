@@ -1,0 +1,147 @@
+"""Runs tfadv.train, or another program with workers, as the tasks of a Slurm job.
+
+    python tools/run_slurm.py [--program evaluate] [flags of the program]
+
+inside a batch job (tools/slurm.sbatch is one). `horovodrun` starts its workers over ssh, which many
+clusters do not allow between nodes. Here `srun` starts them, one worker a task; this only serves
+the addresses by which they find each other, as `horovodrun` does too.
+
+The flags are checked once, before `srun`. A worker's failure ends the step (`--kill-on-bad-exit`).
+Whatever `srun` needs beyond what the job has is taken from SRUN_OPTIONS. The workers meet over the
+network interface that leads to the job's first node; HOROVOD_GLOO_IFACE names another one.
+"""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+
+from run_horovod import PROGRAMS
+
+
+def main(arguments):
+    """The batch job's part: checks, serves addresses, and waits for `srun`."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0
+    program = "train"
+    if arguments and arguments[0] == "--program":
+        program, arguments = (arguments[1:] or [""])[0], arguments[2:]
+    if program not in PROGRAMS:
+        return _mistake(f"--program must be {' or '.join(PROGRAMS)}; received {program!r}")
+    if "SLURM_JOB_NODELIST" not in os.environ:
+        return _mistake("this runs inside a Slurm job, from sbatch or salloc; there is none")
+    nodes = _nodes(os.environ["SLURM_JOB_NODELIST"])
+    counts = tasks_per_node(os.environ.get("SLURM_TASKS_PER_NODE", "1"))
+    if len(counts) != len(nodes):
+        return _mistake(f"the job has {len(nodes)} nodes and tasks for {len(counts)}")
+
+    command = [sys.executable, "-m", f"tfadv.{program}"]
+    told = dict(os.environ, HOROVOD_SIZE=str(sum(counts)))
+    status = subprocess.call([*command, "--check", *arguments], env=told)
+    if status:
+        return status
+
+    from horovod.runner.common.util import hosts
+    from horovod.runner.http.http_server import RendezvousServer
+
+    plan = hosts.get_host_assignments(
+        hosts.parse_hosts(",".join(f"{n}:{c}" for n, c in zip(nodes, counts, strict=True))),
+        sum(counts),
+    )
+    server = RendezvousServer()
+    port = server.start()
+    server.init(plan)
+    environment = dict(
+        os.environ,
+        HOROVOD_GLOO_RENDEZVOUS_ADDR=socket.gethostbyname(nodes[0]),
+        HOROVOD_GLOO_RENDEZVOUS_PORT=str(port),
+        HOROVOD_CONTROLLER="gloo",
+        HOROVOD_CPU_OPERATIONS="gloo",
+        PYTHONUNBUFFERED="1",
+    )
+    environment.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")
+    step = subprocess.Popen(
+        [
+            "srun",
+            f"--ntasks={sum(counts)}",
+            "--distribution=block",  # ranks in the order of the nodes, as the plan has them
+            "--kill-on-bad-exit=1",
+            *shlex.split(os.environ.get("SRUN_OPTIONS", "")),
+            *[sys.executable, __file__, "--worker", ",".join(nodes), ",".join(map(str, counts))],
+            *[*command, *arguments],
+        ],
+        env=environment,
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: step.send_signal(number))
+    status = step.wait()
+    return status if status >= 0 else 128 - status
+
+
+def worker(nodes, counts, command):
+    """One task's part: tells Horovod which worker it is and becomes the program."""
+    nodes, counts = nodes.split(","), [int(count) for count in counts.split(",")]
+    rank, node = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NODEID"])
+    local_rank = int(os.environ["SLURM_LOCALID"])
+    if rank != sum(counts[:node]) + local_rank:
+        sys.exit(f"run_slurm.py: task {rank} is not number {local_rank} of node {node}")
+    sharing = [i for i, count in enumerate(counts) if count > local_rank]
+    values = dict(
+        HOSTNAME=nodes[node],
+        RANK=rank,
+        SIZE=sum(counts),
+        LOCAL_RANK=local_rank,
+        LOCAL_SIZE=counts[node],
+        CROSS_RANK=sharing.index(node),
+        CROSS_SIZE=len(sharing),
+    )
+    os.environ.update({f"HOROVOD_{name}": str(value) for name, value in values.items()})
+    interface = _interface(os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"])
+    os.environ.setdefault("HOROVOD_GLOO_IFACE", interface)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", os.environ["HOROVOD_GLOO_IFACE"])
+    os.execvp(command[0], command)
+
+
+def tasks_per_node(text):
+    """Slurm's "8(x3),4" as a list: [8, 8, 8, 4]."""
+    counts = []
+    for part in text.split(","):
+        count, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part).groups()
+        counts += [int(count)] * int(times or 1)
+    return counts
+
+
+def _nodes(text):
+    shown = subprocess.run(
+        ["scontrol", "show", "hostnames", text], check=True, capture_output=True, text=True
+    )
+    return shown.stdout.split()
+
+
+def _interface(address):
+    """The network interface that this machine reaches an address by."""
+    import psutil
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # nothing is sent
+        mine = probe.getsockname()[0]
+    return next(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if any(found.address == mine for found in addresses)
+    )
+
+
+def _mistake(message):
+    print(f"run_slurm.py: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], sys.argv[3], sys.argv[4:])
+    sys.exit(main(sys.argv[1:]))
