@@ -21,6 +21,12 @@ def train(arguments):
     )
     checks.check_train(settings)
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
+    if settings.init_from:
+        # As it is written to the run's flags, which are read from other directories too.
+        settings.init_from = str(pathlib.Path(settings.init_from).expanduser().resolve())
+        if settings.init_from == str(run.path.resolve()):
+            raise ValueError(f"init_from must be another run than run_dir; received {run.path}")
+        initial_model(settings)
     run.check(flag_table.TRAIN, settings)
     return settings, run
 
@@ -79,6 +85,16 @@ def model_file(settings):
     if not pathlib.Path(settings.model).is_file():
         raise ValueError(f"model must be a .keras file; received {settings.model}")
     return settings.model, None
+
+
+def initial_model(settings):
+    """The `.keras` file that `--init_from`, a file or the directory of a run, names."""
+    path = pathlib.Path(settings.init_from)
+    if path.is_dir():
+        return RunDirectory(path).checkpoint("last")
+    if not path.is_file():
+        raise ValueError(f"init_from must be a run or a .keras file; received {path}")
+    return path
 
 
 def of_the_run(settings, run, *names):

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfadv import attacks, callbacks, data, models
-from tfadv.training.schedules import WarmupSteps
+from tfadv.config import optimizers
 
 
 def dataset(settings):
@@ -50,23 +50,13 @@ def attack(settings, num_steps):
 
 
 def compile_model(model, settings, steps_per_epoch):
-    """Compiles a network with the paper's optimizer, schedule and loss."""
-    schedule = WarmupSteps(
-        settings.learning_rate,
-        settings.batch_size,
-        steps_per_epoch,
-        settings.warmup_epochs,
-        settings.decay_epochs,
-    )
-    optimizer = keras.optimizers.SGD(schedule, momentum=settings.momentum, nesterov=True)
-    if settings.dtype == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    """Compiles a network with its optimizer and the paper's loss and metrics."""
     # Keras smooths the labels of this loss only, which takes them one-hot.
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=settings.label_smoothing
     )
     model.compile(
-        optimizer=optimizer,
+        optimizer=optimizers.optimizer(settings, steps_per_epoch),
         loss=loss,
         metrics=["accuracy", keras.metrics.TopKCategoricalAccuracy(5, name="top5_accuracy")],
         jit_compile=False,

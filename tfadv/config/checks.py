@@ -42,6 +42,12 @@ def check_train(settings):
     decays = list(settings.decay_epochs)
     if decays != sorted(set(decays)):
         raise ValueError(f"decay_epochs must increase; received {','.join(map(str, decays))}")
+    if settings.decay == "exponential" and not 0 < settings.decay_rate:
+        raise ValueError(f"decay_rate must be above 0; received {settings.decay_rate}")
+    if settings.trainable == "norm" and not settings.init_from:
+        raise ValueError(
+            "trainable=norm needs init_from, a network that was trained; received none"
+        )
     accumulation_steps(settings)
     if settings.resume and not settings.run_dir:
         raise ValueError("resume needs run_dir; received none")

@@ -107,22 +107,13 @@ TRAIN = (
         "optimizer",
         str,
         "sgd",
-        "sgd with Nesterov momentum; or rmsprop, of the first ALP (Appendix A).",
+        "sgd, with Nesterov momentum; or rmsprop, that of the first ALP (Appendix A).",
         choices=("sgd", "rmsprop"),
     ),
     Flag("momentum", float, 0.9, "Of either optimizer.", 0, 1),
-    Flag("rmsprop_rho", float, 0.9, "Decay of the mean of squared gradients.", 0, 1),
-    Flag("rmsprop_epsilon", float, 1.0, "Added to the mean of squared gradients.", 0),
-    Flag(
-        "learning_rate", float, 0.1, "With linear scaling, for every 256 images of batch_size.", 0
-    ),
-    Flag(
-        "learning_rate_scaling",
-        str,
-        "linear",
-        "linear multiplies learning_rate by batch_size / 256; none does not.",
-        choices=("linear", "none"),
-    ),
+    Flag("rmsprop_rho", float, 0.9, "Decay of RMSProp's mean of squared gradients.", 0, 1),
+    Flag("rmsprop_epsilon", float, 1.0, "Added to that mean, under the root.", 0),
+    Flag("learning_rate", float, 0.1, "For every 256 images of batch_size.", 0),
     Flag("warmup_epochs", int, 5, "Epochs from learning_rate to its scaled value.", 0),
     Flag(
         "decay",

@@ -4,7 +4,7 @@ import sys
 import keras
 import numpy as np
 
-from tfadv import data, distributed
+from tfadv import config, data, distributed, models
 from tfadv.config import building, checks, errors, flag_table
 from tfadv.training import checkpoints
 
@@ -24,14 +24,19 @@ def prepare(settings, run):
     run.open(flag_table.TRAIN, settings)
     dataset = building.dataset(settings)
     model = building.network(settings, dataset)
+    if settings.trainable == "norm":
+        models.train_only_normalization(model)
     steps = settings.steps_per_epoch or data.steps_per_epoch(dataset.num_train, settings.batch_size)
     building.compile_model(model, settings, steps)
+    # Rank 0 alone reads them: all workers begin with its variables.
     first_epoch = 0
-    if settings.resume and distributed.rank() == 0:
-        saved = run.saved_epochs()
+    if distributed.rank() == 0:
+        saved = run.saved_epochs() if settings.resume else {}
         if saved:
             first_epoch, path = list(saved.items())[-1]
             checkpoints.restore(model, path)
+        elif settings.init_from:
+            checkpoints.initialize(model, config.initial_model(settings))
     return TrainingRun(
         settings, run, dataset, model, steps, distributed.broadcast_object(first_epoch)
     )
@@ -90,7 +95,7 @@ class TrainingRun:
         return [keras.callbacks.TensorBoard(self.run.tensorboard, write_graph=False)]
 
     def _draw(self):
-        from tfadv import inspection, models
+        from tfadv import inspection
 
         if models.mixtures(self.model):
             figure = inspection.figure5(self.model, seed=self.settings.seed)
@@ -109,13 +114,17 @@ class TrainingRun:
             )
         else:
             strategy = "0% adv + 100% clean"
+        if settings.init_from:
+            what = "the normalization of " if settings.trainable == "norm" else ""
+            strategy += f"; trains {what}{settings.init_from}"
         count = int(sum(np.prod(v.shape) for v in self.model.trainable_variables))
         start = f", continued after epoch {self.first_epoch}" if self.first_epoch else ""
         return (
             f"run:         {self.run.path}{start}\n"
             f"data:        {self.dataset.name}, {self.dataset.num_train} images of "
             f"{'x'.join(map(str, self.dataset.image_shape))}, {self.dataset.num_classes} classes\n"
-            f"network:     {self.model.name}, norm {settings.norm}, {count:,} parameters\n"
+            f"network:     {self.model.name}, norm {settings.norm}, {count:,} parameters"
+            f"{' that train' if settings.trainable == 'norm' else ''}\n"
             f"strategy:    {strategy}\n"
             f"batch:       {settings.batch_size} images = {size} workers x "
             f"{settings.images_per_worker} images x {parts} accumulated steps; "

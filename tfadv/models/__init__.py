@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "extract": "conversion",
         "logits": "logits_only",
         "mixtures": "calling",
+        "train_only_normalization": "freezing",
         "value_range": "contracts",
     },
 )

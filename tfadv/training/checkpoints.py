@@ -49,6 +49,31 @@ def restore(model, path):
         target.assign(source)
 
 
+def initialize(model, path):
+    """Gives a model the weights and moving statistics of a saved one, and no optimizer's state.
+
+    Args:
+        model: A Keras model, of the same architecture.
+        path: Of a `.keras` file.
+
+    Raises:
+        ValueError: If it does not load, or at the first layer or variable that they do not share.
+    """
+    try:
+        saved = keras.saving.load_model(path, compile=False)
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(f"init_from must be a Keras model that loads; {path}: {error}") from None
+    # In the order of the layers: what is trainable, and so comes first, may differ.
+    sources, targets = (
+        [variable for layer in _leaves(each) for variable in layer.variables]
+        for each in (saved, model)
+    )
+    _check_variables(sources, targets, path)
+    _check_layers(saved, model, path)
+    for source, target in zip(sources, targets, strict=True):
+        target.assign(source)
+
+
 def _check_layers(saved, model, path):
     # Group, layer and instance normalization, for example, have the same variables.
     for here, there in zip(_leaves(model), _leaves(saved), strict=False):
