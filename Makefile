@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow lint format quickstart benchmarks clean clean-cache
+.PHONY: help setup test test-slow test-runs lint format quickstart benchmarks clean clean-cache
 # One after the other, even under -j: they share two workers' cores and one .venv.
 .NOTPARALLEL:
 
@@ -17,10 +17,13 @@ setup: ## make .venv: dependencies, TensorFlow (TENSORFLOW=cpu or gpu), Horovod;
 	@tools/setup.sh
 
 test: lint ## lint, then run every test but the slow ones (ARGS="-k name" chooses)
-	@$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not runs" -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## run the slow tests
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+test-runs: setup ## take every run of the paper's tables down to a few steps
+	@$(BIN)/python -m pytest -q -n 2 tests/flags $(ARGS)
 
 lint: setup ## check style and formatting
 	@$(BIN)/ruff check --quiet .

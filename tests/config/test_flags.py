@@ -94,6 +94,13 @@ def test_flagfiles_that_are_refused(tmp_path, text, message):
         ([QUICK, "--running_statistics=99"], "at most epochs=20; received 99"),
         ([QUICK, "--decay_epochs=5,3"], "decay_epochs must increase; received 5,3"),
         ([QUICK, "--decay_epochs=5,x"], "decay_epochs must be integers"),
+        ([QUICK, "--decay=exponential", "--decay_rate=0"], "decay_rate must be above 0"),
+        ([QUICK, "--decay_rate=1.5"], "decay_rate must be between 0 and 1; received 1.5"),
+        ([QUICK, "--optimizer=adam"], "optimizer must be one of sgd, rmsprop; received 'adam'"),
+        ([QUICK, "--trainable=norm"], "trainable=norm needs init_from"),
+        ([QUICK, "--init_from=none"], "init_from must be a run or a .keras file; received .*none"),
+        ([QUICK, "--init_from=."], "run_dir must hold a run of tfadv.train; received .*"),
+        ([QUICK, "--run_dir=x", "--init_from=x"], "init_from must be another run than run_dir"),
         ([QUICK, "--image_size=9"], "image_size must be 8 for digits"),
         (["--resume"], "not prepared"),
         (
@@ -145,7 +152,6 @@ def test_run_directories_are_safe(tmp_path):
         (["--model=m.keras"], "dataset must be given with model"),
         (["--model=m.keras", "--dataset=digits"], "model must be a .keras file"),
         (["--run_dir=x", "--num_steps=0"], "num_steps must be at least 1; received 0"),
-        (["--run_dir=x", "--num_steps="], "num_steps must name at least one"),
         (["--run_dir=x", "--domain=both_"], "domain must be one of adv, clean, both"),
     ],
 )

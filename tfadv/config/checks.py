@@ -74,8 +74,6 @@ def check_evaluate(settings):
     check_model(settings)
     if settings.model and not settings.dataset:
         raise ValueError("dataset must be given with model; received none")
-    if not settings.num_steps:
-        raise ValueError("num_steps must name at least one number of steps; received none")
 
 
 def check_predict(settings):

@@ -1,7 +1,5 @@
-import keras
-
-from tfadv import distributed, evaluation, models
-from tfadv.config import building, errors
+from tfadv import distributed, evaluation
+from tfadv.config import building, errors, loading
 
 
 def prepare(settings, path):
@@ -16,26 +14,16 @@ def prepare(settings, path):
     """
     distributed.init()
     dataset = building.dataset(settings)
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"model must be a Keras file that loads; {path}: {error}") from None
-    contract = models.contract(model)
-    if contract is not None and contract.channel_order == "BGR":
-        raise ValueError(f"model must take RGB or gray images; the contract of {path} says BGR")
+    model = loading.classifier(path, settings.value_range)
+    attack = building.attack(settings, max(settings.num_steps)) if settings.num_steps else None
     evaluator = evaluation.Evaluator(
         model,
-        building.attack(settings, max(settings.num_steps)),
-        settings.num_steps,
+        attack,
+        settings.num_steps or None,
         ("adv", "clean") if settings.domain == "both" else (settings.domain,),
-        models.value_range(model, settings.value_range),
+        settings.value_range,
         settings.seed,
     )
-    # The data come in pixels of 255, whatever a model was made for.
-    if evaluator.value_range != (0.0, 255.0):
-        raise ValueError(
-            f"model must take images of 0 to 255; {path} takes {evaluator.value_range}"
-        )
     evaluator.open(dataset, settings.images_per_worker, settings.limit)
     return EvaluationRun(settings, path, dataset, evaluator)
 

@@ -1,0 +1,106 @@
+"""Every run of `flags/`, its sizes cut down and its strategy as it is, on a few synthetic images.
+
+`make test` takes six of different kinds, `make test-runs` all.
+"""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import tfadv  # noqa: F401 - registers what saved models are made of
+from tests.flags import test_flagfiles
+from tfadv import config
+from tfadv.config import evaluation_run, flag_table, training_run
+
+FLAGS = pathlib.Path(__file__).resolve().parents[2] / "flags"
+SIZES = [
+    "--dataset=synthetic", "--image_size=32", "--blocks=1,1,1,1", "--depth=14", "--width=4",
+    "--epochs=2", "--steps_per_epoch=2", "--batch_size=4", "--images_per_worker=4",
+    "--eval_num_steps=", "--strong_eval_num_steps=", "--image_pairs=0",
+]  # fmt: skip
+SIX = (
+    "table7/resnet152-pgd30-clean60",
+    "table7/resnet152-pgd10-clean0-running",
+    "table7/resnet152-pgd5-mbn-alp-running",
+    "table7/resnet152-pgd30-gn",
+    "table1/clean_only",
+    "table3/row1",
+)
+ALL = [*test_flagfiles.RUNS]
+ALL += [f"beyond/{path.stem}" for path in sorted((FLAGS / "beyond").iterdir())]
+ALL += [f"figure7/{path.stem}" for path in sorted((FLAGS / "figure7").iterdir())]
+
+
+def train(name, directory, *flags):
+    """A few steps of a flagfile's run; its settings."""
+    settings = test_flagfiles.train(FLAGS / f"{name}.flags")
+    last = ["--running_statistics=1"] if settings.running_statistics else []
+    arguments = [f"--flagfile={FLAGS / name}.flags", *SIZES, *last, f"--run_dir={directory}"]
+    keras.utils.clear_session()
+    training_run.prepare(*config.train([*arguments, *flags])).fit()
+    return settings
+
+
+def values(path):
+    model = keras.saving.load_model(path, compile=False)
+    return {variable.path.split("/", 1)[-1]: variable.numpy() for variable in model.variables}
+
+
+def changed(before, after):
+    return {path for path in after if np.any(after[path] != before[path])}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in SIX else pytest.mark.runs) for n in ALL]
+)
+def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
+    settings = train(name, tmp_path / "run")
+    run = tmp_path / "run"
+    # What was cut down are sizes: the strategy went into the run as the file says it.
+    kept = config.RunDirectory(run).settings(flag_table.TRAIN)
+    sizes = {flag.split("=")[0].strip("-") for flag in SIZES} | {"run_dir", "running_statistics"}
+    for key, value in vars(settings).items():
+        assert key in sizes or getattr(kept, key) == value, key
+    assert bool(kept.running_statistics) == bool(settings.running_statistics)
+
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 2), (2, 4)]
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert ("adv_loss" in lines[0]) == settings.adversarial
+    assert ("clean_loss" in lines[0]) == (settings.clean_ratio > 0)
+    first, last = (values(run / "checkpoints" / f"epoch-000{n}.keras") for n in (1, 2))
+    moved = changed(first, last)
+    assert any(path.endswith("kernel") for path in moved)
+    if settings.norm in ("bn", "mbn"):
+        statistics = any("moving_" in path for path in moved)
+        assert statistics == (not settings.running_statistics)
+
+    flags = [f"--run_dir={run}", "--num_steps=2", "--limit=5", "--domain=both"]
+    evaluation_run.prepare(*config.evaluate([*flags, "--images_per_worker=4"])).run()
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    domains = ["adv", "clean"] if settings.norm == "mbn" else [None]
+    assert [(r["domain"], r["num_steps"], r["total"]) for r in results] == [
+        (domain, steps, 5) for domain in domains for steps in (0, 2)
+    ]
+    assert {r["epsilon"] for r in results if r["num_steps"]} == {settings.epsilon}
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize(
+    "name, start",
+    [
+        ("finetune/on_clean", "table7/resnet152-pgd30-clean0"),
+        ("finetune/on_adversarial", "table1/clean_only"),
+    ],
+)
+def test_fine_tuning_leaves_convolutions_as_they_were(name, start, tmp_path, capsys):
+    began = train(start, tmp_path / "start")
+    settings = test_flagfiles.train(FLAGS / f"{name}.flags")
+    assert settings.init_from == began.run_dir
+    train(name, tmp_path / "tuned", f"--init_from={tmp_path / 'start'}", "--decay_epochs=1")
+    moved = changed(values(tmp_path / "start/model.keras"), values(tmp_path / "tuned/model.keras"))
+    kinds = {path.rsplit("/", 1)[-1] for path in moved}
+    assert kinds == {"gamma", "beta", "moving_mean", "moving_variance"}
