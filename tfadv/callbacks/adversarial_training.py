@@ -3,6 +3,7 @@ import tensorflow as tf
 
 from tfadv import distributed, models
 from tfadv.attacks import arguments
+from tfadv.models import rematerialization
 from tfadv.training import AdversarialStep
 
 
@@ -36,6 +37,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             statistics of its own, share one update. Batches must have a fixed size it divides.
         value_range: `(low, high)` of the images; None reads the model's input contract.
         seed: Integer, of all random draws.
+        rematerialize: What computes activations again, block by block, in place of keeping them
+            for the gradient: `"step"`, the update's pass; `"all"`, the attack's too, which is where
+            the time goes; `"none"`. For functional models, and for networks too deep for the
+            memory: the attack keeps about half of what the update's pass does, so `"step"` at best
+            halves the peak.
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
@@ -60,6 +66,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         accumulation_steps=1,
         value_range=None,
         seed=0,
+        rematerialize="none",
     ):
         super().__init__()
         if attack is not None and not callable(attack):
@@ -79,6 +86,11 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.accumulation_steps = arguments.integer("accumulation_steps", accumulation_steps, 1)
         self.value_range = value_range
         self.seed = arguments.integer("seed", seed, 0)
+        if rematerialize not in ("none", "step", "all"):
+            raise ValueError(
+                f'rematerialize must be "none", "step" or "all"; received {rematerialize!r}'
+            )
+        self.rematerialize = rematerialize
         self.step = None
         self._armed = False
         self._built = False
@@ -100,6 +112,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             pairing_weight=self.pairing_weight,
             accumulation_steps=self.accumulation_steps,
             seed=self.seed,
+            rematerialize=self.rematerialize,
         )
         # The step may leave variables out of an update, so the optimizer has to know all of them.
         if not model.optimizer.built:
@@ -167,6 +180,8 @@ class AdversarialTraining(keras.callbacks.Callback):
                 "steps_per_execution must be 1 with several workers; "
                 f"received {model.steps_per_execution}"
             )
+        if self.rematerialize != "none":
+            rematerialization.blocks(model)  # which a subclassed model does not have
         if self.pairing_weight and models.logits(model) is not model:
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a softmax, since it pairs logits"

@@ -30,10 +30,14 @@ def current():
     return _current.get() or Scope()
 
 
-@contextlib.contextmanager
 def enter(domain, running_statistics=False):
     """Puts a new scope around a model's call and yields it."""
-    scope = Scope(domain, running_statistics)
+    return use(Scope(domain, running_statistics))
+
+
+@contextlib.contextmanager
+def use(scope):
+    """Puts a scope around a model's call, or around a part of it that runs again; yields it."""
     token = _current.set(scope)
     try:
         yield scope

@@ -2,10 +2,17 @@ import tensorflow as tf
 
 from tfadv.layers import scope
 from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
-from tfadv.models import architectures
+from tfadv.models import architectures, rematerialization
 
 
-def call(model, images, training=False, domain="adv", running_statistics=False):
+def call(
+    model,
+    images,
+    training=False,
+    domain="adv",
+    running_statistics=False,
+    rematerialize=False,
+):
     """Calls a model with a domain, which every mixture in it obeys.
 
     The choice holds for this call alone, at whatever depth the mixtures lie. Inside a
@@ -20,6 +27,8 @@ def call(model, images, training=False, domain="adv", running_statistics=False):
             clean one. Models without a mixture give the same for all of them.
         running_statistics: Boolean, whether batch normalization uses its moving statistics though
             `training` is true (Section 4.3).
+        rematerialize: Boolean, whether a gradient computes the activations of the model's blocks
+            again in place of keeping them (`tfadv.models.rematerialization`).
 
     Returns:
         What the model returns.
@@ -35,7 +44,10 @@ def call(model, images, training=False, domain="adv", running_statistics=False):
             f"received {domain!r}"
         )
     with scope.enter(domain, running_statistics) as entered:
-        outputs = model(images, training=training)
+        if rematerialize:
+            outputs = rematerialization.run(model, images, training)
+        else:
+            outputs = model(images, training=training)
     missed = [layer for layer in mixtures(model) if id(layer) not in entered.seen]
     if missed:
         raise RuntimeError(

@@ -26,6 +26,7 @@ class AdversarialStep:
         pairing_weight: Float, the weight of adversarial logit pairing.
         accumulation_steps: Integer, how many parts of a batch share one update.
         seed: Integer; with the step and the worker it keys all random draws.
+        rematerialize: `"none"`, `"step"` or `"all"`, as of `AdversarialTraining`.
 
     Attributes:
         running_statistics: Boolean, whether batch normalization trains on its moving statistics
@@ -51,6 +52,7 @@ class AdversarialStep:
         pairing_weight=0.0,
         accumulation_steps=1,
         seed=0,
+        rematerialize="none",
     ):
         self.model = model
         self.attack = attack
@@ -60,6 +62,7 @@ class AdversarialStep:
         self.pairing_weight = pairing_weight
         self.accumulation_steps = accumulation_steps
         self.seed = seed
+        self.rematerialize = rematerialize
         self.running_statistics = False
         attacked = ("adv",) if attack is not None else ()
         clean = ("clean",) if attack is None or clean_ratio > 0 else ()
@@ -113,6 +116,7 @@ class AdversarialStep:
                     training=True,
                     domain=batch.domain,
                     running_statistics=self.running_statistics,
+                    rematerialize=self.rematerialize != "none",
                 )
             loss, by_domain = mixture_loss(
                 self.model, batch, outputs, self.clean_weight, self.pairing_weight
@@ -131,7 +135,13 @@ class AdversarialStep:
             return None, None
         outputs = getattr(self.model, "outputs", None)
         return self.attack(
-            lambda images: call(self._logits_model, images, training=False, domain="adv"),
+            lambda images: call(
+                self._logits_model,
+                images,
+                training=False,
+                domain="adv",
+                rematerialize=self.rematerialize == "all",
+            ),
             images,
             labels,
             value_range=self.value_range,
