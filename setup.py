@@ -32,6 +32,7 @@ setup(
     # The interpreters that TensorFlow 2.21 has wheels for.
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["tfadv", "tfadv.*"]),
+    package_data={"tfadv.reporting": ["paper.tsv"]},
     # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
     # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
     install_requires=[
@@ -77,6 +78,7 @@ setup(
         "console_scripts": [
             "tfadv-train=tfadv.train:main",
             "tfadv-evaluate=tfadv.evaluate:main",
+            "tfadv-report=tfadv.report:main",
             "tfadv-predict=tfadv.predict:main",
         ]
     },

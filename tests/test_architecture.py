@@ -13,6 +13,7 @@ ORDER = (
     ("train", "evaluate", "inspect", "report", "predict", "plan"),
     ("config",),
     ("__init__",),
+    ("reporting",),
     ("callbacks",),
     ("training",),
     ("evaluation",),

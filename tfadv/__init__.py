@@ -19,6 +19,7 @@ _MODULES = (
     "inspection",
     "layers",
     "models",
+    "reporting",
     "training",
 )
 
@@ -57,8 +58,10 @@ def register():
         ) from None
     for module in (
         "layers.batch_normalization",
+        "layers.grouped_conv",
         "layers.input_contract",
         "layers.mixture_batch_normalization",
+        "layers.non_local_means",
         "models.logits_only",
         "training.schedules",
     ):

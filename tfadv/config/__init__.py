@@ -70,6 +70,17 @@ def predict(arguments):
     return settings, path
 
 
+def report(arguments):
+    """Settings of `tfadv.report`, checked."""
+    return parsing.parse(
+        "tfadv.report",
+        "Makes the paper's tables and figures from the directories of finished runs.",
+        flag_table.REPORT,
+        arguments,
+        positional="directories",
+    )
+
+
 def model_file(settings):
     """The file that `--model`, or `--run_dir` and `--checkpoint`, name; and the run's directory.
 

@@ -17,9 +17,18 @@ def dataset(settings):
     )
 
 
+# By name, as `models` imports them when they are used.
+NETWORKS = {
+    "resnet": "ResNet",
+    "resnet_denoise": "ResNetDenoise",
+    "resnext_denoise_all": "ResNeXtDenoiseAll",
+    "small_resnet": "SmallResNet",
+}
+
+
 def network(settings, dataset):
     """The network of `--network`, `--depth`, `--norm` and so on, for a data set."""
-    make = {"resnet": models.ResNet, "small_resnet": models.SmallResNet}[settings.network]
+    make = getattr(models, NETWORKS[settings.network])
     height, width, channels = dataset.image_shape
     options = {"width": settings.width, "blocks": settings.blocks}
     return make(
@@ -86,6 +95,7 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
             pairing_weight=settings.pairing_weight,
             accumulation_steps=accumulation_steps,
             seed=settings.seed,
+            rematerialize=settings.rematerialize,
         )
     ]
     if settings.running_statistics:

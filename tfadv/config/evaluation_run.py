@@ -1,3 +1,5 @@
+import dataclasses
+
 from tfadv import distributed, evaluation
 from tfadv.config import building, errors, loading
 
@@ -47,8 +49,19 @@ class EvaluationRun:
                 settings.limit,
                 evaluation.progress_bar(),
             )
+            doubts = None
+            if settings.sanity_checks:
+                doubts = evaluation.doubts(
+                    self.evaluator,
+                    results,
+                    self.dataset,
+                    settings.images_per_worker,
+                    settings.limit,
+                )
         if distributed.rank() == 0:
             print(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}", flush=True)
+            for doubt in doubts or ():
+                print(f"warning: {doubt}", flush=True)
             if settings.output:
                 print(f"written to {settings.output}", flush=True)
         if settings.output:
@@ -59,4 +72,6 @@ class EvaluationRun:
                 dataset=self.dataset.name,
                 image_shape=self.dataset.image_shape,
                 whole_validation_set=results[0].total == self.dataset.num_validation,
+                # None: not checked; an empty list: checked, and none.
+                doubts=None if doubts is None else [dataclasses.asdict(d) for d in doubts],
             )

@@ -161,7 +161,13 @@ EVALUATE = (
     Flag("model", str, None, "A .keras file, in place of run_dir."),
     *[dataclasses.replace(flag, default=None) for flag in DATA],
     Flag("value_range", [int], None, "Of the images, for a model without an input contract."),
-    Flag("num_steps", [int], (10, 20, 100, 500, 2000), "Attack iterations, a list.", 1),
+    Flag(
+        "num_steps",
+        [int],
+        (10, 20, 100, 500, 2000),
+        "Attack iterations, a list; none for clean images alone.",
+        1,
+    ),
     dataclasses.replace(
         ATTACK[0],
         default=None,
@@ -204,3 +210,5 @@ PREDICT = (
     Flag("output", str, None, "File for the lines; by default they are printed."),
     Flag("check", bool, False, "Only check the flags."),
 )
+
+REPORT = (Flag("output", str, "report", "Directory for the report, its tables and figures."),)

@@ -7,7 +7,7 @@ from tfadv import launcher
 from tfadv.config import parsing
 
 # What may differ when a run is continued: it does not change what is trained.
-_FREE = (
+FREE = (
     "resume check run_dir data_dir keep_checkpoints eval_num_steps eval_every eval_limit "
     "strong_eval_num_steps strong_eval_every rematerialize image_pairs"
 ).split()
@@ -54,7 +54,7 @@ class RunDirectory:
             before = self.settings(table)
             for flag in table:
                 old, new = getattr(before, flag.name), getattr(settings, flag.name)
-                if flag.name not in _FREE and old != new:
+                if flag.name not in FREE and old != new:
                     raise ValueError(
                         f"{flag.name} must be {old} to continue the run in {self.path}; "
                         f"received {new}"

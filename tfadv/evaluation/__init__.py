@@ -5,8 +5,10 @@ from tfadv import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
+        "Doubt": "self_checks",
         "Evaluator": "accuracy",
         "Result": "results",
+        "doubts": "self_checks",
         "evaluate": "accuracy",
         "progress_bar": "progress",
         "table": "tables",

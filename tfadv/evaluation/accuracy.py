@@ -94,7 +94,7 @@ class Evaluator:
             self._groups.setdefault(self._step_size(number), []).append(number)
         logits = models.logits(model)
         # `domain` is chosen even where there is none to choose: "adv" is the layers' default.
-        self._networks = [Network(logits, domain or "adv") for domain in self.domains]
+        self.networks = [Network(logits, domain or "adv") for domain in self.domains]
         self._start = tf.function(self._draw, autograph=False)
 
     def __call__(self, data, batch_size=64, limit=None, progress=None):
@@ -104,7 +104,7 @@ class Evaluator:
         for done, batch in enumerate(source.batches(), 1):
             if batch is not None:  # more workers than images
                 counts += [
-                    np.sum(self.outcomes(network, *batch), axis=-1) for network in self._networks
+                    np.sum(self.outcomes(network, *batch), axis=-1) for network in self.networks
                 ]
                 total += np.sum(batch[2] >= 0)
             if progress is not None:
@@ -199,14 +199,7 @@ class Evaluator:
             The number of steps, adversarial images, and the targets (untargeted: the labels) as an
             array.
         """
-        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
-        current, goals = self._start(
-            images,
-            tf.constant(labels),
-            tf.constant(keys),
-            tf.constant(restart),
-            network.num_classes,
-        )
+        current, goals = self.start(images, labels, indices, network.num_classes, restart)
         done = 0
         for number in numbers:
             current = self.attack.advance(
@@ -214,6 +207,13 @@ class Evaluator:
             )
             done = number
             yield number, current, goals.numpy()
+
+    def start(self, images, labels, indices, num_classes, restart=0):
+        """Where the attack on a batch starts, not clipped to the range, and what it aims at."""
+        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
+        return self._start(
+            images, tf.constant(labels), tf.constant(keys), tf.constant(restart), num_classes
+        )
 
     def _draw(self, images, labels, keys, restart, num_classes):
         return self.attack.start(

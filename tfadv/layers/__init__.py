@@ -1,4 +1,4 @@
-"""Normalization layers, and the table of their names."""
+"""Layers of our own, and the table of normalizations."""
 
 from tfadv import lazy
 
@@ -6,9 +6,11 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
         "BatchNormalization": "batch_normalization",
+        "GroupedConv2D": "grouped_conv",
         "InputContract": "input_contract",
         "MixtureBatchNormalization": "mixture_batch_normalization",
         "NORMALIZATIONS": "normalizations",
+        "NonLocalMeans": "non_local_means",
         "normalization": "normalizations",
     },
 )

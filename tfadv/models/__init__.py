@@ -5,7 +5,9 @@ from tfadv import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
+        "ResNeXtDenoiseAll": "denoising",
         "ResNet": "resnet",
+        "ResNetDenoise": "denoising",
         "SmallResNet": "resnet",
         "call": "calling",
         "check_classifier": "contracts",

@@ -18,7 +18,12 @@ DEPTHS = {
 
 # The smallest and the largest image of each network, in pixels. A ResNet halves its images five
 # times; three stages without a stem that shrinks see too little of an image beyond 64 pixels.
-IMAGE_SIZES = {"resnet": (32, None), "small_resnet": (8, 64)}
+IMAGE_SIZES = {
+    "resnet": (32, None),
+    "resnet_denoise": (32, None),
+    "resnext_denoise_all": (32, None),
+    "small_resnet": (8, 64),
+}
 
 NETWORKS = tuple(IMAGE_SIZES)
 
@@ -27,11 +32,12 @@ def check(network, depth, image_size, blocks=None):
     """Checks that a network exists, before anything is built.
 
     Args:
-        network: `"resnet"` or `"small_resnet"`.
-        depth: Integer, the number of convolutions and dense layers from image to logits.
+        network: One of `NETWORKS`.
+        depth: Integer, the number of convolutions and dense layers from image to logits, without
+            those of denoising blocks.
         image_size: Integer, or a pair (height, width), in pixels.
-        blocks: List of integers, the number of blocks in each stage of a `"resnet"` whose depth
-            is not in the table, or is to be split in another way; `None` for the table.
+        blocks: List of integers, the number of blocks in each stage of a network whose depth is
+            not in the table, or is to be split in another way; `None` for the table.
 
     Returns:
         A tuple of integers, the number of blocks in each stage.
@@ -55,7 +61,7 @@ def check(network, depth, image_size, blocks=None):
         if not is_integer(depth) or depth not in DEPTHS:
             allowed = ", ".join(map(str, DEPTHS))
             raise ValueError(
-                f"depth of resnet must be one of {allowed}, or blocks given; received {depth!r}"
+                f"depth of {network} must be one of {allowed}, or blocks given; received {depth!r}"
             )
         return DEPTHS[depth]
     if not blocks or not all(is_integer(count) and count > 0 for count in blocks):

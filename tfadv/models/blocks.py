@@ -33,7 +33,9 @@ class Maker:
 
     def conv(self, filters, size, *, name, strides=1, groups=1, stddev=None):
         """Makes a convolution; with `stddev` it starts from a normal of that deviation."""
-        return keras.layers.Conv2D(
+        # Keras's own wherever it serves: any tool knows it.
+        kind = keras.layers.Conv2D if groups == 1 else layers.GroupedConv2D
+        return kind(
             filters,
             size,
             strides=strides,

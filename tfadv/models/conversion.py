@@ -4,7 +4,13 @@ import inspect
 import keras
 import tensorflow as tf
 
-from tfadv.layers import BatchNormalization, InputContract, MixtureBatchNormalization
+from tfadv.layers import (
+    BatchNormalization,
+    GroupedConv2D,
+    InputContract,
+    MixtureBatchNormalization,
+    NonLocalMeans,
+)
 from tfadv.layers import normalization as make_normalization
 from tfadv.layers.normalizations import check as check_norm
 from tfadv.models import calling
@@ -78,7 +84,8 @@ def extract(model, domain):
 
     What other tools, servers and exporters need: each mixture and each of tfadv's batch
     normalizations becomes a `keras.layers.BatchNormalization`, the input contract a
-    `keras.layers.Rescaling`. Loading the saved copy needs no tfadv.
+    `keras.layers.Rescaling`, a grouped convolution a `keras.layers.Conv2D`, and non-local means a
+    nested model of Keras's operations. Loading the saved copy needs no tfadv.
 
     Args:
         model: A functional or sequential Keras model, nested ones included.
@@ -104,6 +111,10 @@ def extract(model, domain):
             scale, offset = layer.scale_and_offset
             # In float32 as the contract, whatever the policy; the next layer casts.
             return keras.layers.Rescaling(scale, offset, name=layer.name, dtype="float32")
+        if isinstance(layer, GroupedConv2D):
+            return keras.layers.Conv2D.from_config(layer.get_config())
+        if isinstance(layer, NonLocalMeans):
+            return _as_operations(layer)
         if isinstance(layer, WithoutActivation):
             config = {**layer.layer.get_config(), "activation": "linear"}
             return type(layer.layer).from_config(config)
@@ -120,6 +131,12 @@ def extract(model, domain):
         new.set_weights(chosen(old).get_weights())
 
     return _clone(model, replace, copy_weights)
+
+
+def _as_operations(layer):
+    """A functional model that computes what a layer without weights does."""
+    inputs = [keras.Input(shape, dtype=layer.compute_dtype) for shape in layer.shapes]
+    return keras.Model(inputs, layer.call(inputs), name=layer.name)
 
 
 _PARAMETER_OPTIONS = tuple(

@@ -21,14 +21,14 @@ class PaperRow:
 
     Args:
         flagfile: Of its run: a path below `flags/`, without its suffix.
-        tables: Names of the tables that it stands in.
+        tables: Dictionary, table that it stands in -> its place there.
         label: The training strategy, as the paper writes it.
         numbers: Dictionary, number of attack steps (0: clean images) -> accuracy in percent.
         settings: Dictionary, of `settings.canonical`, of what the flagfile says.
     """
 
     flagfile: str
-    tables: tuple
+    tables: dict
     label: str
     numbers: dict
     settings: dict = None
@@ -43,15 +43,16 @@ def rows():
     found = {}
     with open(_FILE, encoding="utf-8", newline="") as file:
         lines = (line for line in file if not line.startswith("#"))
-        for record in csv.DictReader(lines, delimiter="\t"):
+        for place, record in enumerate(csv.DictReader(lines, delimiter="\t")):
             numbers = {
                 int(name.removeprefix("pgd") if name != "clean" else 0): float(value)
                 for name, value in record.items()
                 if value and name not in ("flagfile", "table", "label")
             }
             flagfile = record["flagfile"]
-            row = found.setdefault(flagfile, PaperRow(flagfile, (), record["label"], {}))
-            row.tables += tuple(record["table"].replace(" ", "").split(","))
+            row = found.setdefault(flagfile, PaperRow(flagfile, {}, record["label"], {}))
+            for table in record["table"].replace(" ", "").split(","):
+                row.tables[table] = place
             row.numbers |= numbers
     return list(found.values())
 

@@ -75,11 +75,13 @@ class Run:
         name: Its directory.
         settings: Dictionary, of `settings.canonical`.
         measurements: List of `Measurement`.
+        doubts: List of strings, the reasons that its evaluations gave not to believe them.
     """
 
     name: str
     settings: dict
     measurements: list = dataclasses.field(default_factory=list)
+    doubts: list = dataclasses.field(default_factory=list)
 
     def add(self, document, file):
         """Adds the results of one file of `tfadv.evaluate`.
@@ -103,15 +105,18 @@ class Run:
                 checkpoint=self._checkpoint(document["model"]),
             )
             results = [
-                Result(**{name: record[name] for name in _FIELDS}) for record in document["results"]
+                Result(**{name: record[name] for name in _FIELDS if name in record})
+                for record in document["results"]
             ]
             for result in results:
                 if not 0 <= result.correct <= result.total or result.total != data.images:
                     raise ValueError(f"correct={result.correct} of total={result.total}")
             found = [self._measurement(data, result, file) for result in results]
+            doubts = [_doubt(file, **doubt) for doubt in document.get("doubts") or ()]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"not a results file of tfadv.evaluate ({reason})") from None
+        self.doubts += doubts
         return list(filter(None, map(self._keep, found)))
 
     def _measurement(self, data, result, file):
@@ -153,3 +158,7 @@ class Run:
         if epoch:
             return f"epoch {int(epoch[1])}"
         return "best" if name == "best.keras" else name
+
+
+def _doubt(file, check, domain, message):
+    return f"{file}: {check}{f' ({domain} branch)' if domain else ''}: {message}"

@@ -28,7 +28,6 @@ RECIPE = (
     "rmsprop_rho",
     "rmsprop_epsilon",
     "learning_rate",
-    "learning_rate_scaling",
     "warmup_epochs",
     "decay",
     "decay_epochs",
@@ -37,6 +36,19 @@ RECIPE = (
 )
 
 _NETWORKS = {"resnet": "ResNet", "small_resnet": "SmallResNet"}
+
+
+def trained(settings, free):
+    """What a run was trained with: its settings in canonical form, without those that are free.
+
+    Args:
+        settings: Namespace, the flags of `tfadv.train`.
+        free: Names of flags that do not say what is trained.
+
+    Returns:
+        A dictionary.
+    """
+    return canonical({k: v for k, v in vars(settings).items() if k not in free})
 
 
 def canonical(settings):

@@ -1,0 +1,69 @@
+"""Run directories with known numbers, as `tfadv.train` and `tfadv.evaluate` leave them."""
+
+import json
+import pathlib
+
+import pytest
+
+from tfadv import config
+from tfadv.config import flag_table, parsing, report_run
+from tfadv.evaluation import Result
+
+FLAGS = pathlib.Path(__file__).resolve().parents[2] / "flags"
+IMAGENET = dict(dataset="imagenet2012", image_shape=[224, 224, 3], whole_validation_set=True)
+
+
+@pytest.fixture(scope="session")
+def result():
+    """Function (num_steps, percent, ...) -> a `Result` of the paper's attack, but for changes."""
+
+    def make(num_steps, percent, total=50000, domain=None, **changes):
+        correct = round(percent * total / 100)
+        if not num_steps:
+            return Result(domain=domain, num_steps=0, correct=correct, total=total)
+        attack = dict(epsilon=16.0, step_size_rule="pipeline", targeted=True, restarts=1, hits=0)
+        attack |= dict(loss="cross_entropy", start_from_clean=0.0) | changes
+        attack.setdefault("step_size", max(1.0, attack["epsilon"] / num_steps))
+        return Result(domain=domain, num_steps=num_steps, correct=correct, total=total, **attack)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_run():
+    """Function (directory, flags, results, ...) -> the directory, with a results file in it."""
+
+    def write(directory, flags, results, file="evaluation.json", model="model.keras", **details):
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = parsing.parse("train", "", flag_table.TRAIN, flags)
+        (directory / "flags.txt").write_text(parsing.flagfile(flag_table.TRAIN, settings))
+        if results:
+            document = {"model": f"{directory}/{model}", **IMAGENET, **details}
+            document["results"] = [each.as_dict() for each in results]
+            (directory / file).write_text(json.dumps(document))
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch, write_run):
+    """Function (name, flags, results, ...): writes the run runs/name below an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, *arguments, **options):
+        return str(write_run(pathlib.Path("runs") / name, *arguments, **options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_report(tmp_path_factory):
+    """Function of directories -> the `Report` of their runs."""
+
+    def make(*directories):
+        output = tmp_path_factory.mktemp("report")
+        arguments = [f"--output={output}", *map(str, directories)]
+        return report_run.prepare(config.report(arguments)).report
+
+    return make

@@ -1,0 +1,166 @@
+"""The files of a report: Markdown, CSV and figures, to the letter."""
+
+import csv
+import io
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+
+from tfadv.reporting import curves, figures
+
+ADV = ["--clean_ratio=0"]
+
+
+def tables_of(markdown, name):
+    """The lines of a table in Markdown."""
+    after = markdown.split(f"### {name}:")[1].splitlines()[2:]
+    return after[: after.index("")]
+
+
+def test_markdown_and_csv_of_one_run(make_run, result, make_report):
+    values = {0: 62.0, 10: 52.0, 20: 50.0, 100: 42.0, 500: 40.0, 2000: 39.0}
+    path = make_run("a", ADV, [result(n, value) for n, value in values.items()])
+    files = make_report(path).files()
+    assert tables_of(files["report.md"], "Table 2") == [
+        "| training strategy | ours | paper | difference |",
+        "| :-- | --: | --: | --: |",
+        "| 100% adv + 0% clean | 39.0 [38.6, 39.4] | 39.2 | -0.2 [-0.6, +0.2] |",
+        "| 100% adv + 0% clean\\* | - | 42.2 (+3.0) | - |",
+        "| MBN\\_adv, 100% adv + 100% clean | - | 38.3 | - |",
+        "| MBN\\_adv, 100% adv + 100% clean\\* | - | 39.9 (+1.6) | - |",
+        "| MBN\\_adv, 100% adv + 100% clean, ALP | - | 35.3 | - |",
+        "| MBN\\_adv, 100% adv + 100% clean, ALP\\* | - | 38.1 (+2.8) | - |",
+    ]
+    assert tables_of(files["report.md"], "Table 7") == [
+        "| network | batch | training with | training strategy |  | clean | PGD-10 | PGD-20 "
+        "| PGD-100 | PGD-500 | PGD-2000 |",
+        "| :-- | :-- | :-- | :-- | :-- | --: | --: | --: | --: | --: | --: |",
+        "| ResNet-152 | 4096 | PGD-30 | 100% adv + 0% clean | ours | 62.0 [61.6, 62.4] "
+        "| 52.0 [51.6, 52.4] | 50.0 [49.6, 50.4] | 42.0 [41.6, 42.4] | 40.0 [39.6, 40.4] "
+        "| 39.0 [38.6, 39.4] |",
+        "|  |  |  |  | paper | 62.3 | 52.5 | 50.0 | 41.7 | 39.6 | 39.2 |",
+        "|  |  |  |  | difference | -0.3 [-0.7, +0.1] | -0.5 [-0.9, -0.1] | 0.0 [-0.4, +0.4] "
+        "| +0.3 [-0.1, +0.7] | +0.4 [0.0, +0.8] | -0.2 [-0.6, +0.2] |",
+    ]
+    lines = files["table2.csv"].splitlines()
+    assert lines[0] == (
+        "training strategy,measured,ours,low,high,spread,n,change,paper,paper_change,"
+        "difference,difference_low,difference_high,runs"
+    )
+    # Wilson's interval of 19,500 of 50,000, by hand: 38.9983 -+ 0.4275.
+    assert lines[1] == (
+        "100% adv + 0% clean,PGD-2000,39.000,38.573,39.428,,1,,39.200,,-0.200,-0.627,0.228,runs/a"
+    )
+    assert lines[2] == "100% adv + 0% clean*,PGD-2000,,,,,0,,42.200,3.000,,,,"
+    assert files["results.csv"].splitlines()[1] == (
+        "runs/a,evaluation.json,paper,ResNet-152,4096,PGD-30,100% adv + 0% clean,,clean,,"
+        "31000,50000,62.000,61.574,62.425,62.300,-0.300,yes"
+    )
+    # Figure 2 would compare it with strategies that no run has.
+    assert [name for name in files if "figure" in name] == ["figure1.png", "figure1.svg"]
+
+
+def test_several_seeds_are_their_mean_and_spread(make_run, result, make_report):
+    paths = [
+        make_run(f"{seed}", [*ADV, f"--seed={seed}"], [result(2000, value)])
+        for seed, value in ((1, 38.0), (2, 39.0), (3, 41.5))
+    ]
+    files = make_report(*paths).files()
+    mean, deviation = np.mean([38.0, 39.0, 41.5]), np.std([38.0, 39.0, 41.5], ddof=1)
+    assert f"| {mean:.1f} ± {deviation:.1f} (n=3) | 39.2 | +0.3 |" in files["report.md"]
+    row = next(csv.DictReader(io.StringIO(files["table2.csv"])))
+    assert (row["ours"], row["spread"], row["n"]) == (f"{mean:.3f}", f"{deviation:.3f}", "3")
+    assert (row["low"], row["difference"]) == ("", f"{mean - 39.2:.3f}")
+    assert row["runs"] == "runs/1 runs/2 runs/3"
+
+
+def test_results_of_several_files_come_together(make_run, result, make_report):
+    make_run("a", ADV, [result(10, 52.0), result(20, 50.0)])
+    make_run("a", ADV, [result(10, 52.0), result(20, 49.0)], file="again.json")
+    path = make_run("a", ADV, [result(2000, 39.0)], file="strong.json")
+    report = make_report(path)
+    [entry] = [entry for entry in report.papers.entries if entry.filled]
+    found = {column.name: n.ours for column, n in entry.numbers.items() if n}
+    assert found == {"PGD-10": 52.0, "PGD-20": 50.0, "PGD-2000": 39.0}
+    assert report.problems == [
+        "runs/a: again.json: PGD-20 is in evaluation.json too, with other numbers or another seed; "
+        "that one counts"
+    ]
+
+
+def test_doubts_of_an_evaluation_are_handed_on(make_run, result, make_report):
+    doubt = dict(check="more steps", domain=None, message="PGD-20 leaves more right than PGD-10")
+    path = make_run("a", ADV, [result(2000, 39.0)], doubts=[doubt])
+    make_run("a", ADV, [result(10, 52.0)], file="quick.json", doubts=None)
+    assert (
+        "- runs/a: evaluation.json: more steps: PGD-20 leaves more right than PGD-10\n"
+        in make_report(path).files()["report.md"]
+    )
+
+
+@pytest.mark.parametrize(
+    "content,reason",
+    [
+        ("{", "Expecting property name"),
+        ('{"results": [{"num_steps": 0}]}', "not a results file of tfadv.evaluate (KeyError"),
+        ('{"results": []}', "not a results file of tfadv.evaluate"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_stops_nothing(
+    make_run, result, make_report, tmp_path, content, reason
+):
+    path = make_run("a", ADV, [result(2000, 39.0)])
+    (tmp_path / path / "broken.json").write_text(content)
+    (tmp_path / path / "other.json").write_text(json.dumps({"loss": 1}))
+    make_run("b", ADV, [])
+    make_run("c", ADV, [result(2000, 39.0, domain="adv")])
+    (tmp_path / "runs" / "d").mkdir()
+    report = make_report("runs/a", "runs/b", "runs/c", "runs/d", "runs/a/")
+    assert [run.name for run in report.runs] == ["runs/a"]
+    broken, unfinished, branch, *rest = report.problems
+    assert broken.startswith("runs/a/broken.json: cannot be read: ") and reason in broken
+    assert unfinished == "runs/b: not evaluated yet (python -m tfadv.evaluate)"
+    assert branch == "runs/c: evaluation.json: PGD-2000 is of a branch (adv), of norm=bn"
+    assert rest == ["runs/d: no run of tfadv.train (no flags.txt)"]
+    text = report.files()["report.md"]
+    assert all(f"- {problem}" in text for problem in report.problems)
+
+
+def test_figures_draw_the_numbers_and_give_equal_bytes(make_run, result, make_report):
+    paths = [
+        make_run(
+            f"{ratio}", [f"--clean_ratio={ratio}"], [result(n, v) for n, v in ((10, 50), (2000, y))]
+        )
+        for ratio, y in ((0, 39), (0.4, 30), (1, 21))
+    ]
+    charts = {chart.name: chart for chart in curves.charts(make_report(*paths).papers)}
+    assert list(charts) == ["Figure 1", "Figure 2"]
+    figure = figures.draw(charts["Figure 1"])
+    [ax] = figure.axes
+    drawn = [line for line in ax.get_lines() if len(line.get_xdata()) > 1]
+    paper, ours = drawn[0], next(line for line in drawn if len(line.get_xdata()) == 3)
+    assert list(paper.get_xdata()) == [0, 20, 40, 60, 80, 100] and paper.get_linestyle() == "--"
+    assert list(paper.get_ydata()) == [39.2, 32.1, 29.1, 15.3, 20.3, 20.9]
+    assert list(ours.get_xdata()) == [0, 40, 100]
+    assert list(ours.get_ydata()) == pytest.approx([39, 30, 21])
+    assert ax.get_xlim() == (103, -3) and ax.get_ylim()[0] == 0
+    assert ax.get_ylabel() == "accuracy against PGD-2000 (%)"
+    steps = figures.draw(charts["Figure 2"]).axes[0]
+    assert steps.get_xscale() == "log"
+    assert {text.get_text() for text in steps.texts} == {
+        "100% adv + 0% clean", "100% adv + 100% clean"
+    }  # fmt: skip
+    before = dict(matplotlib.rcParams)
+    for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        image, again = (figures.render(figures.draw(charts["Figure 1"]), kind) for _ in range(2))
+        assert image == again
+        assert image.startswith(start)
+    assert before == dict(matplotlib.rcParams)
+
+
+def test_labels_are_moved_apart_as_little_as_needed():
+    assert figures._apart([0, 10], 3) == [0, 10]
+    assert figures._apart([5, 5, 5], 2) == [3, 5, 7]
+    assert figures._apart([0, 5, 6], 3) == [0, 4, 7]

@@ -1,0 +1,93 @@
+"""Which settings train the same thing, and what a strategy is called."""
+
+import pytest
+
+from tfadv import reporting
+from tfadv.config import flag_table, parsing, report_run
+from tfadv.reporting import settings as meaning
+
+
+def canonical(*flags):
+    settings = parsing.parse("train", "", flag_table.TRAIN, list(flags))
+    return reporting.trained(settings, report_run.FREE)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return report_run.paper_rows()
+
+
+def test_the_52_rows_are_different_trainings_called_as_in_the_paper(rows):
+    assert len(rows) == 52
+    for row in rows:
+        assert [other.flagfile for other in rows if other.settings == row.settings] == [
+            row.flagfile
+        ]
+        if "7" in row.tables or "1" in row.tables:
+            domain = "adv" if "MBN" in row.label else None
+            assert meaning.strategy(row.settings, domain) == row.label
+    assert [sum(table in row.tables for row in rows) for table in "137"] == [1, 8, 45]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--image_size=224", "--seed=3", "--keep_checkpoints=2", "--eval_num_steps="],
+        ["--blocks=3,8,36,3"],
+        ["--clean_weight=0.5"],
+        ["--steps_per_epoch=313"],
+        ["--step_size_rule=fixed", "--data_dir=/data", "--rematerialize=all"],
+        ["--decay_rate=0.5", "--rmsprop_rho=0.5"],
+    ],
+)
+def test_what_trains_the_same_is_the_same(flags):
+    assert canonical(*flags) == canonical()
+
+
+@pytest.mark.parametrize(
+    "flag",
+    "--depth=101 --norm=gn --clean_ratio=0.99 --clean_weight=0.4 --pairing_weight=0.1 --epochs=109 "
+    "--epsilon=8 --step_size=2 --num_steps=31 --targeted=false --batch_size=2048 --momentum=0.8 "
+    "--images_per_worker=16 --dtype=mixed_bfloat16 --label_smoothing=0 --image_size=160 "
+    "--init_from=runs/x --trainable=norm --running_statistics=5 --dataset=synthetic".split(),
+)
+def test_what_trains_something_else_is_not(flag):
+    assert canonical(flag) != canonical()
+
+
+def test_the_step_size_is_what_its_rule_makes_of_it():
+    assert canonical("--num_steps=10")["step_size"] == 1.6
+    assert canonical("--num_steps=10") == canonical("--num_steps=10", "--step_size=1.6")
+    assert canonical("--num_steps=10", "--step_size_rule=fixed")["step_size"] == 1.0
+
+
+def test_an_attack_means_nothing_without_adversarial_images():
+    clean = canonical("--adversarial=false")
+    assert clean == canonical("--adversarial=false", "--epsilon=8", "--num_steps=5")
+    assert meaning.strategy(clean) == "0% adv + 100% clean"
+
+
+@pytest.mark.parametrize(
+    "flags,domain,name",
+    [
+        (["--norm=mbn", "--affine=shared"], "adv", "MBN_adv, shared affine, 100% adv + 100% clean"),
+        (["--norm=mbn"], "clean", "MBN_clean, 100% adv + 100% clean"),
+        (["--norm=ln"], None, "LN, 100% adv + 100% clean"),
+        (["--clean_weight=0.25"], None, "100% adv + 100% clean, alpha 0.25"),
+        (["--pairing_weight=2"], None, "100% adv + 100% clean, ALP of weight 2"),
+        (["--running_statistics=3"], None, "100% adv + 100% clean* (last 3)"),
+    ],
+)
+def test_names_of_what_the_paper_does_not_have(flags, domain, name):
+    assert meaning.strategy(canonical(*flags), domain) == name
+
+
+def test_names_of_networks():
+    assert meaning.network(canonical()) == "ResNet-152"
+    assert meaning.network(canonical("--blocks=3,9,35,3")) == "ResNet-152 (3-9-35-3)"
+
+
+def test_the_groups_of_settings_are_flags():
+    names = {flag.name for flag in flag_table.TRAIN}
+    groups = (meaning.STRATEGY, meaning.AXES, meaning.ATTACK, meaning.RECIPE)
+    assert names > {name for group in groups for name in group}
