@@ -79,6 +79,7 @@ setup(
             "tfadv-train=tfadv.train:main",
             "tfadv-evaluate=tfadv.evaluate:main",
             "tfadv-report=tfadv.report:main",
+            "tfadv-inspect=tfadv.inspect:main",
             "tfadv-predict=tfadv.predict:main",
         ]
     },

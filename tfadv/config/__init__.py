@@ -51,6 +51,21 @@ def evaluate(arguments):
     return settings, path
 
 
+def inspect(arguments):
+    """Settings of `tfadv.inspect`, checked; the file of the model; and its run, or None."""
+    settings = parsing.parse(
+        "tfadv.inspect",
+        "Looks into the normalization layers of a trained classifier (Figures 5 and 6).",
+        flag_table.INSPECT,
+        arguments,
+    )
+    checks.check_inspect(settings)
+    path, run = model_file(settings)
+    if run is None:
+        settings.figure6 = False
+    return settings, path, run
+
+
 def predict(arguments):
     """Settings of `tfadv.predict`, checked, and the file of the model it uses."""
     settings = parsing.parse(

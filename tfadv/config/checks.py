@@ -76,6 +76,15 @@ def check_evaluate(settings):
         raise ValueError("dataset must be given with model; received none")
 
 
+def check_inspect(settings):
+    """Raises `ValueError`, in one line, for settings that nothing can be inspected with."""
+    check_model(settings)
+    if launcher.workers() > 1:
+        raise ValueError(f"inspect runs in one process; received {launcher.workers()} workers")
+    if settings.model and not settings.output:
+        raise ValueError("output must be given with model; received none")
+
+
 def check_predict(settings):
     """Raises `ValueError`, in one line, for settings that nothing can be classified with."""
     check_model(settings)

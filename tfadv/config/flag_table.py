@@ -211,4 +211,25 @@ PREDICT = (
     Flag("check", bool, False, "Only check the flags."),
 )
 
+INSPECT = (
+    Flag("run_dir", str, None, "Directory of a training."),
+    Flag("checkpoint", str, "last", "Of run_dir: last, best, or the number of an epoch."),
+    Flag("model", str, None, "A .keras file, in place of run_dir; then without Figure 6."),
+    Flag("value_range", [int], None, "Of the images, for a model without an input contract."),
+    Flag("layer", str, None, "Layer of the figures; by default the middle one of res3."),
+    Flag("channels", int, 20, "How many channels the figures show.", 1),
+    Flag(
+        "domain",
+        str,
+        "adv",
+        "Branch of a mixture that Figure 6 shows.",
+        choices=("adv", "clean"),
+    ),
+    Flag("figure6", bool, True, "Whether to measure batch statistics, which takes training data."),
+    Flag("data_dir", str, None, "Directory of the training data; by default that of the run."),
+    Flag("seed", int, 0, "Of the channels and the mini-batches.", 0, 2**31 - 1),
+    Flag("output", str, None, "Directory for pictures and tables; by default run_dir/inspection."),
+    Flag("check", bool, False, "Only check the flags."),
+)
+
 REPORT = (Flag("output", str, "report", "Directory for the report, its tables and figures."),)

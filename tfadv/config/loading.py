@@ -5,21 +5,22 @@ import keras
 from tfadv import models
 
 
-def classifier(path, value_range=None):
+def classifier(path, value_range=None, compile=False):
     """Loads a classifier of RGB or gray images from 0 to 255, as the data sets give them.
 
     Args:
         path: Of a `.keras` file.
         value_range: `(low, high)` that the user says its images have; None reads its contract.
+        compile: Whether to load its optimizer and loss as well, where it has them.
 
     Returns:
-        A Keras model, not compiled.
+        A Keras model.
 
     Raises:
         ValueError: If it does not load, or takes other images.
     """
     try:
-        model = keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=compile)
     except (TypeError, ValueError, OSError) as error:
         raise ValueError(f"model must be a Keras file that loads; {path}: {error}") from None
     models.check_classifier(model)

@@ -6,13 +6,17 @@ from tfadv import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
+        "BatchStatistics": "mini_batches",
         "DomainDistance": "distances",
         "LayerStatistics": "layer_statistics",
+        "batch_statistics": "mini_batches",
         "distance": "distances",
         "distance_table": "distances",
         "figure5": "figures",
+        "figure6": "batch_figure",
         "figure_to_png": "figures",
         "pairs": "layer_statistics",
+        "relative_difference": "batch_figure",
         "statistics": "layer_statistics",
     },
 )

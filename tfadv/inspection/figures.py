@@ -53,7 +53,7 @@ def figure5(model, layer=None, channels=20, seed=0):
             for domain, record in (("adv", adv), ("clean", clean))
         }
         _draw(ax, name, values)
-    _label_channels(axes[1], sample)
+    label_channels(axes[1], sample)
     title = f"Two sets of statistics in one layer: {path} of {model.name}"
     size = min(13, 13 * 80 / len(title))  # 80 letters fill the width
     figure.suptitle(title, x=0.01, ha="left", fontsize=size, fontweight="bold")
@@ -117,14 +117,29 @@ def mixture_path(model, layer=None):
             f"model must have a mixture batch normalization; {model.name!r} has none "
             '(norm="mbn", or tfadv.models.convert(model, "mbn"), makes them)'
         )
+    return layer_path(paths, layer, f"a mixture of model {model.name!r}")
+
+
+def layer_path(paths, layer=None, kind="a batch normalization of the model"):
+    """The path that is asked for, or the middle one of the stage `res3`, or of the network.
+
+    Args:
+        paths: List of strings, in network order.
+        layer: As of `figure5`.
+        kind: What the paths are, for the message.
+
+    Returns:
+        A string.
+
+    Raises:
+        ValueError: If `layer` is none of them.
+    """
     if layer is None:
         stage = [path for path in paths if re.search(r"(^|/)res3_", path)] or paths
         return stage[len(stage) // 2]
     if layer not in paths:
         some = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
-        raise ValueError(
-            f"layer must be a mixture of model {model.name!r} ({some}); received {layer!r}"
-        )
+        raise ValueError(f"layer must be {kind} ({some}); received {layer!r}")
     return layer
 
 
@@ -168,7 +183,8 @@ def _draw(ax, name, values):
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _label_channels(ax, sample):
+def label_channels(ax, sample):
+    """Marks the horizontal axis of a figure with the numbers of the sampled channels."""
     ax.set_xlabel("channel")
     ax.set_xlim(-0.6, len(sample) - 0.4)
     if len(sample) > 40:
