@@ -163,3 +163,19 @@ def test_refuses_a_layer_of_another_kind_with_the_same_variables(tmp_path):
     checkpoints.save(network("gn"), tmp_path / "gn.keras")
     with pytest.raises(ValueError, match="first difference is groups of layer norm: 2 there and 1"):
         checkpoints.restore(network("ln"), tmp_path / "gn.keras")
+
+
+def test_initialize_takes_weights_and_statistics_and_no_optimizer(tmp_path):
+    model = make()
+    fit(model, epochs=1)
+    model.save(tmp_path / "m.keras")
+    fresh = make()
+    checkpoints.initialize(fresh, tmp_path / "m.keras")
+    for ours, theirs in zip(fresh.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert int(fresh.optimizer.iterations) == 0
+    with pytest.raises(ValueError, match="the first difference is "):
+        checkpoints.initialize(built(cases.normalized("bn")), tmp_path / "m.keras")
+    (tmp_path / "b.keras").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="init_from must be a Keras model that loads; .*b.keras"):
+        checkpoints.initialize(fresh, tmp_path / "b.keras")

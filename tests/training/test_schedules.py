@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.training.schedules import WarmupSteps
+from tfadv.training.schedules import WarmupExponential, WarmupSteps
 
 IMAGES = 1_281_167
 
@@ -45,6 +45,29 @@ def test_changes_at_the_very_step(batch):
         assert after == pytest.approx(base / 10 ** (number + 1))
 
 
+@pytest.mark.parametrize("batch", [128, 1536])
+def test_every_step_of_220_epochs_of_exponential_decay(batch):
+    """Appendix A: 0.045, times 0.94 every 2 epochs, with the warm-up of the other schedule."""
+    steps = round(IMAGES / batch)
+    count = 220 * steps if batch == 1536 else 30 * steps
+    rates = tf.vectorized_map(WarmupExponential(0.045, batch, steps), tf.range(count))
+    step = np.arange(count)
+    base = 0.045 * batch / 256
+    expected = base * 0.94 ** (step // (2 * steps))
+    if base > 0.045:
+        warm = np.interp(step, [0, 5 * steps], [0.045, base])
+        expected = np.where(step < 5 * steps, warm, expected)
+    np.testing.assert_allclose(rates, expected, rtol=2e-6)
+
+
+def test_exponential_decay_ends_where_the_stepwise_one_does():
+    # "To ensure these two policies reach similar learning rates by the end of training": with the
+    # learning rates of Table 3's rows 1 and 2, and without what they share.
+    last = float(WarmupExponential(0.045, 256, 10)(2199))
+    assert last == pytest.approx(0.045 * 0.94**109) and 2e-5 < last < 1e-4
+    assert float(WarmupSteps(0.045, 256, 10)(1099)) == pytest.approx(4.5e-5)
+
+
 def test_without_warm_up_and_decay():
     schedule = WarmupSteps(0.1, 128, 10, decay_epochs=())
     assert [float(schedule(step)) for step in (0, 50, 10**6)] == pytest.approx([0.05] * 3)
@@ -64,10 +87,16 @@ def test_optimizer_reads_it_at_its_own_step():
     assert moved == pytest.approx([0.1, 0.15, 0.2, 0.2, 0.02, 0.02], rel=1e-5)
 
 
-def test_serialization_round_trip():
-    schedule = WarmupSteps(0.2, 1024, 7, warmup_epochs=3, decay_epochs=[4, 9])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        WarmupSteps(0.2, 1024, 7, warmup_epochs=3, decay_epochs=[4, 9]),
+        WarmupExponential(0.2, 1024, 7, warmup_epochs=3, decay_rate=0.5, decay_every=4),
+    ],
+)
+def test_serialization_round_trip(schedule):
     copy = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
-    assert type(copy) is WarmupSteps and copy.get_config() == schedule.get_config()
+    assert type(copy) is type(schedule) and copy.get_config() == schedule.get_config()
     for step in range(0, 90, 7):
         assert float(copy(step)) == float(schedule(step))
     optimizer = keras.optimizers.deserialize(

@@ -138,8 +138,8 @@ class InspectionRun:
         means, variances = np.mean([inspection.relative_difference(*p) for p in pairs], axis=0)
         print(
             f"\nmini-batches of {self.trained.images_per_worker} images against running "
-            f"statistics, over all layers: means differ by {means:.3f} standard deviations, variances by "
-            f"{100 * variances:.1f}%"
+            f"statistics, over all layers: means differ by {means:.3f} standard deviations, "
+            f"variances by {100 * variances:.1f}%"
         )
 
     def _mini_batches(self):

@@ -1,167 +1,240 @@
 """Running a network block by block, so that its activations can be computed again."""
 
+import contextlib
+import dataclasses
+import math
+
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfadv.layers import scope
 
 
 def run(model, images, training):
-    """Calls a functional model so that a gradient computes the activations of its blocks again.
+    """Calls a model so that a gradient computes the activations of its blocks again.
 
     Between forward and backward pass only what flows from block to block is kept: for ResNets one
-    tensor a residual block, in place of about ten. A forward pass more is the price. Each block is
-    a `tf.recompute_grad`. (Keras's own `remat` updates batch normalization twice.)
+    tensor a residual block, in place of what each of its layers needs. A forward pass more is the
+    price. Each block is a `tf.recompute_grad`. (Keras's own `remat` updates batch normalization
+    twice.) What layers assign, moving statistics and the states of dropout, is assigned once, and
+    both runs of a block begin with the same; so they draw the same masks.
+
+    One difference remains from a model that keeps its activations: a variable behind a
+    `stop_gradient` has a gradient of zeros, not none, if the rest of its block has one.
 
     Args:
-        model: A functional or sequential Keras model with one input.
+        model: A Keras model, as of `blocks`.
         images: Its input.
         training: Boolean, Keras's own `training`.
 
     Returns:
-        What `model(images, training=training)` returns. Values that its layers assign, such as
-        moving statistics, are assigned once.
+        What `model(images, training=training)` returns. Losses that layers add go to the caller's
+        `keras.StatelessScope`, if there is one that collects them.
 
     Raises:
-        ValueError: If the model is subclassed, so that nobody knows what it is made of, or its
-            layers hand each other masks, which `tf.recompute_grad` would lose.
+        ValueError: As of `blocks`; and, in a graph, for a layer that draws from TensorFlow's own
+            random generators, whose second draw would be another one.
     """
-    x = tf.cast(images, model.inputs[0].dtype)
-    for block in blocks(model):
-        x = block(x, training)
-    return x
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    done = len(graph.get_operations()) if graph is not None else 0
+    cuts = blocks(model)
+    state = [(variable, variable.value) for variable in model.non_trainable_variables]
+    with keras.StatelessScope(state, collect_losses=True) as held, contextlib.ExitStack() as stack:
+        before, this = dict(held.state_mapping), _Run(held)
+        for part, its_blocks in cuts:
+            stack.enter_context(this.through(part, its_blocks))
+        outputs = model(images, training=training)
+    if graph is not None:
+        _check_draws(model, graph.get_operations()[done:])
+    for variable in model.variables:
+        value = held.get_current_value(variable)
+        if value is not before.get(id(variable)):
+            variable.assign(value)
+    caller = held.original_scope
+    if caller is not None and caller.collect_losses:
+        for loss in held.losses:
+            caller.add_loss(loss)
+    return outputs
 
 
 def blocks(model):
-    """Cuts a functional model where a single tensor holds all that flows.
+    """Cuts a model where a single tensor holds all that flows.
 
-    Where residual or other branches begin there is such a tensor, and it goes to several layers: so
-    these are the cuts. A network without branches is cut into as many pieces as each has layers.
-    A model in the model, as one that is fine-tuned, is never cut.
+    A block begins at such a tensor where it goes to several layers, as residual and other branches
+    do, and ends before the next one. Where there are no branches, pieces of `sqrt(n)` of the
+    model's n layers are cut off. Models in the model are cut by themselves if they are functional
+    and lie between two such tensors, or in a subclassed model.
 
     Args:
-        model: A functional or sequential Keras model with one input.
+        model: A functional, sequential or subclassed Keras model.
 
     Returns:
-        A list of `Block`, in order.
+        A list of pairs of a functional model, `model` or one in it, and its `Block`s in order.
 
     Raises:
-        ValueError: As of `run`.
+        ValueError: If there is nothing to cut, as in a subclassed model of layers; or if layers
+            hand each other masks, which would be lost between blocks.
     """
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
             raise ValueError(f"rematerialize needs layers without masks; received {layer.name!r}")
-    graph = getattr(model, "_functional", model)  # a sequential model holds a functional one
-    if not hasattr(graph, "_nodes_by_depth"):
+    found = {}
+    _find(model, found)
+    if not found:
         raise ValueError(
-            "rematerialize needs a functional or sequential model; received "
+            "rematerialize needs a functional or sequential model of several blocks; received "
             f"{type(model).__name__} {model.name!r}"
         )
+    return list(found.values())
+
+
+@dataclasses.dataclass
+class Block:
+    """A part of a functional model between tensors through which all flows.
+
+    Args:
+        nodes: Its operations in order, as Keras's nodes.
+        sources, targets: Lists of Keras tensors, what goes in and what comes out.
+        leaf: Boolean, whether it is made of layers; else it is one model that is cut by itself.
+
+    Call arguments:
+        inputs: List of tensors.
+        call: Function of an operation, what to call in its place.
+
+    Returns:
+        A list of tensors.
+    """
+
+    nodes: list
+    sources: list
+    targets: list
+    leaf: bool = True
+
+    def __call__(self, inputs, call):
+        values = dict(zip(map(id, self.sources), inputs, strict=True))
+        for node in self.nodes:
+            arguments, options = node.arguments.fill_in(values)
+            outputs = keras.tree.flatten(call(node.operation)(*arguments, **options))
+            values.update(zip(map(id, node.outputs), outputs, strict=True))
+        return [values[id(tensor)] for tensor in self.targets]
+
+
+def _functional(model):
+    """The functional model that a layer is, or that a sequential one holds; else None."""
+    part = getattr(model, "_functional", model)
+    return part if isinstance(part, keras.Function) else None
+
+
+def _find(model, found):
+    """Cuts a model, or the functional ones in a subclassed one; whether the model itself was."""
+    part = _functional(model)
+    if part is None:
+        for layer in model._flatten_layers(include_self=False, recursive=False):
+            _find(layer, found)
+    elif id(part) not in found:
+        its_blocks = _blocks(part, found)
+        if len(its_blocks) > 1 or not its_blocks[0].leaf:
+            found[id(part)] = (part, its_blocks)
+    return id(part) in found
+
+
+def _blocks(part, found):
+    stretches = _stretches(part)
+    longest = math.isqrt(sum(len(nodes) for nodes, _ in stretches)) + 1
+    made, chain, sources = [], longest, part.inputs
+    for nodes, targets in stretches:
+        lone = nodes[0].operation if len(nodes) == 1 else None
+        inner = _functional(lone) is not None and _find(lone, found)
+        if lone is None or inner or chain >= longest:
+            made.append(Block([], sources, targets, leaf=not inner))
+            chain = 0
+        made[-1].nodes.extend(nodes)
+        made[-1].targets = sources = targets
+        if lone is not None:
+            chain = longest if inner else chain + 1
+    return made
+
+
+def _stretches(part):
+    """The nodes between the places where one tensor holds all that flows: (nodes, tensors)."""
     nodes = [
         node
-        for depth in sorted(graph._nodes_by_depth, reverse=True)
-        for node in graph._nodes_by_depth[depth]
+        for depth in sorted(part._nodes_by_depth, reverse=True)
+        for node in part._nodes_by_depth[depth]
         if not node.is_input
     ]
-    uses = {id(tensor): [] for node in nodes for tensor in node.outputs}
-    uses[id(graph.inputs[0])] = []
-    for place, node in enumerate(nodes):
-        for tensor in {id(tensor) for tensor in node.input_tensors}:
-            uses[tensor].append(place)
-    for tensor in graph.outputs:
-        uses[id(tensor)].append(len(nodes))
-    alone = _alone(nodes, uses, graph.inputs[0])
-    cuts = [place for place, tensor in alone if len(uses[id(tensor)]) > 1]
-    if len(cuts) < 2:
-        number = max(1, round(np.sqrt(len(alone))))
-        cuts = [alone[i][0] for i in np.linspace(0, len(alone), number, endpoint=False, dtype=int)]
-    last = dict(alone)
-    bounds = [0, *sorted({place for place in cuts if place > 0}), len(nodes)]
-    tensors = [graph.inputs[0], *(last[place] for place in bounds[1:-1]), graph.outputs[0]]
-    return [
-        Block(nodes[begin:end], source, target)
-        for begin, end, source, target in zip(
-            bounds, bounds[1:], tensors, tensors[1:], strict=False
-        )
-    ]
-
-
-def _alone(nodes, uses, source):
-    """Places before a node where one tensor is all that later nodes use: (place, tensor)."""
-    found, live = [], {id(source): source}
-    for place, node in enumerate(nodes):
-        if len(live) == 1:
-            found.append((place, next(iter(live.values()))))
-        live.update((id(tensor), tensor) for tensor in node.outputs)
-        live = {key: tensor for key, tensor in live.items() if uses[key] and uses[key][-1] > place}
+    last_use = {id(tensor): at for at, node in enumerate(nodes) for tensor in node.input_tensors}
+    last_use.update((id(tensor), len(nodes)) for tensor in part.outputs)
+    found, begin, live = [], 0, list(part.inputs)
+    for at, node in enumerate(nodes):
+        live = [tensor for tensor in live + node.outputs if last_use.get(id(tensor), at) > at]
+        if len(live) == 1 and keras.backend.is_float_dtype(live[0].dtype):
+            found.append((nodes[begin : at + 1], live))
+            begin = at + 1
+    if begin < len(nodes):
+        found.append((nodes[begin:], part.outputs))
     return found
 
 
-class Block:
-    """A part of a functional model between two tensors through which all flows.
+class _Run:
+    """One call of a model, block by block.
 
     Args:
-        nodes: The model's operations in order, those of this part.
-        source, target: Keras tensors, what goes in and what comes out.
-
-    Call arguments:
-        x: Tensor.
-        training: Boolean.
-
-    Returns:
-        A tensor, whose gradient runs the block again.
+        held: The `keras.StatelessScope` around the call.
     """
 
-    def __init__(self, nodes, source, target):
-        self._nodes = nodes
-        self._source = source
-        self._target = target
-        layers = {
-            id(layer): layer
-            for node in nodes
-            if isinstance(node.operation, keras.Layer)
-            for layer in node.operation._flatten_layers()
-            if not isinstance(layer, keras.Model)
-        }
-        self._layers = list(layers.values())
+    def __init__(self, held):
+        self._held = held
+        self._in_block = False
 
-    def __call__(self, x, training):
-        entered = scope.current()
-        # What layers assign: in both runs they begin with the values of now.
-        state = {
-            id(v): (v, tf.convert_to_tensor(v.value))
-            for layer in self._layers
-            for v in layer.non_trainable_variables
-        }
-        assigned = []
+    @contextlib.contextmanager
+    def through(self, part, its_blocks):
+        """Lets a functional model, however it is called in here, go through its blocks."""
 
-        def forward(x):
+        def through_blocks(inputs, operation_fn):
+            values = keras.tree.flatten(inputs)
+            for block in its_blocks:
+                # With the last block the backward pass begins: its activations are needed at once.
+                if block.leaf and block is not its_blocks[-1] and not self._in_block:
+                    values = self._again(block, values, operation_fn)
+                else:
+                    values = block(values, operation_fn)
+            return keras.tree.pack_sequence_as(part.output, values)
+
+        # All else that a model does with inputs, dtypes and `training` remains Keras's own.
+        vars(part)["_run_through_graph"] = through_blocks
+        try:
+            yield
+        finally:
+            del vars(part)["_run_through_graph"]
+
+    def _again(self, block, inputs, call):
+        entered, before, first = scope.current(), dict(self._held.state_mapping), []
+
+        def forward(*inputs):
             # The second run comes when the caller's scopes, of the domain and of Keras's state, are
             # gone; so each run has its own, and only what the first one assigns is passed on.
-            with (
-                scope.use(entered),
-                keras.StatelessScope(state.values(), collect_losses=True) as inner,
-            ):
-                y = self._through(x, training)
-            if not assigned:
-                assigned.append([(v, inner.get_current_value(v)) for v, _ in state.values()])
-            return y, tuple(inner.losses)
+            with scope.use(entered), keras.StatelessScope(collect_losses=True) as own:
+                own.state_mapping.update(before)
+                outputs = block(inputs, call)
+            first.append(own)
+            return outputs, own.losses
 
-        y, losses = tf.recompute_grad(forward)(x)
-        for variable, value in assigned[0]:
-            if value is not state[id(variable)][1]:
-                variable.assign(value)
-        for loss in losses:
-            self._layers[0].add_loss(loss)  # to Keras's scope, which asks of no layer whose it is
-        return y
+        self._in_block = True
+        try:
+            outputs, losses = tf.recompute_grad(forward)(*inputs)
+        finally:
+            self._in_block = False
+        self._held.state_mapping.update(first[0].state_mapping)
+        self._held.losses.extend(losses)
+        return outputs
 
-    def _through(self, x, training):
-        values = {id(self._source): x}
-        for node in self._nodes:
-            arguments, options = node.arguments.fill_in(values)
-            if "training" in getattr(node.operation, "_call_context_args", {}):
-                options["training"] = training
-            outputs = tf.nest.flatten(node.operation(*arguments, **options))
-            values.update((id(k), v) for k, v in zip(node.outputs, outputs, strict=True))
-        return values[id(self._target)]
+
+def _check_draws(model, operations):
+    for operation in operations:
+        drawing = any(attribute.name == "seed2" for attribute in operation.op_def.attr)
+        if drawing or operation.type.startswith(("Rng", "StatefulUniform", "StatefulStandard")):
+            raise ValueError(
+                "rematerialize needs layers that draw with keras.random; model "
+                f"{model.name!r} draws with {operation.type} in {operation.name!r}"
+            )

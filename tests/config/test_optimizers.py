@@ -1,0 +1,52 @@
+"""Optimizers by their flags, against their rules in NumPy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfadv.config import flag_table, optimizers, parsing
+
+SLOPES = [0.5, -2.0, 1.0, 3.0]
+
+
+def make(*flags):
+    settings = parsing.parse("train", "", flag_table.TRAIN, list(flags))
+    return optimizers.optimizer(settings, steps_per_epoch=1)
+
+
+def moved(optimizer):
+    variable = keras.Variable(1.0)
+    optimizer.build([variable])
+    values = []
+    for slope in SLOPES:
+        optimizer.apply([tf.constant(slope)])
+        values.append(float(variable))
+    return values
+
+
+def test_rmsprop_of_appendix_a():
+    rate = "--learning_rate=0.045 --decay=exponential --batch_size=256".split()
+    expected, weight, square, momentum = [], 1.0, 0.0, 0.0
+    for step, slope in enumerate(SLOPES):
+        square = 0.9 * square + 0.1 * slope**2
+        # 0.94 every second epoch, which here is every second step; epsilon 1 is under the root.
+        momentum = 0.9 * momentum + 0.045 * 0.94 ** (step // 2) * slope / np.sqrt(square + 1)
+        weight -= momentum
+        expected.append(weight)
+    assert moved(make("--optimizer=rmsprop", *rate)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sgd_with_nesterov_momentum():
+    expected, weight, velocity = [], 1.0, 0.0
+    for slope in SLOPES:
+        velocity = 0.9 * velocity + slope
+        weight -= 0.1 * (slope + 0.9 * velocity)
+        expected.append(weight)
+    assert moved(make("--batch_size=256")) == pytest.approx(expected, rel=1e-5)
+
+
+def test_half_precision_scales_the_loss():
+    optimizer = make("--dtype=mixed_float16", "--optimizer=rmsprop", "--rmsprop_rho=0.8")
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert optimizer.inner_optimizer.rho == 0.8
