@@ -31,8 +31,14 @@ setup(
     ],
     # The interpreters that TensorFlow 2.21 has wheels for.
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["tfadv", "tfadv.*"]),
-    package_data={"tfadv.reporting": ["paper.tsv"]},
+    # flags/ is data: installed within the package, so that `--flagfile=flags/...` and the report
+    # find it there.
+    packages=[*find_packages(include=["tfadv", "tfadv.*"]), "tfadv.flags"],
+    package_dir={"tfadv.flags": "flags"},
+    package_data={
+        "tfadv.flags": ["README.md", "*.flags", "*/*.flags"],
+        "tfadv.reporting": ["paper.tsv"],
+    },
     # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
     # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
     install_requires=[

@@ -86,12 +86,15 @@ def test_a_run_leaves_what_it_should(run):
 def test_event_files_hold_training_and_evaluation(run):
     directory, _ = run
     found = {}
-    for part in ("train", "validation", "batch_norm/adv"):
-        events = EventAccumulator(str(directory / "tensorboard" / part), {"histograms": 0})
+    for part in ("", "adv", "batch_norm/adv"):
+        events = EventAccumulator(str(directory / "tensorboard" / part), {"tensors": 0})
         events.Reload()
-        found[part] = events.Tags()
-    assert "epoch_adv_accuracy" in found["train"]["tensors"]
-    assert "epoch_pgd10_accuracy" in found["validation"]["tensors"]
+        found[part] = events
+    assert {"loss", "accuracy"} <= set(found["adv"].Tags()["tensors"])
+    for tag in ("learning_rate", "validation/pgd10_accuracy", "adversarial_images"):
+        assert [event.step for event in found[""].Tensors(tag)] == [3, 6]
+    assert "_hparams_/session_start_info" in found[""].Tags()["tensors"]
+    assert "moving_mean/norm0" in found["batch_norm/adv"].Tags()["tensors"]
 
 
 def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(run, tmp_path):
@@ -191,3 +194,22 @@ def test_imagenet_whole(tmp_path):
     results = json.loads((run_dir / "evaluation.json").read_text())
     assert results["image_shape"] == [224, 224, 3]
     assert [result["total"] for result in results["results"]] == [4, 4]
+
+
+def test_fine_tuning_trains_the_normalization_alone(run, tmp_path):
+    """Section 4.4, from a run of its own flags, with the optimizer and decay of Appendix A."""
+    directory, _ = run
+    flags = [f"--init_from={os.path.relpath(directory, ROOT)}", f"--run_dir={tmp_path}"]
+    flags += "--trainable=norm --epochs=1 --optimizer=rmsprop --decay=exponential".split()
+    # Large steps, since gamma, near 1, would round a small one away.
+    flags += "--learning_rate=3 --rmsprop_epsilon=1e-6 --weight_decay=0.01".split()
+    flags += ["--eval_num_steps=", "--strong_eval_num_steps="]
+    done = program("train", *TINY, *flags)
+    assert f"; trains the normalization of {directory}\n" in done.stdout
+    assert "optimizer:   rmsprop, " in done.stdout
+    assert f"--init_from={directory}" in (tmp_path / "flags.txt").read_text().splitlines()
+    before, after = variables(directory / "model.keras"), variables(tmp_path / "model.keras")
+    assert set(before) == set(after)
+    for path, value in after.items():
+        same = np.array_equal(value, before[path])
+        assert same == path.endswith(("/kernel", "/bias")), path

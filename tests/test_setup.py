@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def requirements(metadata):
 
 def test_metadata(metadata):
     assert metadata["name"] == "tfadv"
-    assert metadata["packages"] == ["tfadv", "tfadv.*"]
+    assert metadata["packages"] == ["tfadv", "tfadv.*", "tfadv.flags"]
     assert set(metadata["extras_require"]) >= {
         "cpu",
         "gpu",
@@ -60,6 +61,44 @@ def test_metadata(metadata):
     }
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(r"^## (\S+?),? ", changelog, re.M)[1] == metadata["version"]
+
+
+def test_a_wheel_brings_the_flagfiles_and_the_papers_numbers(tmp_path):
+    source = tmp_path / "source"
+    for name in ("tfadv", "flags"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    build = "from setuptools import build_meta; build_meta.build_wheel('..')"
+    subprocess.run(
+        [sys.executable, "-c", build], cwd=source, check=True, capture_output=True, timeout=120
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+
+    def files(directory):
+        return {p.relative_to(directory) for p in directory.rglob("*") if p.is_file()}
+
+    assert files(installed / "tfadv" / "flags") == files(ROOT / "flags")
+
+    def program(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=tmp_path,  # where there is no flags/
+            env=os.environ | {"PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    flagfile = "--flagfile=flags/table3/row6.flags"
+    checked = program("tfadv.train", flagfile, "--dataset=synthetic", "--check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    # It reads the paper's rows and their flagfiles before it looks for runs.
+    report = program("tfadv.report", "source")
+    assert report.returncode == 2
+    assert report.stderr.endswith("source: no run of tfadv.train (no flags.txt)\n")
 
 
 def test_this_python_is_supported(metadata):

@@ -98,8 +98,9 @@ def test_flagfiles_that_are_refused(tmp_path, text, message):
         ([QUICK, "--decay_rate=1.5"], "decay_rate must be between 0 and 1; received 1.5"),
         ([QUICK, "--optimizer=adam"], "optimizer must be one of sgd, rmsprop; received 'adam'"),
         ([QUICK, "--trainable=norm"], "trainable=norm needs init_from"),
-        ([QUICK, "--init_from=none"], "init_from must be a run or a .keras file; received .*none"),
-        ([QUICK, "--init_from=."], "run_dir must hold a run of tfadv.train; received .*"),
+        ([QUICK, "--init_from=none"], "init_from must be a run with a .*file; received .*none"),
+        ([QUICK, "--init_from=."], "init_from must be a run with a checkpoint, or a .keras file"),
+        ([QUICK, "--rmsprop_epsilon=0"], "rmsprop_epsilon must be at least 1e-10; received 0"),
         ([QUICK, "--run_dir=x", "--init_from=x"], "init_from must be another run than run_dir"),
         ([QUICK, "--image_size=9"], "image_size must be 8 for digits"),
         (["--resume"], "not prepared"),
@@ -142,6 +143,41 @@ def test_run_directories_are_safe(tmp_path):
     (tmp_path / "y" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="run_dir must be new, empty or a run of tfadv"):
         config.train([QUICK, "--run_dir=y"])
+
+
+def test_init_from_is_a_file_or_a_run(tmp_path, monkeypatch):
+    (tmp_path / "m.keras").touch()
+    (tmp_path / "m.txt").touch()
+    flags = [QUICK, "--trainable=norm"]
+    settings, run = config.train([*flags, "--init_from=m.keras", "--run_dir="])
+    # As it is read from other directories too.
+    assert settings.init_from == str(tmp_path / "m.keras")
+    assert run.path.name.endswith("-norm-from-m")
+    with pytest.raises(ValueError, match="a .keras file; received .*m.txt"):
+        config.train([*flags, "--init_from=m.txt"])
+
+    first, run = config.train([QUICK, "--run_dir=first"])
+    run.open(flag_table.TRAIN, first)
+    with pytest.raises(ValueError, match="a run with a checkpoint, .*; received .*first"):
+        config.train([*flags, "--init_from=first"])
+    (run.checkpoints / "epoch-0003.keras").touch()
+    settings, _ = config.train([*flags, "--init_from=first"])
+    assert config.initial_model(settings).name == "epoch-0003.keras"
+    run.model.touch()
+    assert config.initial_model(settings).name == "model.keras"
+
+    second, run = config.train([*flags, "--init_from=m.keras", "--run_dir=second"])
+    run.open(flag_table.TRAIN, second)
+    run.close()
+    (tmp_path / "m.keras").unlink()
+    again = [*flags, "--init_from=m.keras", "--run_dir=second", "--resume"]
+    with pytest.raises(ValueError, match="init_from must be a run"):
+        config.train(again)  # it has to begin anew
+    with monkeypatch.context() as patch:
+        patch.setenv("HOROVOD_RANK", "1")  # which may be on another machine, and reads nothing
+        config.train(again)
+    (run.checkpoints / "epoch-0001.keras").touch()
+    config.train(again)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,22 @@ def test_sgd_with_nesterov_momentum():
     assert moved(make("--batch_size=256")) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "sgd, learning rate 0.1 for 256 images, divided by 10 at epochs 35, 70, 95"),
+        (["--decay_epochs="], "sgd, learning rate 0.1 for 256 images, constant"),
+        (
+            ["--optimizer=rmsprop", "--learning_rate=0.045", "--decay=exponential"],
+            "rmsprop, learning rate 0.045 for 256 images, times 0.94 every 2 epochs",
+        ),
+    ],
+)
+def test_says_what_it_is(flags, expected):
+    settings = parsing.parse("train", "", flag_table.TRAIN, flags)
+    assert optimizers.description(settings) == expected
+
+
 def test_half_precision_scales_the_loss():
     optimizer = make("--dtype=mixed_float16", "--optimizer=rmsprop", "--rmsprop_rho=0.8")
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)

@@ -1,47 +1,14 @@
-"""The paper's experiments as data: what every file resolves to, and every number that is quoted."""
+"""The paper's experiments as data: what every file resolves to, and every number that it quotes."""
 
-import csv
-import pathlib
 import re
 
 import pytest
 
+from tests.flags import cases
+from tests.flags.cases import FLAGS, NUMBERS, ROWS, RUNS, name, row_of, train
 from tfadv.config import flag_table, flagfiles, parsing
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-FLAGS = ROOT / "flags"
-TRAIN = sorted(p for p in FLAGS.rglob("*.flags") if p.parent.name not in ("eval", "parts"))
-EVALUATE = sorted((FLAGS / "eval").glob("*.flags"))
-PUBLISHED = ROOT.parent / "shared" / "paper" / "table7.tsv"
-NUMBERS = {
-    "clean": "clean", "pgd10": "PGD-10", "pgd20": "PGD-20", "pgd100": "PGD-100",
-    "pgd500": "PGD-500", "pgd2000": "PGD-2000",
-}  # fmt: skip
-
-
-def name(path):
-    return str(path.relative_to(FLAGS).with_suffix(""))
-
-
-def read(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def train(path):
-    return parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={path}"])
-
-
-ROWS = read(ROOT / "tfadv" / "reporting" / "paper.tsv")
-RUNS = list(dict.fromkeys(row["flagfile"] for row in ROWS))
-
-
-def row_of(table, flagfile):
-    return next(row for row in ROWS if (row["table"], row["flagfile"]) == (table, flagfile))
-
-
-def pgd2000(flagfile):
-    return float(row_of("7", flagfile)["pgd2000"])
+PUBLISHED = cases.ROOT.parent / "shared" / "paper" / "table7.tsv"
 
 
 def test_there_are_52_runs_in_three_tables():
@@ -54,7 +21,7 @@ def test_there_are_52_runs_in_three_tables():
 
 
 def test_the_52_runs_are_distinct_in_what_they_do_and_where_they_are_kept():
-    settings = {run: vars(train(FLAGS / f"{run}.flags")) for run in RUNS}
+    settings = {run: vars(train(run)) for run in RUNS}
     assert len({each["run_dir"] for each in settings.values()}) == 52
     for each in settings.values():
         each.pop("run_dir")
@@ -64,9 +31,9 @@ def test_the_52_runs_are_distinct_in_what_they_do_and_where_they_are_kept():
 # By the words of the row alone: what a reader of the table would write on a command line.
 @pytest.mark.parametrize("row", [r for r in ROWS if r["table"] == "7"], ids=lambda r: r["flagfile"])
 def test_a_row_of_table_7_is_what_its_words_say(row):
-    settings = train(FLAGS / f"{row['flagfile']}.flags")
+    settings = train(row["flagfile"])
     label = row["label"]
-    expected = vars(train(FLAGS / "base.flags")) | dict(
+    expected = vars(train("base")) | dict(
         norm="mbn" if "MBN" in label else "gn" if "GN" in label else "bn",
         clean_ratio=int(re.search(r"(\d+)% clean", label)[1]) / 100,
         pairing_weight=0.5 if "ALP" in label else 0.0,
@@ -84,17 +51,23 @@ def test_a_row_of_table_7_is_what_its_words_say(row):
 
 
 def published_setting(row):
-    first = (FLAGS / f"{row['flagfile']}.flags").read_text().splitlines()[0]
-    found = re.fullmatch(r"# Table 7: (ResNet-\d+), batch (\d+), PGD-(\d+), (.*)\.", first)
+    words, _ = first_line(row["flagfile"])
+    found = re.fullmatch(r"Table 7: (ResNet-\d+), batch (\d+), PGD-(\d+), (.*)", words)
     assert found[4] == row["label"]
     return found[1], int(found[2]), int(found[3])
+
+
+def first_line(flagfile):
+    """Of a file that the paper gives numbers for: its row in words, and the numbers."""
+    first = cases.file(flagfile).read_text().splitlines()[0]
+    return re.fullmatch(r"# (.*)\. Paper: (.*)\.", first).groups()
 
 
 def test_numbers_are_the_published_ones():
     if not PUBLISHED.is_file():
         pytest.skip("the paper's table is not beside this checkout")
     published = {}
-    for row in read(PUBLISHED):
+    for row in cases.read(PUBLISHED):
         key = row["network"], int(row["batch"]), int(row["train_pgd"]), row["strategy"]
         published[key] = [row[name] for name in NUMBERS]
     ours = {
@@ -105,36 +78,74 @@ def test_numbers_are_the_published_ones():
     assert ours == published and len(ours) == 45
 
 
-def test_files_quote_their_rows_numbers():
-    quoted = 0
-    for row in ROWS:
-        if row["table"] == "1":
-            continue
-        paths = [FLAGS / f"{row['flagfile']}.flags"]
-        if row["table"] == "3":
-            paths = [FLAGS / "table3" / f"row{row['label'][4]}.flags"]
-        numbers = ", ".join(f"{text} {row[key]}" for key, text in NUMBERS.items() if row[key])
-        for path in paths:
-            assert path.read_text().splitlines()[1] == f"# Paper: {numbers}."
-            quoted += 1
-    assert quoted == 53
-    for path in sorted((FLAGS / "table2").iterdir()) + sorted((FLAGS / "table6").iterdir()):
-        lines = path.read_text().splitlines()
-        included = re.fullmatch(r"--flagfile=\.\./(table7/.*)\.flags", lines[2])[1]
-        assert lines[1] == f"# Paper: PGD-2000 {pgd2000(included)}."
-        assert (
-            lines[0]
-            .split(": ")[1]
-            .removesuffix("; a row of Table 7.")
-            .endswith(row_of("7", included)["label"])
-        )
+def quoted(row):
+    return ", ".join(f"{text} {row[key]}" for key, text in NUMBERS.items() if row[key])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"table{row['table']}-{row['flagfile']}")
+def test_a_first_line_quotes_its_rows_numbers(row):
+    flagfile = row["flagfile"]
+    if row["table"] == "3":
+        flagfile = f"table3/row{row['label'][4]}"
+        # Rows 7 and 8 are Table 7's, whose numbers they repeat.
+        assert first_line(flagfile)[0].startswith(f"Table 3, {row['label']}")
+    words, numbers = first_line(flagfile)
+    assert words.startswith(f"Table {row['table']}")
+    assert numbers == quoted(row)
+    if flagfile in ("table3/row7", "table3/row8"):
+        above = row_of("7", row["flagfile"])
+        assert {key: above[key] for key in ("pgd10", "pgd2000")}.items() <= row.items()
+
+
+# Table 1's MBN_clean: +0.4 and -0.5 to its 78.9.
+CLEAN_BRANCH = {"table1/mbn": 0.4, "table1/mbn_alp": -0.5}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for table in "126" for path in sorted((FLAGS / f"table{table}").iterdir())],
+    ids=name,
+)
+def test_files_that_include_a_row_of_table_7_are_that_row(path):
+    if name(path) == "table1/clean_only":
+        return  # a run of its own
+    _, include = path.read_text().splitlines()
+    row = row_of("7", re.fullmatch(r"--flagfile=\.\./(table7/.*)\.flags", include)[1])
+    words, numbers = first_line(name(path))
+    words = words.removesuffix("; a row of Table 7").removesuffix(", through either branch")
+    assert words.endswith(row["label"])
+    expected = f"PGD-2000 {row['pgd2000']}"
+    if name(path) in CLEAN_BRANCH:
+        clean = float(row_of("1", "table1/clean_only")["clean"]) + CLEAN_BRANCH[name(path)]
+        expected = f"clean {clean:.1f} through the clean branch, {expected} through the adv branch"
+    assert numbers == expected
+
+
+def test_fine_tuning_starts_from_the_runs_that_section_44_names():
+    on_clean, on_adversarial = train("finetune/on_clean"), train("finetune/on_adversarial")
+    before = row_of("7", "table7/resnet152-pgd30-clean0")
+    assert first_line("finetune/on_clean")[1] == f"clean 73, from {before['clean']}"
+    assert first_line("finetune/on_adversarial")[1] == "PGD-2000 0"
+    assert on_clean.init_from == train(before["flagfile"]).run_dir
+    assert on_adversarial.init_from == train("table1/clean_only").run_dir
+    assert (on_clean.adversarial, on_clean.trainable) == (False, "norm")
+    assert (on_adversarial.adversarial, on_adversarial.clean_ratio) == (True, 0.0)
+    assert on_adversarial.trainable == "norm"
+
+
+def test_files_are_the_same_from_any_directory(monkeypatch, tmp_path):
+    here = {path: flagfiles.expand([f"--flagfile={path}"]) for path in cases.TRAIN}
+    monkeypatch.chdir(tmp_path)
+    for path, expected in here.items():
+        shipped = f"--flagfile={path.relative_to(cases.ROOT)}"  # flags/..., which is not here
+        assert flagfiles.expand([shipped]) == expected
 
 
 def test_each_row_of_table_3_is_one_setting_away_from_the_row_before():
     changes = []
-    before = vars(train(FLAGS / "table3" / "row1.flags"))
+    before = vars(train("table3/row1"))
     for number in range(2, 9):
-        after = vars(train(FLAGS / "table3" / f"row{number}.flags"))
+        after = vars(train(f"table3/row{number}"))
         changes.append({key for key in after if after[key] != before[key]} - {"run_dir"})
         before = after
     assert changes == [
@@ -146,13 +157,13 @@ def test_each_row_of_table_3_is_one_setting_away_from_the_row_before():
         {"depth"},
         {"num_steps", "step_size"},
     ]
-    first = train(FLAGS / "table3" / "row1.flags")
+    first = train("table3/row1")
     assert (first.optimizer, first.learning_rate, first.decay) == ("rmsprop", 0.045, "exponential")
     assert (first.decay_rate, first.decay_every, first.epochs) == (0.94, 2, 220)
     assert (first.start_from_clean, first.depth, first.batch_size) == (0.0, 101, 48 * 32)
 
 
-@pytest.mark.parametrize("path", TRAIN, ids=name)
+@pytest.mark.parametrize("path", cases.TRAIN, ids=name)
 def test_files_state_only_their_difference(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
@@ -175,7 +186,7 @@ def _beside(path, includes):
     return [f"--flagfile={path.parent / line.split('=', 1)[1]}" for line in includes]
 
 
-@pytest.mark.parametrize("path", EVALUATE, ids=name)
+@pytest.mark.parametrize("path", cases.EVALUATE, ids=name)
 def test_evaluations_parse_and_attack_as_the_paper_does(path, monkeypatch):
     monkeypatch.chdir("/")
     settings = parsing.parse("evaluate", "", flag_table.EVALUATE, [f"--flagfile={path}"])
@@ -187,109 +198,3 @@ def test_evaluations_parse_and_attack_as_the_paper_does(path, monkeypatch):
         expected = (int(path.stem[3:]),)
         assert settings.epsilon == 16
     assert settings.num_steps == expected
-
-
-# The README's tables.
-
-TEXT = (FLAGS / "README.md").read_text(encoding="utf-8")
-
-
-def cells(table):
-    """The cells of the rows under a heading, without the head of each table."""
-    part = re.split(r"^## ", TEXT, flags=re.MULTILINE)
-    [part] = [each for each in part if each.startswith(table + "\n")]
-    lines = [line for line in part.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [
-        row
-        for row, below in zip(rows, [*rows[1:], [""]], strict=True)
-        if not {row[0], below[0]} & {"---"}
-    ]
-
-
-def linked(cell):
-    text, target = re.fullmatch(r"\[(.*)\]\((.*)\.flags\)", cell).groups()
-    return text.replace("\\*", "*"), target
-
-
-def test_links_lead_to_files_and_every_file_is_linked():
-    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert all((FLAGS / target).is_file() for target in targets), targets
-    assert {name(path) + ".flags" for path in [*TRAIN, *EVALUATE]} <= set(targets)
-    anchors = {re.sub(r"\s+", "-", h.lower()) for h in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)}
-    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
-
-
-def test_table_7_of_the_readme():
-    found = {}
-    for row in cells("Table 7"):
-        text, target = linked(row[0])
-        assert text.endswith(row_of("7", target)["label"])
-        found[target] = row[1:]
-    assert found == {
-        row["flagfile"]: [row[key] for key in NUMBERS] for row in ROWS if row["table"] == "7"
-    }
-
-
-def test_table_3_of_the_readme():
-    rows = [row for row in ROWS if row["table"] == "3"]
-    for number, (row, found) in enumerate(zip(rows, cells("Table 3"), strict=True), 1):
-        assert linked(found[0]) == (f"row {number}", f"table3/row{number}")
-        expected = [row["label"].split(": ", 1)[1], row["pgd10"], row["pgd2000"]]
-        assert found[1:] == expected
-
-
-# The differences that the paper prints in its Tables 4 and 5.
-TABLE_4 = {
-    "20": "-1.0 -7.3 -3.8 -4.2 +0.5",
-    "10": "-2.4 -17.7 -19.7 -5.5 -1.4",
-    "5": "-3.3 -20.9 -22.7 -7.1 -2.4",
-}
-TABLE_5 = ["+1.9 +2.4 +1.8 +3.0", "+3.0 +3.3 +2.4 +1.6", "+2.5 +2.8 +1.3 +2.8"]
-
-
-def test_table_4_of_the_readme():
-    rows = {row[0]: [linked(cell) for cell in row[1:]] for row in cells("Table 4")}
-    assert [float(text) for text, _ in rows["30"]] == [pgd2000(target) for _, target in rows["30"]]
-    for number, expected in TABLE_4.items():
-        assert [text for text, _ in rows[number]] == expected.split()
-        for (text, target), (_, strongest) in zip(rows[number], rows["30"], strict=True):
-            assert f"pgd{number}-" in target
-            assert float(text) == pytest.approx(pgd2000(target) - pgd2000(strongest))
-
-
-def test_table_5_of_the_readme():
-    rows = [[linked(cell) for cell in row[1:]] for row in cells("Table 5")]
-    for plain, starred, expected in zip(rows[::2], rows[1::2], TABLE_5, strict=True):
-        assert [text for text, _ in starred] == expected.split()
-        for (text, target), (difference, with_running) in zip(plain, starred, strict=True):
-            assert with_running == f"{target}-running" and float(text) == pgd2000(target)
-            assert float(difference) == pytest.approx(pgd2000(with_running) - pgd2000(target))
-
-
-@pytest.mark.parametrize("table", ["Table 2", "Table 6"])
-def test_tables_2_and_6_of_the_readme(table):
-    reference = None
-    for row in cells(table):
-        _, target = linked(row[0])
-        included = (FLAGS / f"{target}.flags").read_text().splitlines()[2]
-        value = pgd2000(re.search(r"(table7/.*)\.flags", included)[1])
-        if row[1][0] in "+-":
-            assert float(row[1]) == pytest.approx(value - reference)
-        else:
-            reference = value
-            assert float(row[1]) == value
-    # As the paper prints them.
-    expected = {"Table 2": "39.2 +3.0 38.3 +1.6 35.3 +2.8", "Table 6": "42.2 -0.2 +0.9 +1.1 -0.3"}
-    assert [row[1] for row in cells(table)] == expected[table].split()
-
-
-def test_table_1_of_the_readme():
-    assert [row[1:] for row in cells("Table 1")] == [
-        [row_of("1", "table1/clean_only")["clean"], ""],
-        ["", "39.2"],
-        ["78.9 + 0.4 (MBN_clean)", "39.2 - 0.9 (MBN_adv)"],
-        ["78.9 - 0.5 (MBN_clean)", "39.2 - 3.9 (MBN_adv)"],
-    ]
-    for target, change in (("clean0", 0), ("mbn", -0.9), ("mbn-alp", -3.9)):
-        assert pgd2000(f"table7/resnet152-pgd30-{target}") == pytest.approx(39.2 + change)

@@ -4,18 +4,17 @@
 """
 
 import json
-import pathlib
 
 import keras
 import numpy as np
 import pytest
 
 import tfadv  # noqa: F401 - registers what saved models are made of
-from tests.flags import test_flagfiles
+from tests.flags import cases
+from tests.flags.cases import FLAGS
 from tfadv import config
 from tfadv.config import evaluation_run, flag_table, training_run
 
-FLAGS = pathlib.Path(__file__).resolve().parents[2] / "flags"
 SIZES = [
     "--dataset=synthetic", "--image_size=32", "--blocks=1,1,1,1", "--depth=14", "--width=4",
     "--epochs=2", "--steps_per_epoch=2", "--batch_size=4", "--images_per_worker=4",
@@ -29,16 +28,16 @@ SIX = (
     "table1/clean_only",
     "table3/row1",
 )
-ALL = [*test_flagfiles.RUNS]
+ALL = [*cases.RUNS]
 ALL += [f"beyond/{path.stem}" for path in sorted((FLAGS / "beyond").iterdir())]
 ALL += [f"figure7/{path.stem}" for path in sorted((FLAGS / "figure7").iterdir())]
 
 
 def train(name, directory, *flags):
     """A few steps of a flagfile's run; its settings."""
-    settings = test_flagfiles.train(FLAGS / f"{name}.flags")
+    settings = cases.train(name)
     last = ["--running_statistics=1"] if settings.running_statistics else []
-    arguments = [f"--flagfile={FLAGS / name}.flags", *SIZES, *last, f"--run_dir={directory}"]
+    arguments = [f"--flagfile={cases.file(name)}", *SIZES, *last, f"--run_dir={directory}"]
     keras.utils.clear_session()
     training_run.prepare(*config.train([*arguments, *flags])).fit()
     return settings
@@ -79,7 +78,9 @@ def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
         assert statistics == (not settings.running_statistics)
 
     flags = [f"--run_dir={run}", "--num_steps=2", "--limit=5", "--domain=both"]
-    evaluation_run.prepare(*config.evaluate([*flags, "--images_per_worker=4"])).run()
+    # Its self-checks take longer than all the rest, and have tests of their own.
+    flags += ["--images_per_worker=4", "--sanity_checks=false"]
+    evaluation_run.prepare(*config.evaluate(flags)).run()
     results = json.loads((run / "evaluation.json").read_text())["results"]
     domains = ["adv", "clean"] if settings.norm == "mbn" else [None]
     assert [(r["domain"], r["num_steps"], r["total"]) for r in results] == [
@@ -98,7 +99,7 @@ def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
 )
 def test_fine_tuning_leaves_convolutions_as_they_were(name, start, tmp_path, capsys):
     began = train(start, tmp_path / "start")
-    settings = test_flagfiles.train(FLAGS / f"{name}.flags")
+    settings = cases.train(name)
     assert settings.init_from == began.run_dir
     train(name, tmp_path / "tuned", f"--init_from={tmp_path / 'start'}", "--decay_epochs=1")
     moved = changed(values(tmp_path / "start/model.keras"), values(tmp_path / "tuned/model.keras"))

@@ -179,3 +179,39 @@ def test_initialize_takes_weights_and_statistics_and_no_optimizer(tmp_path):
     (tmp_path / "b.keras").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="init_from must be a Keras model that loads; .*b.keras"):
         checkpoints.initialize(fresh, tmp_path / "b.keras")
+
+
+def test_initialize_leaves_to_the_training_how_it_trains(tmp_path):
+    def make(decay=None, **dtype):
+        inputs = keras.Input(cases.SHAPE)
+        x = keras.layers.Conv2D(4, 1, kernel_regularizer=decay, name="conv", **dtype)(inputs)
+        x = tfadv.layers.normalization("bn", 4, name="norm", **dtype)(x)
+        return keras.Model(inputs, keras.layers.Flatten()(x))
+
+    model = make()
+    tfadv.models.train_only_normalization(model)
+    model.save(tmp_path / "m.keras")
+    other = make(keras.regularizers.L2(0.1), dtype="mixed_bfloat16")
+    checkpoints.initialize(other, tmp_path / "m.keras")
+    for ours, theirs in zip(other.variables, model.variables, strict=True):
+        assert ours.path == theirs.path
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(other.trainable_variables) == 4 and len(other.losses) == 1
+
+
+def test_restores_a_training_of_the_normalization_alone(tmp_path):
+    def frozen():
+        model = make()
+        tfadv.models.train_only_normalization(model)
+        return built(model, OPTIMIZERS["sgd"](), metrics=["accuracy"])
+
+    first, second = frozen(), frozen()
+    for number, variable in enumerate(first.variables + first.optimizer.variables[1:]):
+        variable.assign(np.full(variable.shape, number))
+    checkpoints.save(first, tmp_path / "epoch.keras")
+    checkpoints.restore(second, tmp_path / "epoch.keras")
+    assert_equal_bits(second, first)
+    # Four variables learn, and no other has a momentum; a training of all is another one.
+    assert len(second.optimizer.variables) == 1 + 4
+    with pytest.raises(ValueError, match="gamma_momentum .* there and .*kernel_momentum .* here"):
+        checkpoints.restore(built(make(), OPTIMIZERS["sgd"]()), tmp_path / "epoch.keras")

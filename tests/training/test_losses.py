@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training import cases
+from tfadv import models
 from tfadv.training.batches import Mixture
 from tfadv.training.losses import mixture_loss
 
@@ -33,7 +34,7 @@ def by_image(model, ratio, smoothing=0.0):
     )
 
 
-@pytest.mark.parametrize("ratio", [1.0, 0.6, 0.2, 0.0])
+@pytest.mark.parametrize("ratio", [1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
 def test_equals_the_mean_over_all_images(ratio):
     model = cases.compiled(cases.network())
     adversarial, clean = by_image(model, ratio)
@@ -115,3 +116,34 @@ def test_one_hot_labels_give_the_loss_of_sparse_ones():
     cases.compiled(sparse)
     cases.compiled(dense, loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     assert found(dense, 0.6, cases.one_hot(Y))[0] == pytest.approx(found(sparse, 0.6)[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["bn", "mbn", "gn"])
+@pytest.mark.parametrize("ratio", [1.0, 0.4])
+def test_pairs_logits_behind_each_normalization(norm, ratio):
+    # ALP with BN, MBN and GN as the paper trains it, with smoothed labels.
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    model = cases.compiled(cases.normalized(norm, width=8), loss=loss)
+    values = {v.path: v.numpy().astype("float64") for v in model.variables}
+    stay = cases.kept(COUNT, ratio)
+    images = np.concatenate([cases.mirrored(X), X[:stay]])
+    x = images.reshape(len(images), -1) @ values["dense/kernel"]
+    parts = {"norm/": x}
+    if norm == "mbn":
+        parts = {"norm/adv/": x[:COUNT], "norm/clean/": x[COUNT:]}
+    z = []
+    for path, part in parts.items():
+        # Of eight channels group normalization makes four groups, image by image.
+        shaped, axis = (part.reshape(-1, 4, 2), 2) if norm == "gn" else (part, 0)
+        centred = shaped - shaped.mean(axis, keepdims=True)
+        normal = centred / np.sqrt(np.square(centred).mean(axis, keepdims=True) + 1e-5)
+        z.append(normal.reshape(part.shape) * values[path + "gamma"] + values[path + "beta"])
+    z = np.concatenate(z) @ values["logits/kernel"] + values["logits/bias"]
+    expected = cases.cross_entropy(z, np.concatenate([Y, Y[:stay]]), smoothing=0.1).mean()
+    expected += 0.5 * np.square(z[:stay] - z[COUNT:]).mean()
+
+    labels = tf.constant(cases.one_hot(Y))
+    batch = Mixture(tf.constant(X), tf.constant(cases.mirrored(X)), labels, None, ratio)
+    outputs = models.call(model, batch.images, training=True, domain=batch.domain)
+    found, _ = mixture_loss(model, batch, outputs, pairing_weight=0.5)
+    assert float(found) == pytest.approx(expected, rel=1e-5)

@@ -5,12 +5,15 @@ from tfadv import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
+        "AdversarialImages": "adversarial_images",
         "AdversarialTraining": "adversarial_training",
         "AverageMetrics": "average_metrics",
         "BatchNormStatistics": "batch_norm_statistics",
         "Checkpoint": "checkpoint",
+        "HyperParameters": "hyper_parameters",
         "RobustEvaluation": "robust_evaluation",
         "RunLog": "run_log",
         "RunningStatistics": "running_statistics",
+        "TrainingScalars": "training_scalars",
     },
 )

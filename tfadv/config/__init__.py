@@ -3,9 +3,11 @@
 `train` and `evaluate` parse and check flags without TensorFlow; `building` makes objects of them.
 """
 
+import contextlib
 import pathlib
 import re
 
+from tfadv import launcher
 from tfadv.config import checks, flag_table, parsing
 from tfadv.config.run_directory import RunDirectory
 from tfadv.data import catalog
@@ -26,7 +28,9 @@ def train(arguments):
         settings.init_from = str(pathlib.Path(settings.init_from).expanduser().resolve())
         if settings.init_from == str(run.path.resolve()):
             raise ValueError(f"init_from must be another run than run_dir; received {run.path}")
-        initial_model(settings)
+        # As rank 0 alone will read it; and not where a checkpoint wins over it.
+        if launcher.rank() == 0 and not (settings.resume and run.saved_epochs()):
+            initial_model(settings)
     run.check(flag_table.TRAIN, settings)
     return settings, run
 
@@ -116,11 +120,13 @@ def model_file(settings):
 def initial_model(settings):
     """The `.keras` file that `--init_from`, a file or the directory of a run, names."""
     path = pathlib.Path(settings.init_from)
-    if path.is_dir():
+    if path.suffix == ".keras" and path.is_file():
+        return path
+    with contextlib.suppress(ValueError):
         return RunDirectory(path).checkpoint("last")
-    if not path.is_file():
-        raise ValueError(f"init_from must be a run or a .keras file; received {path}")
-    return path
+    raise ValueError(
+        f"init_from must be a run with a checkpoint, or a .keras file; received {path}"
+    )
 
 
 def of_the_run(settings, run, *names):
@@ -139,4 +145,8 @@ def default_run_dir(settings):
         value = getattr(settings, name)
         if value != usual:
             parts.append(f"{name}{value:g}")
+    if settings.optimizer != "sgd":
+        parts.append(settings.optimizer)
+    if settings.init_from:
+        parts.append(f"{settings.trainable}-from-{pathlib.Path(settings.init_from).stem}")
     return "runs/" + re.sub(r"[^\w.-]+", "-", "-".join(parts))

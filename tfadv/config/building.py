@@ -101,6 +101,18 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
     if settings.running_statistics:
         found.append(callbacks.RunningStatistics(settings.running_statistics))
     found += _evaluations(settings, dataset)
+    if settings.image_pairs and settings.adversarial:
+        found.append(
+            callbacks.AdversarialImages(
+                run.tensorboard,
+                dataset,
+                attack(settings, settings.num_steps).replace(start_from_clean=0.0, restarts=1),
+                count=settings.image_pairs,
+                every=settings.eval_every,
+                seed=settings.seed,
+                class_names=dataset.class_names,
+            )
+        )
     if settings.norm in ("bn", "mbn"):
         found.append(callbacks.BatchNormStatistics(run.tensorboard))
     # The best is the most robust; without evaluations there is none.
@@ -110,6 +122,8 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
         *found,
         callbacks.Checkpoint(run.checkpoints, monitor, settings.keep_checkpoints),
         callbacks.RunLog(run.log),
+        callbacks.TrainingScalars(run.tensorboard),
+        callbacks.HyperParameters(run.tensorboard, _hyper_parameters(settings), _metrics(settings)),
     ]
 
 
@@ -137,3 +151,28 @@ def _evaluations(settings, dataset):
                 limit=settings.eval_limit,
                 seed=settings.seed,
             )
+
+
+# What the paper's rows and a user's experiments differ in.
+_SHOWN = (
+    "dataset network depth norm affine adversarial clean_ratio pairing_weight running_statistics "
+    "num_steps step_size epsilon start_from_clean batch_size images_per_worker optimizer "
+    "learning_rate decay epochs trainable seed"
+).split()
+
+
+def _hyper_parameters(settings):
+    return {name: getattr(settings, name) for name in _SHOWN}
+
+
+def _metrics(settings):
+    """Tags and sub-runs of what the HPARAMS tab shows beside them."""
+    numbers = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
+    metrics = [("validation/clean_accuracy", "")]
+    metrics += [(f"validation/pgd{number}_accuracy", "") for number in numbers]
+    # What tfadv.evaluate adds later, with the paper's numbers of steps.
+    metrics += [
+        (f"accuracy/{name}", "evaluation")
+        for name in ("clean", "pgd10", "pgd20", "pgd100", "pgd500", "pgd2000")
+    ]
+    return metrics

@@ -1,7 +1,10 @@
 import dataclasses
 
+import tensorflow as tf
+
 from tfadv import distributed, evaluation
 from tfadv.config import building, errors, loading
+from tfadv.config.run_directory import RunDirectory
 
 
 def prepare(settings, path):
@@ -16,7 +19,7 @@ def prepare(settings, path):
     """
     distributed.init()
     dataset = building.dataset(settings)
-    model = loading.classifier(path, settings.value_range)
+    model = loading.classifier(path, settings.value_range, compile=True)
     attack = building.attack(settings, max(settings.num_steps)) if settings.num_steps else None
     evaluator = evaluation.Evaluator(
         model,
@@ -64,6 +67,10 @@ class EvaluationRun:
                 print(f"warning: {doubt}", flush=True)
             if settings.output:
                 print(f"written to {settings.output}", flush=True)
+        if settings.run_dir:
+            _tensorboard(
+                RunDirectory(settings.run_dir).tensorboard, results, self.evaluator.model.optimizer
+            )
         if settings.output:
             evaluation.write_json(
                 settings.output,
@@ -75,3 +82,22 @@ class EvaluationRun:
                 # None: not checked; an empty list: checked, and none.
                 doubts=None if doubts is None else [dataclasses.asdict(d) for d in doubts],
             )
+
+
+def _tensorboard(directory, results, optimizer):
+    """Writes results beside the training's scalars, at the step of the model; on rank 0."""
+    if distributed.rank() != 0:
+        return
+    step = int(optimizer.iterations) if optimizer is not None else 0
+    for domain in dict.fromkeys(result.domain for result in results):
+        # The clean branch is a run of its own, so that both branches share a chart.
+        run = directory / "evaluation" / ("clean" if domain == "clean" else "")
+        writer = tf.summary.create_file_writer(str(run))
+        with writer.as_default(step):
+            for result in results:
+                if result.domain == domain:
+                    name = f"pgd{result.num_steps}" if result.num_steps else "clean"
+                    tf.summary.scalar(f"accuracy/{name}", result.accuracy)
+                    if result.success is not None:
+                        tf.summary.scalar(f"success/{name}", result.success)
+        writer.close()

@@ -112,7 +112,7 @@ TRAIN = (
     ),
     Flag("momentum", float, 0.9, "Of either optimizer.", 0, 1),
     Flag("rmsprop_rho", float, 0.9, "Decay of RMSProp's mean of squared gradients.", 0, 1),
-    Flag("rmsprop_epsilon", float, 1.0, "Added to that mean, under the root.", 0),
+    Flag("rmsprop_epsilon", float, 1.0, "Added to that mean, under the root.", 1e-10),
     Flag("learning_rate", float, 0.1, "For every 256 images of batch_size.", 0),
     Flag("warmup_epochs", int, 5, "Epochs from learning_rate to its scaled value.", 0),
     Flag(

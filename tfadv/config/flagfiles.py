@@ -2,8 +2,9 @@
 
 import pathlib
 
-# flags/ of a checkout, where `--flagfile=quickstart.flags` is looked for last.
-_SHIPPED = pathlib.Path(__file__).resolve().parents[2]
+# The directory that holds flags/: in a checkout its root, after an installation the package itself.
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+SHIPPED = _PACKAGE if (_PACKAGE / "flags").is_dir() else _PACKAGE.parent
 
 
 def expand(arguments):
@@ -11,7 +12,7 @@ def expand(arguments):
 
     absl reads flagfiles too, but resolves an included one from the working directory. Here an
     include is looked for beside the file that includes it, then from the working directory, then
-    from the root of the checkout. The last value of a flag wins, so a file's includes come first.
+    where tfadv's own `flags/` is. The last value of a flag wins, so a file's includes come first.
 
     Args:
         arguments: List of strings, of the command line.
@@ -60,7 +61,7 @@ def _read(name, directory, including):
 
 
 def _find(name, directory):
-    for base in (directory, pathlib.Path.cwd(), _SHIPPED):
+    for base in (directory, pathlib.Path.cwd(), SHIPPED):
         path = base / pathlib.Path(name).expanduser()
         if path.is_file():
             return path.resolve()

@@ -30,6 +30,16 @@ def optimizer(settings, steps_per_epoch):
     return made
 
 
+def description(settings):
+    """The optimizer and its learning rate in words, for who starts a run."""
+    epochs = ", ".join(map(str, settings.decay_epochs))
+    fall = {
+        "step": f"divided by 10 at epochs {epochs}" if epochs else "constant",
+        "exponential": f"times {settings.decay_rate:g} every {settings.decay_every} epochs",
+    }[settings.decay]
+    return f"{settings.optimizer}, learning rate {settings.learning_rate:g} for 256 images, {fall}"
+
+
 _SCHEDULES = {
     "step": lambda settings: functools.partial(WarmupSteps, decay_epochs=settings.decay_epochs),
     "exponential": lambda settings: functools.partial(

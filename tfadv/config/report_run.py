@@ -4,11 +4,11 @@ import pathlib
 import sys
 
 from tfadv import reporting
-from tfadv.config import flag_table, parsing, run_directory
+from tfadv.config import flag_table, flagfiles, parsing, run_directory
 from tfadv.config.run_directory import RunDirectory
 from tfadv.data import catalog
 
-_FLAGS = pathlib.Path(__file__).resolve().parents[2] / "flags"
+_FLAGS = flagfiles.SHIPPED / "flags"
 # What may differ between runs of one row: a seed makes another run, not another row.
 FREE = (*run_directory.FREE, "seed")
 

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 
 from tfadv import config, data, distributed, models
-from tfadv.config import building, checks, errors, flag_table
+from tfadv.config import building, checks, errors, flag_table, optimizers
 from tfadv.training import checkpoints
 
 
@@ -73,10 +73,7 @@ class TrainingRun:
                 epochs=settings.epochs,
                 initial_epoch=self.first_epoch,
                 steps_per_epoch=self.steps_per_epoch,
-                callbacks=[
-                    *building.training_callbacks(settings, self.dataset, self.run, parts),
-                    *self._tensorboard(),
-                ],
+                callbacks=building.training_callbacks(settings, self.dataset, self.run, parts),
                 shuffle=False,  # the batches come shuffled, by seed and epoch
                 verbose=_verbosity() if rank == 0 else 0,
             )
@@ -88,11 +85,6 @@ class TrainingRun:
             f"TensorBoard: tensorboard --logdir {self.run.path.parent}"
         )
         self.run.close()
-
-    def _tensorboard(self):
-        if distributed.rank() != 0:
-            return []
-        return [keras.callbacks.TensorBoard(self.run.tensorboard, write_graph=False)]
 
     def _draw(self):
         from tfadv import inspection
@@ -126,6 +118,7 @@ class TrainingRun:
             f"network:     {self.model.name}, norm {settings.norm}, {count:,} parameters"
             f"{' that train' if settings.trainable == 'norm' else ''}\n"
             f"strategy:    {strategy}\n"
+            f"optimizer:   {optimizers.description(settings)}\n"
             f"batch:       {settings.batch_size} images = {size} workers x "
             f"{settings.images_per_worker} images x {parts} accumulated steps; "
             f"{self.steps_per_epoch} updates an epoch, {settings.epochs} epochs"

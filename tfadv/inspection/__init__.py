@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "figure6": "batch_figure",
         "figure_to_png": "figures",
         "pairs": "layer_statistics",
+        "pairs_figure": "image_pairs",
         "relative_difference": "batch_figure",
         "statistics": "layer_statistics",
     },

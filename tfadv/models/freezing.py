@@ -4,6 +4,7 @@ _NORMALIZATIONS = (
     keras.layers.BatchNormalization,  # tfadv's and the two branches of a mixture too
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
 )
 
 

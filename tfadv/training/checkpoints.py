@@ -52,6 +52,9 @@ def restore(model, path):
 def initialize(model, path):
     """Gives a model the weights and moving statistics of a saved one, and no optimizer's state.
 
+    What may differ, since it is how a network trains and not what it is: regularizers, dtype
+    policies, and which layers are trainable.
+
     Args:
         model: A Keras model, of the same architecture.
         path: Of a `.keras` file.
@@ -61,7 +64,7 @@ def initialize(model, path):
     """
     try:
         saved = keras.saving.load_model(path, compile=False)
-    except (TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:  # KeyError: another zip file
         raise ValueError(f"init_from must be a Keras model that loads; {path}: {error}") from None
     # In the order of the layers: what is trainable, and so comes first, may differ.
     sources, targets = (
@@ -69,15 +72,15 @@ def initialize(model, path):
         for each in (saved, model)
     )
     _check_variables(sources, targets, path)
-    _check_layers(saved, model, path)
+    _check_layers(saved, model, path, free=("regularizer", "dtype"))
     for source, target in zip(sources, targets, strict=True):
         target.assign(source)
 
 
-def _check_layers(saved, model, path):
+def _check_layers(saved, model, path, free=()):
     # Group, layer and instance normalization, for example, have the same variables.
     for here, there in zip(_leaves(model), _leaves(saved), strict=False):
-        mine, its = _settings(here), _settings(there)
+        mine, its = _settings(here, free), _settings(there, free)
         if mine != its:
             names = [name for name in mine if mine[name] != its.get(name)] or list(its)
             raise ValueError(
@@ -91,12 +94,12 @@ def _leaves(model):
     return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
 
 
-def _settings(layer):
+def _settings(layer, free):
     """What a layer computes, by its kind and configuration; not how its variables began."""
     config = {
         name: value
         for name, value in layer.get_config().items()
-        if name not in ("name", "trainable") and not name.endswith("_initializer")
+        if name not in ("name", "trainable") and not name.endswith(("_initializer", *free))
     }
     return {"class": type(layer).__name__, **config}
 
