@@ -66,4 +66,5 @@ def test_a_checkpoint_of_its_own_wins(finished, tmp_path):
 )
 def test_refuses_another_network_by_its_first_difference(finished, tmp_path, flags, difference):
     with pytest.raises(ValueError, match=f"saved in .*first difference is {difference}"):
-        prepare(tmp_path, f"--init_from={finished[0]}", *flags)
+        prepare(tmp_path / "run", f"--init_from={finished[0]}", *flags)
+    assert not (tmp_path / "run").exists()  # so that the corrected command works

@@ -21,25 +21,41 @@ def prepare(settings, run):
     """
     distributed.init()
     keras.config.set_dtype_policy(settings.dtype)
-    run.open(flag_table.TRAIN, settings)
     dataset = building.dataset(settings)
     model = building.network(settings, dataset)
     if settings.trainable == "norm":
         models.train_only_normalization(model)
     steps = settings.steps_per_epoch or data.steps_per_epoch(dataset.num_train, settings.batch_size)
     building.compile_model(model, settings, steps)
-    # Rank 0 alone reads them: all workers begin with its variables.
-    first_epoch = 0
+    # Rank 0 alone has files: all workers begin with its variables, or end with its mistake.
+    first_epoch = mistake = None
     if distributed.rank() == 0:
-        saved = run.saved_epochs() if settings.resume else {}
-        if saved:
-            first_epoch, path = list(saved.items())[-1]
-            checkpoints.restore(model, path)
-        elif settings.init_from:
-            checkpoints.initialize(model, config.initial_model(settings))
-    return TrainingRun(
-        settings, run, dataset, model, steps, distributed.broadcast_object(first_epoch)
-    )
+        try:
+            first_epoch = _begin(settings, run, model)
+        except (ValueError, OSError) as error:
+            mistake = str(error)
+    first_epoch, mistake = distributed.broadcast_object((first_epoch, mistake))
+    if mistake:
+        raise ValueError(mistake)
+    return TrainingRun(settings, run, dataset, model, steps, first_epoch)
+
+
+def _begin(settings, run, model):
+    """Gives the network the weights that it begins with, and the run its directory.
+
+    Returns:
+        Integer, how many epochs are finished.
+    """
+    first_epoch = 0
+    saved = run.saved_epochs() if settings.resume else {}
+    if saved:
+        first_epoch, path = list(saved.items())[-1]
+        checkpoints.restore(model, path)
+    elif settings.init_from:
+        checkpoints.initialize(model, config.initial_model(settings))
+    # At last: what is refused must not leave a directory that others' flags cannot use.
+    run.open(flag_table.TRAIN, settings)
+    return first_epoch
 
 
 class TrainingRun:
