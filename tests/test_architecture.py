@@ -23,7 +23,7 @@ ORDER = (
     ("data",),
     ("layers",),
     ("distributed",),
-    ("lazy", "launcher", "arguments"),
+    ("lazy", "launcher", "arguments", "event_files"),
 )
 RANKS = {name: -height for height, names in enumerate(ORDER) for name in names}
 LEAVES = ORDER[-1]

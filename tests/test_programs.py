@@ -3,16 +3,18 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing import plugin_event_multiplexer
 
 import tfadv  # noqa: F401 - registers what saved models are made of
 from tests.data import miniature_imagenet
+from tfadv import event_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = [
@@ -83,35 +85,56 @@ def test_a_run_leaves_what_it_should(run):
     )
 
 
-def test_event_files_hold_training_and_evaluation(run):
+def shown(directory):
+    """Run -> tag -> steps, of all that TensorBoard shows of a training."""
+    runs = plugin_event_multiplexer.EventMultiplexer()
+    runs.AddRunsFromDirectory(str(directory / "tensorboard"))
+    runs.Reload()
+    return {
+        run: {tag: [event.step for event in runs.Tensors(run, tag)] for tag in tags["tensors"]}
+        for run, tags in runs.Runs().items()
+    }
+
+
+def test_tensorboard_shows_training_and_evaluation(run):
     directory, _ = run
-    found = {}
-    for part in ("", "adv", "batch_norm/adv"):
-        events = EventAccumulator(str(directory / "tensorboard" / part), {"tensors": 0})
-        events.Reload()
-        found[part] = events
-    assert {"loss", "accuracy"} <= set(found["adv"].Tags()["tensors"])
-    for tag in ("learning_rate", "validation/pgd10_accuracy", "adversarial_images"):
-        assert [event.step for event in found[""].Tensors(tag)] == [3, 6]
-    assert "_hparams_/session_start_info" in found[""].Tags()["tensors"]
-    assert "moving_mean/norm0" in found["batch_norm/adv"].Tags()["tensors"]
+    found = shown(directory)
+    names = {
+        "train": ("learning_rate", "loss", "accuracy", "attack_success"),
+        "adv": ("loss", "accuracy"),
+        "clean": ("loss", "accuracy"),
+        "validation": ("robust_accuracy/clean", "robust_accuracy/pgd10", "attack_success/pgd10"),
+        "images": ("adversarial_images",),
+        "batch_norm/adv": ("moving_mean/norm0", "gamma/norm0"),
+    }
+    for part, tags in names.items():
+        assert [found[part][tag] for tag in tags] == [[3, 6]] * len(tags)
+    scalars = event_files.read_scalars(directory / "tensorboard" / "adv")
+    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
+    assert {step: tags["loss"] for step, tags in scalars.items()} == pytest.approx(
+        {line["step"]: line["adv_loss"] for line in lines}
+    )
+    assert set(found["."]) >= {"_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
 def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(run, tmp_path):
     directory, _ = run
-    # As if killed in the second epoch: the flags and the first checkpoint are what is there.
+    # As if killed in the second epoch, after its scalars were written and before its checkpoint.
     again = tmp_path / "again"
     (again / "checkpoints").mkdir(parents=True)
     for name in ("flags.txt", "checkpoints/epoch-0001.keras"):
         (again / name).write_bytes((directory / name).read_bytes())
+    shutil.copytree(directory / "tensorboard", again / "tensorboard")
     done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
     assert "continued after epoch 1" in done.stdout
     np.testing.assert_equal(variables(again / "model.keras"), variables(directory / "model.keras"))
+    for part in ("train", "adv", "clean", "validation", "images"):
+        assert shown(again)[part] == shown(directory)[part]
 
 
 def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
     directory, _ = run
-    counts = []
+    counts, doubts = [], []
     for workers in (1, 2):
         output = tmp_path / f"{workers}.json"
         done = program(
@@ -124,13 +147,22 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
             workers=workers,
         )
         assert "adv branch" in done.stdout and "PGD-5" in done.stdout
-        results = json.loads(output.read_text())["results"]
+        found = json.loads(output.read_text())
+        doubts.append(found["doubts"])
+        assert done.stdout.count("warning: ") == len(found["doubts"])
+        assert done.stdout.count("sanity checks: no doubts") == (not found["doubts"])
+        results = found["results"]
         counts.append([(r["domain"], r["num_steps"], r["correct"], r["total"]) for r in results])
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] and doubts[0] == doubts[1]
     assert [row[:2] for row in counts[0]] == [
         (domain, steps) for domain in ("adv", "clean") for steps in (0, 2, 5)
     ]
     assert {row[3] for row in counts[0]} == {21}
+    # In TensorBoard too, at the model's step; once, though they were measured twice.
+    tags = "robust_accuracy/clean robust_accuracy/pgd2 robust_accuracy/pgd5 "
+    tags += "attack_success/pgd2 attack_success/pgd5"
+    for part in ("evaluation", "evaluation/clean"):
+        assert shown(directory)[part] == {tag: [6] for tag in tags.split()}
 
 
 def test_data_that_do_not_fit_the_model_are_refused(run):
@@ -190,10 +222,12 @@ def test_imagenet_whole(tmp_path):
         "--eval_num_steps=",
         "--strong_eval_num_steps=",
     )
-    program("evaluate", f"--run_dir={run_dir}", "--num_steps=1", "--images_per_worker=2")
+    flags = ["--num_steps=1", "--images_per_worker=2", "--sanity_checks=false"]
+    program("evaluate", f"--run_dir={run_dir}", *flags)
     results = json.loads((run_dir / "evaluation.json").read_text())
     assert results["image_shape"] == [224, 224, 3]
     assert [result["total"] for result in results["results"]] == [4, 4]
+    assert "doubts" not in results  # nothing was checked
 
 
 def test_fine_tuning_trains_the_normalization_alone(run, tmp_path):

@@ -1,66 +1,82 @@
 """The HPARAMS tab, by the plugin's own backend and real event files."""
 
-import keras
-import numpy as np
-import tensorflow as tf
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.context import RequestContext
 from tensorboard.data import provider
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
+from tfadv import distributed
 from tfadv.callbacks import HyperParameters
+from tfadv.event_files import EventFile
+
+METRICS = [("validation", "robust_accuracy/pgd10"), ("evaluation", "robust_accuracy/pgd500")]
 
 
-def run(directory, values, accuracy):
-    callback = HyperParameters(directory, values, [("validation/acc", ""), ("acc", "evaluation")])
-    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    model.fit(np.ones([2, 1]), np.ones([2, 1]), verbose=0, callbacks=[callback])
-    for part, tag, value in (("", "validation/acc", accuracy), ("evaluation", "acc", accuracy / 2)):
-        writer = tf.summary.create_file_writer(str(directory / part))
-        with writer.as_default(step=7):
-            tf.summary.scalar(tag, value)
-        writer.close()
+def train(directory, values, to_its_end=True):
+    callback = HyperParameters(directory, values, METRICS)
+    callback.on_train_begin()
+    if to_its_end:
+        callback.on_train_end()
 
 
-def test_runs_stand_in_one_table_with_their_metrics(tmp_path):
-    run(tmp_path / "a", {"norm": "mbn", "epsilon": 16.0, "adversarial": True, "steps": 30}, 0.5)
-    run(tmp_path / "b", {"norm": "bn", "epsilon": 8.0, "adversarial": False, "steps": 10}, 0.25)
+def table(directory):
+    """What the tab shows: the columns with their types, and the rows by the norm."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
-    multiplexer.AddRunsFromDirectory(str(tmp_path))
+    multiplexer.AddRunsFromDirectory(str(directory))
     multiplexer.Reload()
-    data = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path))
-    context = base_plugin.TBContext(data_provider=data)
-    backend = backend_context.Context(context)
-    request_context = RequestContext()
+    data = data_provider.MultiplexerDataProvider(multiplexer, str(directory))
+    backend = backend_context.Context(base_plugin.TBContext(data_provider=data))
+    context = RequestContext()
+    nothing = provider.ListHyperparametersResult(hyperparameters=[], session_groups=[])
     experiment = backend.experiment_from_metadata(
-        request_context,
-        "",
-        True,
-        backend.hparams_metadata(request_context, ""),
-        provider.ListHyperparametersResult(hyperparameters=[], session_groups=[]),
+        context, "", True, backend.hparams_metadata(context, ""), nothing
     )
-    assert {info.name for info in experiment.hparam_infos} == {
-        "norm", "epsilon", "adversarial", "steps"
-    }  # fmt: skip
     request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=10, include_metrics=True)
     for info in experiment.metric_infos:
         request.col_params.add(metric=info.name)
-    request.allowed_statuses.extend(
-        [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_RUNNING, api_pb2.STATUS_SUCCESS]
-    )
-    groups = list_session_groups.Handler(
-        request_context, backend, "", request
-    ).run().session_groups  # fmt: skip
-    found = {
-        group.hparams["norm"].string_value: (
-            group.hparams["epsilon"].number_value,
-            {(m.name.group, m.name.tag): m.value for m in group.metric_values},
-        )
-        for group in groups
+    request.allowed_statuses.extend(api_pb2.Status.values())
+    rows = list_session_groups.Handler(context, backend, "", request).run().session_groups
+    assert [len(row.sessions) for row in rows] == [1] * len(rows)
+    columns = {info.name: api_pb2.DataType.Name(info.type) for info in experiment.hparam_infos}
+    return columns, {row.hparams["norm"].string_value: row for row in rows}
+
+
+def test_runs_stand_in_one_table_with_their_metrics(tmp_path):
+    names = ("norm", "epsilon", "adversarial", "num_steps")
+    train(tmp_path / "a", dict(zip(names, ("mbn", 16.0, True, 30), strict=True)))
+    train(tmp_path / "b", dict(zip(names, ("bn", 8.0, False, 10), strict=True)), to_its_end=False)
+    for (run, tag), value in zip(METRICS, (0.5, 0.25), strict=True):
+        file = EventFile(tmp_path / "a" / run, 0)
+        file.scalar(tag, 1.0, 6)
+        file.scalar(tag, value, 9)
+        file.close()
+    columns, rows = table(tmp_path)
+    assert columns == {
+        "norm": "DATA_TYPE_STRING",
+        "epsilon": "DATA_TYPE_FLOAT64",
+        "adversarial": "DATA_TYPE_BOOL",
+        "num_steps": "DATA_TYPE_FLOAT64",
     }
-    assert found == {
-        "mbn": (16.0, {("", "validation/acc"): 0.5, ("evaluation", "acc"): 0.25}),
-        "bn": (8.0, {("", "validation/acc"): 0.25, ("evaluation", "acc"): 0.125}),
-    }
+    found = {norm: dict(row.hparams) for norm, row in rows.items()}
+    assert found["mbn"]["epsilon"].number_value == 16 and found["bn"]["epsilon"].number_value == 8
+    assert found["mbn"]["num_steps"].number_value == 30
+    assert [found[norm]["adversarial"].bool_value for norm in ("mbn", "bn")] == [True, False]
+    metrics = {(m.name.group, m.name.tag): m.value for m in rows["mbn"].metric_values}
+    assert metrics == dict(zip(METRICS, (0.5, 0.25), strict=True))  # the last values
+    status = {norm: row.sessions[0].status for norm, row in rows.items()}
+    assert status == {"mbn": api_pb2.STATUS_SUCCESS, "bn": api_pb2.STATUS_UNKNOWN}
+
+
+def test_a_resumed_run_is_still_one_row(tmp_path):
+    train(tmp_path / "a", {"norm": "gn"}, to_its_end=False)
+    train(tmp_path / "a", {"norm": "gn"})
+    _, rows = table(tmp_path)
+    assert list(rows) == ["gn"]
+    assert rows["gn"].sessions[0].status == api_pb2.STATUS_SUCCESS
+
+
+def test_other_workers_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    train(tmp_path, {"norm": "bn"})
+    assert list(tmp_path.iterdir()) == []

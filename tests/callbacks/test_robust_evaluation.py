@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation import cases
-from tfadv import callbacks, evaluation
+from tfadv import callbacks, distributed, evaluation
 from tfadv.attacks import PGD
 
 ATTACK = PGD(6, 2, num_steps=3)
@@ -133,3 +133,15 @@ def test_what_does_not_fit_is_said_before_the_first_epoch():
             )
         for value, known in zip(model.get_weights(), weights, strict=True):
             np.testing.assert_array_equal(value, known)
+
+
+def test_what_the_results_give_reason_to_doubt_is_a_warning(monkeypatch):
+    model = cases.mixture()
+    callback = callbacks.RobustEvaluation(cases.images(model, 6), ATTACK, domains=["clean"])
+    callback.set_model(model)
+    callback.on_train_begin()
+    with pytest.warns(UserWarning, match="^epoch 1: other branch .* this branch alone"):
+        callback.on_epoch_end(0)
+    # One voice is enough; another would be an error here.
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    callback.on_epoch_end(1)

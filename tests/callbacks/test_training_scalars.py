@@ -2,69 +2,88 @@
 
 import keras
 import pytest
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from tests.training import cases
+from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, TrainingScalars
-
-X, Y = cases.images(8)
-
-
-class Evaluated(keras.callbacks.Callback):
-    """What an evaluation adds to the logs."""
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs |= {
-            "val_clean_accuracy": 0.5,
-            "val_pgd10_accuracy": 0.25,
-            "val_pgd10_accuracy_clean_branch": 0.125,
-        }
+from tfadv.event_files import read_scalars
 
 
-def fit(model, directory, epochs, initial_epoch=0):
+def values(directory, tag):
+    """Step -> value."""
+    return {step: found[tag] for step, found in read_scalars(directory).items() if tag in found}
+
+
+def test_logs_of_fit_by_domain_at_the_number_of_updates(tmp_path):
+    x, y = cases.images(8)
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.5, 0.25])
+    model = cases.compiled(
+        cases.normalized("mbn"), keras.optimizers.SGD(rate), metrics=["accuracy"]
+    )
     training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
-    history = model.fit(
-        X, Y, batch_size=4, epochs=epochs, initial_epoch=initial_epoch, verbose=0, shuffle=False,
-        callbacks=[training, Evaluated(), TrainingScalars(directory)],
-    )  # fmt: skip
-    return history.history
+    callbacks = [training, TrainingScalars(tmp_path)]
+    logs = model.fit(
+        x, y, batch_size=4, epochs=2, verbose=0, shuffle=False, callbacks=callbacks
+    ).history
+    names = ("loss", "accuracy", "attack_success")
+    shown = {("train", name): logs[name] for name in names}
+    shown |= {(d, name): logs[f"{d}_{name}"] for d in ("adv", "clean") for name in names[:2]}
+    shown["train", "learning_rate"] = [0.5, 0.25]
+    for (run, tag), (first, second) in shown.items():
+        assert values(tmp_path / run, tag) == pytest.approx({2: first, 4: second})
+    # Nothing is written twice.
+    assert set(read_scalars(tmp_path / "adv")[2]) == {"loss", "accuracy"}
+    assert set(read_scalars(tmp_path / "train")[4]) == {*names, "learning_rate"}
 
 
-def read(directory):
-    """Tag -> [(step, value)]."""
-    events = EventAccumulator(str(directory), {"tensors": 0})
-    events.Reload()
-    return {
-        tag: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
+def train(directory, first, last, to_its_end=True, **logs):
+    """What `fit` does for some epochs of two updates each."""
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = TrainingScalars(directory)
+    callback.set_model(model)
+    model.optimizer.iterations.assign(2 * first)
+    callback.on_train_begin()
+    for epoch in range(first, last):
+        model.optimizer.iterations.assign(2 * (epoch + 1))
+        callback.on_epoch_end(epoch, {"loss": 1.0, **logs})
+    if to_its_end:
+        callback.on_train_end()
+
+
+def test_evaluations_by_number_of_steps_and_branch(tmp_path):
+    evaluated = {
+        "val_clean_accuracy": 0.5,
+        "val_pgd10_accuracy": 0.25,
+        "val_pgd10_success": 0.75,
+        "val_pgd10_accuracy_clean_branch": 0.125,
+        "val_loss": 3.0,
     }
+    train(tmp_path, 0, 1, **evaluated)
+    assert read_scalars(tmp_path / "validation") == {
+        2: {
+            "robust_accuracy/clean": 0.5,
+            "robust_accuracy/pgd10": 0.25,
+            "attack_success/pgd10": 0.75,
+            "loss": 3.0,
+        }
+    }
+    assert read_scalars(tmp_path / "validation/clean") == {2: {"robust_accuracy/pgd10": 0.125}}
 
 
-def test_logs_by_domain_at_the_number_of_updates(tmp_path):
-    model = cases.compiled(cases.normalized("mbn"), metrics=["accuracy"])
-    logs = fit(model, tmp_path, epochs=2)
-    whole, adv, clean = (read(tmp_path / run) for run in ("", "adv", "clean"))
-
-    def expected(name):
-        return [(2 * (i + 1), pytest.approx(value)) for i, value in enumerate(logs[name])]
-
-    assert whole["loss"] == expected("loss") and whole["accuracy"] == expected("accuracy")
-    assert adv["loss"] == expected("adv_loss") and clean["loss"] == expected("clean_loss")
-    assert adv["accuracy"] == expected("adv_accuracy")
-    assert whole["attack_success"] == expected("attack_success")
-    assert whole["learning_rate"] == [(2, pytest.approx(0.1)), (4, pytest.approx(0.1))]
-    assert whole["validation/pgd10_accuracy"] == [(2, 0.25), (4, 0.25)]
-    assert clean["validation/pgd10_accuracy"] == [(2, 0.125), (4, 0.125)]
-    assert set(adv) == {"loss", "accuracy"}
+def test_a_resumed_training_has_each_step_once(tmp_path):
+    train(tmp_path, 0, 4, to_its_end=False, adv_loss=2.0)
+    # What is written is there, whatever happens then.
+    assert list(values(tmp_path / "train", "loss")) == [2, 4, 6, 8]
+    # From the checkpoint after two epochs.
+    train(tmp_path, 2, 3, adv_loss=3.0)
+    assert values(tmp_path / "adv", "loss") == {2: 2, 4: 2, 6: 3}
+    train(tmp_path, 3, 5, adv_loss=4.0)
+    assert values(tmp_path / "adv", "loss") == {2: 2, 4: 2, 6: 3, 8: 4, 10: 4}
+    assert list(values(tmp_path / "train", "learning_rate")) == [2, 4, 6, 8, 10]
 
 
-def test_a_resumed_training_strikes_out_what_came_after_its_checkpoint(tmp_path):
-    model = cases.compiled(cases.normalized("bn"))
-    fit(model, tmp_path, epochs=2)
-    model.save(tmp_path / "m.keras")
-    fit(model, tmp_path, epochs=4, initial_epoch=2)  # killed here: its epochs are done again
-    again = keras.saving.load_model(tmp_path / "m.keras")
-    logs = fit(again, tmp_path, epochs=3, initial_epoch=2)
-    found = read(tmp_path)["loss"]
-    assert [step for step, _ in found] == [2, 4, 6]
-    assert found[-1][1] == pytest.approx(logs["loss"][0])
+def test_other_workers_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    train(tmp_path, 0, 1)
+    assert list(tmp_path.iterdir()) == []

@@ -61,9 +61,12 @@ def test_counts_equal_a_loop_over_single_images(targeted, restarts):
         (8, 1.0),
     ]
     assert results[0].correct == np.sum(cases.predict(model, x) == y) == 20
+    before = cases.predict(model, x) == y
     for result in results[1:]:
         right, hit = loop(model, x, y, attack, result.num_steps, seed=6)
         assert (result.correct, result.hits) == (right.sum(), hit.sum())
+        assert result.regained == np.sum(right & ~before)
+        before = right
         assert 0 < result.correct < 20 and 0 < result.hits < 26
     assert {result.total for result in results} == {26}
     if restarts > 1 and targeted:
@@ -78,7 +81,7 @@ def test_one_pass_gives_the_bits_of_separate_runs(monkeypatch):
     numbers = [3, 7, 11]
     evaluator = evaluation.Evaluator(model, attack, numbers, seed=3)
     assert list(evaluator._groups.items()) == [(2.0, [3]), (1.0, [7, 11])]
-    (network,) = evaluator._networks
+    (network,) = evaluator.networks
     network.predict(tf.cast(x, tf.float32))
     indices = np.arange(8)
     for step_size, group in evaluator._groups.items():

@@ -49,6 +49,7 @@ def test_rows_are_what_was_counted():
         "correct": 374,
         "total": 500,
         "hits": 20,
+        "regained": None,
         **ATTACK,
         "step_size": 1.6,
         "seed": 0,

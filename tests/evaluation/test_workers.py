@@ -1,5 +1,7 @@
 """Any number of workers counts the same."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -76,7 +78,7 @@ def test_any_number_of_workers_gives_the_same_targets_starts_and_counts(simulate
         counts = simulated.run(size, lambda given=given, each=batch_size: evaluator(given, each))
         found.append((np.sum(counts, axis=0).tolist(), draws))
         assert {len(draw) for draw in draws.values()} == {1}  # every image once
-    (total, clean, _, three, hits, six, _), draws = found[0]
+    (total, clean, _, _, three, hits, _, six, _, _), draws = found[0]
     assert total == 31 and len(draws) == 31 * 2 * 2
     assert 0 < six <= three < clean < 31 and hits > 0
     for counts, others in found[1:]:
@@ -94,6 +96,21 @@ def test_workers_have_as_many_batches_and_may_have_no_image(simulated, kind):
     assert seen == [(1, 1)] * 5
     assert [total for total, *_ in counts] == [1, 1, 1, 0, 0]
     assert not np.any(counts[3:])
+
+
+def test_any_number_of_workers_probes_the_same_images(simulated):
+    model = cases.regression()
+    data = cases.images(model, 37)  # of which five are too many to be looked at
+    evaluator = evaluation.Evaluator(model, PGD(6))
+    found = []
+    for size in 1, 3:
+        for limit in None, 2:
+            probe = functools.partial(evaluation.doubts, evaluator, [], data, 8, limit)
+            counts = simulated.run(size, probe)
+            found.append(np.sum(counts, axis=0).tolist())
+            assert len(counts) == size
+    assert found[:2] == found[2:]
+    assert [images for images, *_ in found[:2]] == [32, 2]
 
 
 def evaluate():

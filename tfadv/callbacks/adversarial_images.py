@@ -8,21 +8,22 @@ from tfadv import distributed, inspection
 from tfadv.attacks import arguments
 from tfadv.evaluation import Evaluator
 from tfadv.evaluation.sources import open_source
+from tfadv.event_files import EventFile
 
 
 class AdversarialImages(keras.callbacks.Callback):
     """Shows clean images and their adversarial counterparts in TensorBoard, as training goes on.
 
-    The image `adversarial_images` of the run `{log_dir}` holds for each of the first images of the
-    data the clean one, the adversarial one and the magnified difference; below them the label and
-    what the network says, and what the attack aimed at. Images, targets and starts are the same at
-    every epoch, those of the evaluation. The step is `optimizer.iterations`. Rank 0 alone works,
-    for the time of one attack on a few images.
+    The image `adversarial_images` of the run `{log_dir}/images` holds for each of the first images
+    of the data the clean one, the adversarial one and the perturbation, magnified; below them the
+    label, what the network says, and what the attack aimed at. Images, targets and starts are the
+    same at every epoch: those of the evaluation, through the adv branch of a mixture. The step is
+    `optimizer.iterations`. Rank 0 alone works, for the time of one attack on a few images.
 
     Args:
         log_dir: String or path, the run's directory.
         data: Data, as of `tfadv.evaluation.evaluate`.
-        attack: A `tfadv.attacks.PGD`.
+        attack: A `tfadv.attacks.PGD`; of its restarts, the first is shown.
         count: Integer, how many images.
         every: Shows at the end of every so many epochs; or a function of the epoch, from 0, that
             says whether to.
@@ -55,58 +56,64 @@ class AdversarialImages(keras.callbacks.Callback):
         self.value_range = value_range
         self.seed = arguments.integer("seed", seed, 0)
         self.class_names = class_names
-        self._evaluator = self._batch = None
+        self._evaluator = self._batch = self._file = None
 
     def on_train_begin(self, logs=None):
+        self._close()  # of a training that an exception ended
         # On every rank, so that a mistake ends all of them.
         self._evaluator = Evaluator(
             self.model, self.attack, None, ("adv",), self.value_range, self.seed
         )
-        self._batch = next(open_source(self.data, self.count, self.count, 0, 1).batches())
+        self._evaluator.open(self.data, self.count)
+        if distributed.rank() == 0:
+            self._batch = next(open_source(self.data, self.count, self.count, 0, 1).batches())
+            self._file = EventFile(os.path.join(self.log_dir, "images"), self._step())
 
     def on_epoch_end(self, epoch, logs=None):
         due = self.every(epoch) if callable(self.every) else (epoch + 1) % self.every == 0
-        if distributed.rank() == 0 and due:
-            image = tf.io.decode_png(inspection.figure_to_png(self._figure()), channels=3)
-            writer = tf.summary.create_file_writer(self.log_dir)
-            with writer.as_default(int(self.model.optimizer.iterations)):
-                with tf.summary.record_if(True):
-                    tf.summary.image("adversarial_images", image[tf.newaxis])
-            writer.close()
+        if self._file is not None and due:
+            png = inspection.figure_to_png(self._figure())
+            self._file.image("adversarial_images", png, self._step())
+            self._file.flush()
 
     def on_train_end(self, logs=None):
-        self._evaluator = None  # and with it the graphs
+        self._close()
+
+    def _step(self):
+        return int(self.model.optimizer.iterations)
+
+    def _close(self):
+        if self._file is not None:
+            self._file.close()
+        self._evaluator = self._batch = self._file = None  # and with them the graphs
 
     def _figure(self):
         images, labels, indices = self._batch
-        evaluator, real = self._evaluator, self._batch[2] >= 0
+        evaluator, attack = self._evaluator, self.attack
         [network] = evaluator.networks
         clean = tf.cast(images, tf.float32)
         before = network.predict(clean).numpy()
         [(_, adversarial, goals)] = evaluator.trajectory(
-            network,
-            clean,
-            labels,
-            indices,
-            self.attack.effective_step_size,
-            [max(self.attack.num_steps, 1)],
+            network, clean, labels, indices, attack.effective_step_size, evaluator.num_steps
         )
         after = network.predict(adversarial).numpy()
+        real = np.flatnonzero(indices >= 0)
         captions = [
             (
-                f"label {self._name(label)}\npredicted {self._name(first)}",
-                f"predicted {self._name(second)}"
-                + (f"\ntarget {self._name(goal)}" if self.attack.targeted else ""),
+                f"label {self._name(labels[i])}\npredicted {self._name(before[i])}",
+                f"predicted {self._name(after[i])}"
+                + (f"\ntarget {self._name(goals[i])}" if attack.targeted else ""),
             )
-            for label, first, second, goal in zip(labels, before, after, goals, strict=True)
+            for i in real
         ]
         return inspection.pairs_figure(
             clean.numpy()[real],
             adversarial.numpy()[real],
-            self.attack.epsilon,
-            list(np.array(captions)[real]),
+            attack.epsilon,
+            captions,
             evaluator.value_range,
         )
 
     def _name(self, label):
+        # Of ImageNet's synonyms the first.
         return str(label) if self.class_names is None else self.class_names[label].split(",")[0]

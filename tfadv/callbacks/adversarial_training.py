@@ -39,9 +39,9 @@ class AdversarialTraining(keras.callbacks.Callback):
         seed: Integer, of all random draws.
         rematerialize: What computes activations again, block by block, in place of keeping them
             for the gradient: `"step"`, the update's pass; `"all"`, the attack's too, which is where
-            the time goes; `"none"`. For functional models, and for networks too deep for the
-            memory: the attack keeps about half of what the update's pass does, so `"step"` at best
-            halves the peak.
+            the time goes; `"none"`. For models of functional parts, and for networks too deep for
+            the memory: the attack keeps about half of what the update's pass does, so `"step"` at
+            best halves the peak. The attacks of an evaluation keep theirs.
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
@@ -181,7 +181,7 @@ class AdversarialTraining(keras.callbacks.Callback):
                 f"received {model.steps_per_execution}"
             )
         if self.rematerialize != "none":
-            rematerialization.blocks(model)  # which a subclassed model does not have
+            rematerialization.blocks(model)  # which a subclassed model may not have
         if self.pairing_weight and models.logits(model) is not model:
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a softmax, since it pairs logits"

@@ -1,7 +1,10 @@
+import warnings
+
 import keras
 
+from tfadv import distributed
 from tfadv.attacks import arguments
-from tfadv.evaluation import Evaluator
+from tfadv.evaluation import Evaluator, doubts
 
 
 class RobustEvaluation(keras.callbacks.Callback):
@@ -15,7 +18,8 @@ class RobustEvaluation(keras.callbacks.Callback):
         val_clean_accuracy_clean_branch, ...    the same through the clean branch of a mixture
 
     The first ones are those of the adv branch, or of a model without a mixture. Graphs are compiled
-    once for all epochs, and nothing is left on the model.
+    once for all epochs, and nothing is left on the model. What the results alone give reason to
+    doubt (`tfadv.evaluation.doubts`) is a Python warning.
 
     Args:
         validation: Data, as of `tfadv.evaluation.evaluate`.
@@ -77,6 +81,9 @@ class RobustEvaluation(keras.callbacks.Callback):
         if not self._is_due(epoch):
             return
         self.results = self._evaluator(self.validation, self.batch_size, self.limit, self.progress)
+        if distributed.rank() == 0:
+            for doubt in doubts(self._evaluator, self.results):
+                warnings.warn(f"epoch {epoch + 1}: {doubt}", stacklevel=2)
         if logs is not None:
             logs.update(self._named(self.results))
 

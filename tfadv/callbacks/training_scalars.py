@@ -1,27 +1,31 @@
 import os
+import re
 
 import keras
-from tensorboard.compat.proto import event_pb2
-from tensorboard.plugins.scalar import summary_v2
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from tfadv import distributed
+from tfadv.event_files import EventFile
+
+_EVALUATED = re.compile(r"val_(clean|pgd\d+)_(accuracy|success)(_clean_branch)?")
+_TAGS = {"accuracy": "robust_accuracy", "success": "attack_success"}
 
 
 class TrainingScalars(keras.callbacks.Callback):
     """Writes the logs of every epoch to TensorBoard, against the number of updates; on rank 0.
 
-    What belongs to a domain becomes a TensorBoard run of its own, so that both share a chart:
+    What belongs to a domain becomes a TensorBoard run of its own, with tags that all share, so that
+    one chart compares them:
 
-    - `{log_dir}`: `learning_rate`, `loss`, `accuracy`, `attack_success` and further logs, and of
-      evaluations `validation/clean_accuracy`, `validation/pgd10_accuracy`,
-      `validation/pgd10_success` and so on
-    - `{log_dir}/adv`, `{log_dir}/clean`: `loss` and `accuracy` of the domain's images; in `clean`
-      also `validation/...` of a mixture's clean branch
+    - `{log_dir}/train`: `learning_rate`, `loss`, `accuracy`, `attack_success` and all other logs
+    - `{log_dir}/adv`, `{log_dir}/clean`: `loss` and `accuracy` of the domain's images
+    - `{log_dir}/validation`: of `RobustEvaluation`, for each number of steps, `robust_accuracy/
+      pgd10` and `attack_success/pgd10`, and `robust_accuracy/clean` of clean images; of
+      `validation_data`, `loss` and so on
+    - `{log_dir}/validation/clean`: the same through the clean branch of a mixture
 
-    The step is `optimizer.iterations`, which goes on counting in a resumed training. What a killed
-    training wrote after its last checkpoint is then struck out. Put the callback behind those that
-    add to the logs.
+    The step is `optimizer.iterations`, which goes on counting in a resumed training; what a killed
+    training wrote after the checkpoint is then struck out. Put it behind the callbacks that add to
+    the logs and before `Checkpoint`, so that no epoch with a checkpoint lacks its scalars.
 
     Args:
         log_dir: String or path, the run's directory.
@@ -30,30 +34,24 @@ class TrainingScalars(keras.callbacks.Callback):
     def __init__(self, log_dir):
         super().__init__()
         self.log_dir = os.fspath(log_dir)
-        self._writers = {}
+        self._files = {}
+        self._first_step = None
 
     def on_train_begin(self, logs=None):
         self._close()  # of a training that an exception ended
-        if distributed.rank() != 0:
-            return
-        for run in ("", "adv", "clean"):
-            writer = EventFileWriter(os.path.join(self.log_dir, run))
-            # TensorBoard drops what other files say of this step and later ones.
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            writer.add_event(event_pb2.Event(step=self._step() + 1, session_log=start))
-            writer.flush()
-            self._writers[run] = writer
+        self._first_step = self._step()
+        if distributed.rank() == 0:
+            self._file("train")  # a directory that cannot be written is known before training
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self._writers:
+        if distributed.rank() != 0:
             return
-        values = {"learning_rate": float(self.model.optimizer.learning_rate), **(logs or {})}
+        values = {"learning_rate": self.model.optimizer.learning_rate, **(logs or {})}
         for name, value in values.items():
             run, tag = _place(name)
-            summary = summary_v2.scalar_pb(tag, float(value))
-            self._writers[run].add_event(event_pb2.Event(step=self._step(), summary=summary))
-        for writer in self._writers.values():
-            writer.flush()
+            self._file(run).scalar(tag, float(value), self._step())
+        for file in self._files.values():
+            file.flush()
 
     def on_train_end(self, logs=None):
         self._close()
@@ -61,16 +59,23 @@ class TrainingScalars(keras.callbacks.Callback):
     def _step(self):
         return int(self.model.optimizer.iterations)
 
+    def _file(self, run):
+        if run not in self._files:
+            self._files[run] = EventFile(os.path.join(self.log_dir, run), self._first_step)
+        return self._files[run]
+
     def _close(self):
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
+        for file in self._files.values():
+            file.close()
+        self._files = {}
 
 
 def _place(name):
     """The sub-run and the tag of a log."""
-    if name.startswith("val_"):
-        tag = f"validation/{name.removeprefix('val_').removesuffix('_clean_branch')}"
-        return ("clean" if name.endswith("_clean_branch") else ""), tag
+    found = _EVALUATED.fullmatch(name)
+    if found:
+        kind, what, branch = found.groups()
+        return ("validation/clean" if branch else "validation"), f"{_TAGS[what]}/{kind}"
     domain, _, rest = name.partition("_")
-    return (domain, rest) if domain in ("adv", "clean") and rest else ("", name)
+    run = {"val": "validation", "adv": "adv", "clean": "clean"}.get(domain)
+    return (run, rest) if run else ("train", name)

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfadv import attacks, callbacks, data, models
-from tfadv.config import optimizers
+from tfadv.config import flag_table, optimizers
 
 
 def dataset(settings):
@@ -101,14 +101,14 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
     if settings.running_statistics:
         found.append(callbacks.RunningStatistics(settings.running_statistics))
     found += _evaluations(settings, dataset)
-    if settings.image_pairs and settings.adversarial:
+    if settings.image_pairs and settings.adversarial and settings.num_steps:
         found.append(
             callbacks.AdversarialImages(
                 run.tensorboard,
                 dataset,
-                attack(settings, settings.num_steps).replace(start_from_clean=0.0, restarts=1),
+                attack(settings, settings.num_steps).replace(start_from_clean=0.0),
                 count=settings.image_pairs,
-                every=settings.eval_every,
+                every=_often(settings),
                 seed=settings.seed,
                 class_names=dataset.class_names,
             )
@@ -120,24 +120,29 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
     monitor = f"val_pgd{max(numbers)}_accuracy"
     return [
         *found,
+        callbacks.TrainingScalars(run.tensorboard),
+        callbacks.HyperParameters(
+            run.tensorboard,
+            {name: getattr(settings, name) for name in _SHOWN},
+            _metrics(settings),
+        ),
         callbacks.Checkpoint(run.checkpoints, monitor, settings.keep_checkpoints),
         callbacks.RunLog(run.log),
-        callbacks.TrainingScalars(run.tensorboard),
-        callbacks.HyperParameters(run.tensorboard, _hyper_parameters(settings), _metrics(settings)),
     ]
+
+
+def _often(settings):
+    return lambda epoch: (epoch + 1) % settings.eval_every == 0 or epoch == settings.epochs - 1
 
 
 def _evaluations(settings, dataset):
     last = settings.epochs - 1
 
-    def often(epoch):
-        return (epoch + 1) % settings.eval_every == 0 or epoch == last
-
     def seldom(epoch):
         return (epoch + 1) % settings.strong_eval_every == 0 or epoch > last - 5
 
     for due, num_steps in (
-        (often, settings.eval_num_steps),
+        (_often(settings), settings.eval_num_steps),
         (seldom, settings.strong_eval_num_steps),
     ):
         if num_steps:
@@ -153,26 +158,23 @@ def _evaluations(settings, dataset):
             )
 
 
-# What the paper's rows and a user's experiments differ in.
+# What the paper's rows, and runs of a user's own, differ in.
 _SHOWN = (
     "dataset network depth norm affine adversarial clean_ratio pairing_weight running_statistics "
-    "num_steps step_size epsilon start_from_clean batch_size images_per_worker optimizer "
-    "learning_rate decay epochs trainable seed"
+    "num_steps step_size epsilon targeted start_from_clean batch_size images_per_worker optimizer "
+    "learning_rate decay weight_decay epochs trainable seed"
 ).split()
 
 
-def _hyper_parameters(settings):
-    return {name: getattr(settings, name) for name in _SHOWN}
-
-
 def _metrics(settings):
-    """Tags and sub-runs of what the HPARAMS tab shows beside them."""
-    numbers = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
-    metrics = [("validation/clean_accuracy", "")]
-    metrics += [(f"validation/pgd{number}_accuracy", "") for number in numbers]
-    # What tfadv.evaluate adds later, with the paper's numbers of steps.
-    metrics += [
-        (f"accuracy/{name}", "evaluation")
-        for name in ("clean", "pgd10", "pgd20", "pgd100", "pgd500", "pgd2000")
-    ]
-    return metrics
+    """Sub-runs and tags of what the HPARAMS tab shows beside them."""
+    # TensorBoard takes them from one run for all, so those of tfadv.evaluate, which are comparable
+    # over runs, are there from the start, with the paper's numbers of steps.
+    paper = next(flag.default for flag in flag_table.EVALUATE if flag.name == "num_steps")
+    trained = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
+    found = [("train", "loss"), ("train", "accuracy"), ("train", "attack_success")]
+    found += [(domain, name) for domain in ("adv", "clean") for name in ("loss", "accuracy")]
+    for run, numbers in (("validation", trained), ("evaluation", paper)):
+        kinds = ["clean", *(f"pgd{number}" for number in numbers)]
+        found += [(run, f"robust_accuracy/{kind}") for kind in kinds]
+    return [*found, ("evaluation/clean", "robust_accuracy/clean")]

@@ -1,7 +1,5 @@
 import dataclasses
 
-import tensorflow as tf
-
 from tfadv import distributed, evaluation
 from tfadv.config import building, errors, loading
 from tfadv.config.run_directory import RunDirectory
@@ -19,7 +17,7 @@ def prepare(settings, path):
     """
     distributed.init()
     dataset = building.dataset(settings)
-    model = loading.classifier(path, settings.value_range, compile=True)
+    model = loading.classifier(path, settings.value_range, bool(settings.run_dir))
     attack = building.attack(settings, max(settings.num_steps)) if settings.num_steps else None
     evaluator = evaluation.Evaluator(
         model,
@@ -43,61 +41,42 @@ class EvaluationRun:
         self.evaluator = evaluator
 
     def run(self):
-        """Evaluates, prints the table and writes the results."""
+        """Evaluates, prints the table, doubts what it says, and writes the results."""
         settings = self.settings
+        given = self.dataset, settings.images_per_worker, settings.limit
         with errors.input_errors("evaluate"):
-            results = self.evaluator(
-                self.dataset,
-                settings.images_per_worker,
-                settings.limit,
-                evaluation.progress_bar(),
-            )
-            doubts = None
-            if settings.sanity_checks:
-                doubts = evaluation.doubts(
-                    self.evaluator,
+            results = self.evaluator(*given, evaluation.progress_bar())
+            _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")
+            self._write(results)  # hours of work, which no failing check shall take along
+            if settings.run_dir:
+                evaluation.write_scalars(
+                    RunDirectory(settings.run_dir).tensorboard / "evaluation",
                     results,
-                    self.dataset,
-                    settings.images_per_worker,
-                    settings.limit,
+                    int(self.evaluator.model.optimizer.iterations),
                 )
-        if distributed.rank() == 0:
-            print(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}", flush=True)
-            for doubt in doubts or ():
-                print(f"warning: {doubt}", flush=True)
-            if settings.output:
-                print(f"written to {settings.output}", flush=True)
-        if settings.run_dir:
-            _tensorboard(
-                RunDirectory(settings.run_dir).tensorboard, results, self.evaluator.model.optimizer
-            )
+            if settings.sanity_checks and self.evaluator.attack is not None:
+                doubts = evaluation.doubts(self.evaluator, results, *given)
+                for doubt in doubts:
+                    _say(f"warning: {doubt}")
+                if not doubts:
+                    _say("sanity checks: no doubts")
+                self._write(results, doubts=[dataclasses.asdict(doubt) for doubt in doubts])
         if settings.output:
+            _say(f"written to {settings.output}")
+
+    def _write(self, results, **details):
+        if self.settings.output:
             evaluation.write_json(
-                settings.output,
+                self.settings.output,
                 results,
                 model=str(self.path),
                 dataset=self.dataset.name,
                 image_shape=self.dataset.image_shape,
                 whole_validation_set=results[0].total == self.dataset.num_validation,
-                # None: not checked; an empty list: checked, and none.
-                doubts=None if doubts is None else [dataclasses.asdict(d) for d in doubts],
+                **details,
             )
 
 
-def _tensorboard(directory, results, optimizer):
-    """Writes results beside the training's scalars, at the step of the model; on rank 0."""
-    if distributed.rank() != 0:
-        return
-    step = int(optimizer.iterations) if optimizer is not None else 0
-    for domain in dict.fromkeys(result.domain for result in results):
-        # The clean branch is a run of its own, so that both branches share a chart.
-        run = directory / "evaluation" / ("clean" if domain == "clean" else "")
-        writer = tf.summary.create_file_writer(str(run))
-        with writer.as_default(step):
-            for result in results:
-                if result.domain == domain:
-                    name = f"pgd{result.num_steps}" if result.num_steps else "clean"
-                    tf.summary.scalar(f"accuracy/{name}", result.accuracy)
-                    if result.success is not None:
-                        tf.summary.scalar(f"success/{name}", result.success)
-        writer.close()
+def _say(text):
+    if distributed.rank() == 0:
+        print(text, flush=True)

@@ -21,7 +21,7 @@ def classifier(path, value_range=None, compile=False):
     """
     try:
         model = keras.saving.load_model(path, compile=compile)
-    except (TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"model must be a Keras file that loads; {path}: {error}") from None
     models.check_classifier(model)
     contract = models.contract(model)

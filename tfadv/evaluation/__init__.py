@@ -13,5 +13,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "progress_bar": "progress",
         "table": "tables",
         "write_json": "files",
+        "write_scalars": "scalars",
     },
 )

@@ -99,7 +99,7 @@ class Evaluator:
 
     def __call__(self, data, batch_size=64, limit=None, progress=None):
         source = self.open(data, batch_size, limit)
-        counts = np.zeros([len(self.domains), 1 + len(self.num_steps), 2], np.int64)
+        counts = np.zeros([len(self.domains), 1 + len(self.num_steps), 3], np.int64)
         total = done = 0
         for done, batch in enumerate(source.batches(), 1):
             if batch is not None:  # more workers than images
@@ -113,7 +113,7 @@ class Evaluator:
             progress(done, done)
         # The only collective operation, which every worker reaches whatever its batches were.
         counts = distributed.total([total, *counts.ravel()]).round().astype(np.int64)
-        total, counts = int(counts[0]), counts[1:].reshape(len(self.domains), -1, 2)
+        total, counts = int(counts[0]), counts[1:].reshape(len(self.domains), -1, 3)
         if not total:
             raise ValueError("data must hold at least one image; received none")
         return [
@@ -163,14 +163,14 @@ class Evaluator:
             indices: int64 `[batch]`; -1 for padding, which is neither right nor hit.
 
         Returns:
-            A boolean array `[1 + numbers of steps, 2, batch]`: classified right, attack succeeded;
-            of clean images first.
+            A boolean array `[1 + numbers of steps, 3, batch]`, of clean images first: classified
+            right, attack succeeded, right but wrong in the row before.
         """
         images = tf.cast(images, tf.float32)
         if self.value_range is not None:
             checks.images(images, self.value_range)
         real, where = indices >= 0, {number: i for i, number in enumerate(self.num_steps, 1)}
-        found = np.zeros([1 + len(self.num_steps), 2, len(labels)], bool)
+        found = np.zeros([1 + len(self.num_steps), 3, len(labels)], bool)
         found[0, 0] = network.predict(images).numpy() == labels
         checks.classes("labels", tf.constant(labels), network.num_classes)
         found[1:, 0] = True
@@ -184,6 +184,7 @@ class Evaluator:
                     hit = predicted == goals if self.attack.targeted else predicted != labels
                     found[where[number], 0] &= predicted == labels
                     found[where[number], 1] |= hit
+        found[1:, 2] = found[1:, 0] & ~found[:-1, 0]
         return found & real
 
     def trajectory(self, network, images, labels, indices, step_size, numbers, restart=0):
@@ -223,7 +224,7 @@ class Evaluator:
     def _step_size(self, number):
         return self.attack.replace(num_steps=number).effective_step_size
 
-    def _result(self, domain, number, correct, hits, total):
+    def _result(self, domain, number, correct, hits, regained, total):
         counted = dict(
             domain=domain, num_steps=number, correct=correct, total=total, seed=self.seed
         )
@@ -240,6 +241,7 @@ class Evaluator:
         return Result(
             **counted,
             hits=hits,
+            regained=regained,
             step_size=self._step_size(number),
             **{name: getattr(self.attack, name) for name in described},
         )

@@ -19,6 +19,8 @@ class Result:
         total: All images.
         hits: Images on which the attack succeeded, in any restart: classified as the target, or,
             if it is untargeted, misclassified.
+        regained: Images classified right here but not under the next smaller number of steps that
+            was evaluated (of the smallest: not as clean images).
         epsilon: In pixels of 255.
         step_size: In pixels of 255, after the step-size rule.
         step_size_rule, targeted, loss, start_from_clean, restarts: Of the attack.
@@ -30,6 +32,7 @@ class Result:
     correct: int
     total: int
     hits: int | None = None
+    regained: int | None = None
     epsilon: float | None = None
     step_size: float | None = None
     step_size_rule: str | None = None

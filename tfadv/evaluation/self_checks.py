@@ -1,20 +1,19 @@
 """What a careful reviewer would ask of an evaluation, asked by the evaluation itself."""
 
 import dataclasses
-import functools
+import itertools
 import math
 
 import numpy as np
-import tensorflow as tf
 
 from tfadv import distributed
+from tfadv.evaluation import probe
 
-# Images that the checks with attacks of their own look at: enough to see a broken gradient, few
-# beside those of an evaluation.
-CHECKED = 32
-# An unbounded attack may make any image of any other; this many steps of this size cross the whole
-# range of a pixel ten times.
-UNBOUNDED = dict(epsilon=255.0, num_steps=100, step_size=25.5)
+# One of 32 images may be a special case; two are a pattern.
+_TOLERATED = 0.05
+# Of a test of two counts. A whole evaluation makes about ten, so that chance alone raises a doubt
+# in one evaluation of a hundred.
+_SIGNIFICANCE = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,131 +35,156 @@ class Doubt:
         return f"{self.check}{where}: {self.message}"
 
 
-def doubts(evaluator, results, data, batch_size=64, limit=None):
+def doubts(evaluator, results, data=None, batch_size=64, limit=None):
     """Checks an evaluation as Carlini et al. ("On evaluating adversarial robustness") advise.
 
-    - `vanishing gradient`: images at which the attack's loss has no gradient, or none that is
-      finite, cannot be attacked by it.
-    - `wrong gradient`: the attack's step is not the sign of the gradient of the network that is
-      reported, so that another network, or another branch, is attacked.
-    - `unbounded attack`: an attack that may change pixels at will must reach its goal.
-    - `more steps`: more steps, or an attack at all, must not leave more images right.
-    - `clean branch`: the accuracy under attack of a mixture's clean branch is not that of the
+    Of the results alone:
+
+    - `more steps`: more steps, or an attack at all, must not leave more images right. The same
+      images are compared, so this is McNemar's test: exact, one-sided, at 0.001.
+    - `other branch`: the accuracy under attack of a mixture's clean branch is not that of the
       model, whose `predict` is the adv branch.
 
-    The first three look at the first 32 images, with 100 attack steps on them.
+    Of the data's first 32 images, with some 120 attack steps on them (these numbers, and what is
+    tolerated, are our choice):
+
+    - `vanishing gradient`: images without a gradient (or with one that is not finite) at the
+      attack's start or after 10 steps, though the attack has not reached its goal there, look
+      robust to it whatever they are. More than 5% raise a doubt.
+    - `wrong gradient`: along the attack's step the loss of the network that is reported must change
+      as its gradient foretells (within 30%, for three images in four of those where it changes
+      enough); else another branch or network was attacked, or an operation's gradient is not its
+      own. Not in bfloat16.
+    - `other network`: the model as it is, called as it is, must give the classes that were
+      reported. It does not if it is random, or was changed after its graphs were made, as by a
+      switch of branches in Python. More than 5% raise a doubt.
+    - `unbounded attack`: an attack that may change every pixel at will must reach its goal, a wrong
+      class or the target. More than 5% missed raise a doubt.
+    - `random noise`: noise of the attack's size, the worst of 10 draws, must not fool the network
+      where 10 attack steps do not (McNemar's test again).
 
     Args:
         evaluator: An `Evaluator`.
         results: What it returned.
-        data, batch_size, limit: What it was called with.
+        data: What it was called with; None for the checks of the results alone.
+        batch_size, limit: What it was called with.
 
     Returns:
-        A list of `Doubt`, the same on every worker; empty if there is none.
+        A list of `Doubt`, the same on every worker; empty if there is none, or no attack.
     """
     if evaluator.attack is None:
         return []
+    probed = {} if data is None else _probe(evaluator, data, batch_size, limit)
     found = []
-    source = evaluator.open(data, batch_size, limit)
-    counts = np.zeros([len(evaluator.domains), len(_COUNTS)])
-    for batch in source.batches():
-        # A worker's images come in the order of their index, and padding is at a batch's end.
-        if batch is None or batch[2][0] >= CHECKED:
-            break
-        for row, network in zip(counts, evaluator.networks, strict=True):
-            row += _probe(evaluator, network, *batch)
-    counts = distributed.total(counts.ravel()).reshape(counts.shape)
-    for domain, row in zip(evaluator.domains, counts, strict=True):
-        found += _of_gradients(domain, dict(zip(_COUNTS, row, strict=True)))
-        found += _of_steps([result for result in results if result.domain == domain])
+    for domain in evaluator.domains:
+        if domain in probed:
+            for name, check in _CHECKS.items():
+                message = check(probed[domain])
+                found += [Doubt(name, domain, message)] if message else []
+        found += _more_steps([result for result in results if result.domain == domain])
     if evaluator.domains == ["clean"]:
-        found.append(
-            Doubt(
-                "clean branch",
-                "clean",
-                "the clean branch alone was attacked and reported; the model's predictions are the "
-                "adv branch's, whose robustness this is not (domain=adv or both)",
-            )
+        message = (
+            "this branch alone was attacked and reported, but the model's predictions are the adv "
+            "branch's, whose robustness this is not (evaluate the domain adv, or both)"
         )
+        found.append(Doubt("other branch", "clean", message))
     return found
 
 
-_COUNTS = ("images", "dead", "hits", "followed", "whole")
+def _probe(evaluator, data, batch_size, limit):
+    """Domain -> `Counts` of the first images."""
+    source = evaluator.open(data, batch_size, min(limit or probe.IMAGES, probe.IMAGES))
+    pairs = zip(evaluator.networks, evaluator.domains, strict=True)
+    probes = [probe.Probe(evaluator, network, domain) for network, domain in pairs]
+    counts = np.zeros([len(probes), len(probe.Counts._fields)])
+    for batch in source.batches():
+        if batch is not None:
+            counts += [each(*batch) for each in probes]
+    # The only collective operation, which every worker reaches whatever its batches were.
+    counts = distributed.total(counts.ravel()).round().astype(int).reshape(counts.shape)
+    return {
+        domain: probe.Counts(*row.tolist())
+        for domain, row in zip(evaluator.domains, counts, strict=True)
+    }
 
 
-def _probe(evaluator, network, images, labels, indices):
-    """The `_COUNTS` of a batch."""
-    attack = evaluator.attack.replace(restarts=1, step_size_rule="fixed", **UNBOUNDED)
-    looked = (indices >= 0) & (indices < CHECKED)
-    images = tf.cast(images, tf.float32)
-    network.predict(images)  # which tells the number of classes
-    # Not the image itself, at which even a network that masks its gradients may have one.
-    start, goals = evaluator.start(images, labels, indices, network.num_classes)
-    low, high = evaluator.value_range
-    start = tf.clip_by_value(start, low, high)
-    slope = tf.function(functools.partial(attack.gradient, network), autograph=False)
-    gradient = slope(start, goals).numpy()
-    step = attack.advance(network, images, start, goals, 1, 1e-2, evaluator.value_range)
-    # Pixels at the end of the range may not move.
-    inside = np.logical_and(start > low + (high - low) * 1e-4, start < high - (high - low) * 1e-4)
-    sign = -1 if attack.targeted else 1
-    agreement = sign * gradient * np.sign(step - start) * inside
-    end = attack.advance(
-        network, images, step, goals, attack.num_steps, attack.step_size, evaluator.value_range
-    )
-    predicted = network.predict(end).numpy()
-    hit = predicted == goals.numpy() if attack.targeted else predicted != labels
-
-    def by_image(values):
-        return values.reshape(len(looked), -1)
-
-    dead = ~np.isfinite(by_image(gradient)).all(axis=1) | ~by_image(gradient).any(axis=1)
-    size = np.abs(by_image(gradient * inside)).sum(axis=1)
-    alive = looked & ~dead & (size > 0)
-    # As shares of each image's gradient, so that no image outweighs the others.
-    followed = by_image(agreement).sum(axis=1)[alive] / size[alive]
-    return looked.sum(), (dead & looked).sum(), (hit & looked).sum(), followed.sum(), alive.sum()
-
-
-def _of_gradients(domain, count):
-    images, hits = int(count["images"]), int(count["hits"])
-    if count["dead"]:
-        yield Doubt(
-            "vanishing gradient",
-            domain,
-            f"{int(count['dead'])} of {images} images have no gradient, or none that is finite; an "
-            "attack by gradients says nothing of them (operations without a derivative, saturated "
-            "outputs? try attack_loss=margin, or an attack without gradients)",
-        )
-    if count["whole"] and count["followed"] < 0.9 * count["whole"]:
-        yield Doubt(
-            "wrong gradient",
-            domain,
-            f"the attack's step follows {100 * count['followed'] / count['whole']:.0f}% of the "
-            "gradient of the network that is reported; another network or branch is attacked",
-        )
-    if hits < images:
-        yield Doubt(
-            "unbounded attack",
-            domain,
-            f"with epsilon 255 it succeeds on {hits} of {images} images in place of all; its "
-            "gradients may mislead it (try restarts, attack_loss=margin, targeted=false)",
+def _vanishing_gradient(count):
+    if max(count.dead, count.stuck) > _TOLERATED * count.images:
+        return (
+            f"of {count.images} images, {count.dead} have no gradient at the attack's start and "
+            f"{count.stuck} after {probe.STEPS} steps, short of its goal; what an attack by "
+            "gradients cannot move may look robust (operations without a derivative, or saturated "
+            "outputs: try the margin loss, or an attack without gradients)"
         )
 
 
-def _of_steps(results):
+def _wrong_gradient(count):
+    enough = count.sloped >= count.images / 4
+    if enough and count.foretold < 0.75 * count.sloped:
+        return (
+            f"along the attack's step the loss changes as the gradient foretells on "
+            f"{count.foretold} of {count.sloped} images; another branch or network than the "
+            "reported one was attacked, or an operation has a gradient not its own (attack what is "
+            "reported; look for straight-through gradients and randomness)"
+        )
+
+
+def _other_network(count):
+    if count.changed > _TOLERATED * count.images:
+        return (
+            f"the model itself gives {count.changed} of {count.images} images another class than "
+            "was reported; it is random, or was changed after this evaluation was made (make a new "
+            "evaluation; attack the average over its randomness)"
+        )
+
+
+def _unbounded_attack(count):
+    if count.images - count.reached > _TOLERATED * count.images:
+        return (
+            f"free to change every pixel, the attack succeeds on {count.reached} of {count.images} "
+            "images in place of all; its gradients may mislead it, also inside of epsilon (try the "
+            "margin loss, restarts, an untargeted attack)"
+        )
+
+
+def _random_noise(count):
+    if _chance(count.by_noise, count.by_noise + count.by_attack) < _SIGNIFICANCE:
+        return (
+            f"of {count.images} images, {count.by_noise} are misclassified under one of "
+            f"{probe.DRAWS} draws of noise but not after {probe.STEPS} attack steps, and "
+            f"{count.by_attack} the other way; the gradient leads away from what fools the network "
+            "(try the margin loss, an untargeted attack, an attack without gradients)"
+        )
+
+
+_CHECKS = {
+    "vanishing gradient": _vanishing_gradient,
+    "wrong gradient": _wrong_gradient,
+    "other network": _other_network,
+    "unbounded attack": _unbounded_attack,
+    "random noise": _random_noise,
+}
+
+
+def _more_steps(results):
     results = sorted(results, key=lambda result: result.num_steps)
-    for i, more in enumerate(results):
-        for fewer in results[:i]:
-            # The same images are counted twice, which only makes true differences surer than this.
-            share = (more.correct + fewer.correct) / (2 * more.total)
-            deviation = math.sqrt(2 * share * (1 - share) / more.total)
-            if more.accuracy - fewer.accuracy > 2 * deviation:
-                yield Doubt(
-                    "more steps",
-                    more.domain,
-                    f"{more.name} leaves {100 * more.accuracy:.1f}% right and {fewer.name} "
-                    f"{100 * fewer.accuracy:.1f}%; the attack overshoots or its gradients mislead "
-                    "it (try a smaller step size, restarts, attack_loss=margin)",
-                )
-                break
+    for fewer, more in itertools.pairwise(results):
+        lost = fewer.correct - more.correct + more.regained
+        if _chance(more.regained, more.regained + lost) < _SIGNIFICANCE:
+            yield Doubt(
+                "more steps",
+                more.domain,
+                f"{more.name} leaves {100 * more.accuracy:.1f}% right and {fewer.name} "
+                f"{100 * fewer.accuracy:.1f}% (right under the one alone: {more.regained} and "
+                f"{lost} images); the attack overshoots or its gradients mislead it (try a smaller "
+                "step size, restarts, the margin loss, an untargeted attack)",
+            )
+
+
+def _chance(heads, tosses):
+    """Of at least so many heads: McNemar's exact test, one-sided, of the pairs that differ."""
+    log_all = tosses * math.log(2) - math.lgamma(tosses + 1)
+    return math.fsum(
+        math.exp(-log_all - math.lgamma(k + 1) - math.lgamma(tosses - k + 1))
+        for k in range(heads, tosses + 1)
+    )

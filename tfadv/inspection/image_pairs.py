@@ -1,3 +1,5 @@
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -13,7 +15,8 @@ def pairs_figure(clean, adversarial, epsilon, captions, value_range=(0, 255)):
     Args:
         clean, adversarial: Arrays `[images, height, width, channels]`, of 1 or 3 channels.
         epsilon: Largest change, in pixels of 255.
-        captions: List of pairs of strings, one below each clean and each adversarial image.
+        captions: List of pairs of strings, below each clean and each adversarial image; a line of
+            them is cut at 36 letters.
         value_range: `(low, high)` of the images.
 
     Returns:
@@ -41,8 +44,9 @@ def pairs_figure(clean, adversarial, epsilon, captions, value_range=(0, 255)):
             ax.spines[:].set_visible(False)
     for place, pair in enumerate(captions):
         for row, caption in zip(axes, pair, strict=False):
-            row[place].set_xlabel(caption, fontsize=9)
+            lines = [textwrap.shorten(line, 36, placeholder="...") for line in caption.split("\n")]
+            row[place].set_xlabel("\n".join(lines), fontsize=9)
     for row, name in zip(axes, _COLUMNS, strict=True):
         row[0].set_ylabel(name, fontsize=10)
-    axes[-1][0].set_xlabel(f"grey is 0, the ends are +-{epsilon:g} of 255", fontsize=8)
+    axes[-1][0].set_xlabel(f"grey is 0, the ends are ±{epsilon:g} of 255", fontsize=9)
     return figure

@@ -1,0 +1,67 @@
+import io
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from tfadv.event_files import EventFile, read_scalars
+
+
+def write(directory, step, values):
+    """A training that goes on from a step and writes `step -> value`."""
+    file = EventFile(directory, step)
+    for at, value in values.items():
+        file.scalar("loss", value, at)
+    file.close()
+
+
+def test_scalars_are_what_tensorboard_expects(tmp_path):
+    before = time.time()
+    write(tmp_path, 0, {3: 0.5, 6: 0.25})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = events.Tensors("loss")
+    assert [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in found] == [
+        (3, 0.5),
+        (6, 0.25),
+    ]
+    # The horizontal axes "relative" and "wall" count from here.
+    assert all(before <= event.wall_time <= time.time() for event in found)
+    assert events.SummaryMetadata("loss").plugin_data.plugin_name == "scalars"
+
+
+def test_what_a_killed_training_left_is_struck_out(tmp_path):
+    write(tmp_path, 0, {2: 1.0, 4: 2.0, 6: 3.0, 8: 4.0})
+    write(tmp_path, 4, {6: 30.0})  # from the checkpoint of step 4, and killed again
+    assert read_scalars(tmp_path) == {2: {"loss": 1}, 4: {"loss": 2}, 6: {"loss": 30}}
+    write(tmp_path, 4, {6: 30.0, 8: 40.0})
+    write(tmp_path, 8, {10: 50.0})
+    expected = {2: 1.0, 4: 2.0, 6: 30.0, 8: 40.0, 10: 50.0}
+    assert read_scalars(tmp_path) == {step: {"loss": value} for step, value in expected.items()}
+    events = EventAccumulator(str(tmp_path), tensor_size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss")] == list(expected)  # none twice
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (300, 20, 3)])
+def test_images_keep_their_pixels(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "png")
+    file = EventFile(tmp_path, 0)
+    file.image("picture", png.getvalue(), 5)
+    file.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    [event] = events.Tensors("picture")
+    width, height, encoded = event.tensor_proto.string_val
+    assert (event.step, int(height), int(width)) == (5, *shape[:2])
+    np.testing.assert_array_equal(tf.io.decode_png(encoded), pixels)
+    assert events.SummaryMetadata("picture").plugin_data.plugin_name == "images"
+
+
+def test_a_run_that_is_not_there_has_no_scalars(tmp_path):
+    assert read_scalars(tmp_path / "none") == {}

@@ -1,0 +1,82 @@
+"""TensorBoard's event files, read and written without the summary state of TensorFlow."""
+
+import os
+import pathlib
+import struct
+import time
+
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.plugins.scalar import summary_v2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util import tensor_util
+
+
+class EventFile:
+    """A new event file of a TensorBoard run.
+
+    Each run needs a directory of its own: TensorBoard may read only the last file of a directory,
+    and takes the ones before it as finished.
+
+    Args:
+        directory: String or path.
+        step: Integer, where the run goes on: what earlier files hold of later steps is struck out.
+    """
+
+    def __init__(self, directory, step):
+        _wait_for_the_last_place(directory)
+        self._writer = EventFileWriter(os.fspath(directory))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step + 1, session_log=start)
+        self.flush()
+
+    def scalar(self, tag, value, step):
+        """Writes a number."""
+        self.summary(summary_v2.scalar_pb(tag, float(value)), step)
+
+    def image(self, tag, png, step):
+        """Writes an image, given as the bytes of a PNG file."""
+        size = struct.unpack(">II", png[16:24])  # where the format has width and height
+        tensor = tensor_util.make_tensor_proto([*(str(n).encode() for n in size), png])
+        metadata = image_metadata.create_summary_metadata(None, None)
+        value = summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+        self.summary(summary_pb2.Summary(value=[value]), step)
+
+    def summary(self, summary, step):
+        """Writes a `Summary`, TensorBoard's or TensorFlow's."""
+        self._add(step, summary=summary_pb2.Summary.FromString(summary.SerializeToString()))
+
+    def flush(self):
+        """Hands all of it to the operating system."""
+        self._writer.flush()
+
+    def close(self):
+        """Ends the file."""
+        self._writer.close()
+
+    def _add(self, step, **what):
+        self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), **what))
+
+
+def _wait_for_the_last_place(directory):
+    # Files are read in the order of their names, in which only the second is sure to grow.
+    names = pathlib.Path(directory).glob("events.out.tfevents.*")
+    seconds = {name.name.split(".")[3] for name in names}
+    while str(int(time.time())) in seconds:
+        time.sleep(0.02)
+
+
+def read_scalars(directory):
+    """The numbers of a run as TensorBoard shows them, step -> tag -> value; none without a run."""
+    found = {}
+    if not os.path.isdir(directory):
+        return found
+    events = EventAccumulator(os.fspath(directory), tensor_size_guidance={"scalars": 0})  # 0: all
+    events.Reload()
+    for tag in events.Tags()["tensors"]:
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
+            for event in events.Tensors(tag):
+                value = float(tensor_util.make_ndarray(event.tensor_proto))
+                found.setdefault(event.step, {})[tag] = value
+    return found
