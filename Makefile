@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs lint format quickstart benchmarks clean clean-cache
+.PHONY: help setup test test-slow test-runs lint format quickstart small benchmarks clean clean-cache
 # One after the other, even under -j: they share two workers' cores and one .venv.
 .NOTPARALLEL:
 
@@ -39,6 +39,22 @@ quickstart: setup ## train on two workers with mixture batch normalization, then
 	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/eval/quickstart.flags
 	@echo "The statistics of both branches: runs/quickstart/statistics.png"
 	@echo "All of the training: $(BIN)/tensorboard --logdir runs"
+
+# Table 7's strategies with PGD-10 in training, and those that it has with PGD-30 alone.
+SMALL := pgd10-clean100 pgd30-clean80 pgd30-clean60 pgd30-clean40 pgd30-clean20 pgd10-clean0 \
+	pgd10-clean0-running pgd10-alp pgd10-mbn pgd10-mbn-running pgd10-mbn-alp pgd30-gn
+
+small: setup ## the paper's strategies on handwritten digits, and the report of them (half an hour)
+	@for run in $(SMALL:%=table7/resnet152-%) table1/clean_only; do \
+		out=runs/small/$${run#*/}; domain=adv; last=0; \
+		case $$run in *mbn*) domain=both;; esac; case $$run in *running) last=4;; esac; \
+		[ -f $$out/evaluation.json ] && continue; rm -rf $$out; \
+		$(BIN)/python -m tfadv.train --flagfile=flags/$$run.flags --flagfile=flags/small.flags \
+			--running_statistics=$$last --run_dir=$$out; \
+		$(BIN)/python -m tfadv.evaluate --run_dir=$$out --num_steps=10,20,100,500 \
+			--domain=$$domain --images_per_worker=60; \
+	done
+	@$(BIN)/python -m tfadv.report runs/small --output=runs/small/report
 
 benchmarks: setup ## compare with Keras's own layers, in one run; writes benchmarks/results
 	@$(BIN)/python -m benchmarks.normalization $(ARGS)
