@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
-import tfadv
 from tests.config.test_flags import QUICK
-from tfadv import config
-from tfadv.config import flag_table, inspection_run
+from tfadv import config, inspect, models
+from tfadv.config import building, flag_table, random_batches
 
 
 def make_run(directory, norm):
@@ -18,7 +18,7 @@ def make_run(directory, norm):
     settings, run = config.train([QUICK, f"--norm={norm}", "--width=4", f"--run_dir={directory}"])
     run.open(flag_table.TRAIN, settings)
     run.close()
-    model = tfadv.models.SmallResNet(8, norm=norm, image_size=8, channels=1, width=4, seed=1)
+    model = models.SmallResNet(8, norm=norm, image_size=8, channels=1, width=4, seed=1)
     generator = np.random.default_rng(0)
     for variable in model.variables:
         if "moving" in variable.path:
@@ -29,8 +29,9 @@ def make_run(directory, norm):
     return model
 
 
-def inspect(*flags):
-    inspection_run.prepare(*config.inspect(list(flags))).run()
+def run_program(monkeypatch, *flags):
+    monkeypatch.setattr("sys.argv", ["tfadv.inspect", *map(str, flags)])
+    inspect.main()
 
 
 def rows(path):
@@ -38,64 +39,145 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_a_mixture(tmp_path, capsys):
-    model = make_run(tmp_path / "run", "mbn")
-    inspect(f"--run_dir={tmp_path / 'run'}", "--layer=res3_block0_norm1", "--channels=3")
-    output = tmp_path / "run" / "inspection"
+def events(directory):
+    """Tag -> (step, value) of each event of a TensorBoard run."""
+    found = EventAccumulator(str(directory))
+    found.Reload()
+    return {
+        tag: [(event.step, make_ndarray(event.tensor_proto)) for event in found.Tensors(tag)]
+        for tag in found.Tags()["tensors"]
+    }
+
+
+def test_a_mixture(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    model = make_run(run, "mbn")
+    flags = [f"--run_dir={run}", "--layer=res3_block0_norm1", "--channels=3", "--num_steps=2"]
+    run_program(monkeypatch, *flags)
+    output = run / "inspection"
     for name in ("figure5.png", "figure6.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     found = rows(output / "statistics.csv")
-    layer = model.get_layer("res3_block0_norm1").adv
-    mine = [r for r in found if (r["layer"], r["domain"]) == ("res3_block0_norm1", "adv")]
-    assert [int(row["channel"]) for row in mine] == list(range(8))
-    np.testing.assert_allclose([float(r["moving_mean"]) for r in mine], layer.moving_mean)
-    np.testing.assert_allclose([float(r["beta"]) for r in mine], layer.beta)
-    assert len(found) == 2 * sum(m.adv.beta.shape[0] for m in tfadv.models.mixtures(model))
-    batches = rows(output / "batch_statistics.csv")
-    assert len(batches) == 2 * len(found) and {r["mini_batch"] for r in batches} == {"1", "2"}
+    layer = model.get_layer("res3_block0_norm1")
+    for domain in ("adv", "clean"):
+        branch = getattr(layer, domain)
+        mine = [r for r in found if (r["layer"], r["domain"]) == (layer.name, domain)]
+        assert [int(row["channel"]) for row in mine] == list(range(8))
+        for name in ("moving_mean", "moving_variance", "gamma", "beta"):
+            values = np.float32([row[name] for row in mine])
+            np.testing.assert_array_equal(values, getattr(branch, name))
+    assert len(found) == 2 * sum(m.adv.beta.shape[0] for m in models.mixtures(model))
     distances = [float(row["distance"]) for row in rows(output / "distances.csv")]
     assert len(distances) == 9 and distances == sorted(distances, reverse=True)
 
-    logs = tmp_path / "run" / "tensorboard" / "inspection"
-    tags = {}
-    for part in ("", "batch_norm", "batch_norm/adv"):
-        events = EventAccumulator(str(logs / part))
-        events.Reload()
-        tags[part] = set(events.Tags()["tensors"])
-        if not part:
-            assert {e.step for e in events.Tensors("figure6")} == {46}
-    assert {"figure5", "figure6", "batch_mean_1/res3_block0_norm1/adv"} <= tags[""]
-    assert {"figure5", "mean_domain_distance"} <= tags["batch_norm"]
-    assert "moving_variance/res3_block0_norm1" in tags["batch_norm/adv"]
+    # The layer behind the first convolution, in the same mini-batches.
+    batches = rows(output / "batch_statistics.csv")
+    assert len(batches) == 2 * len(found)
+    settings, _, _ = config.inspect(flags)
+    stem = keras.Model(model.inputs, model.get_layer("norm0").input)
+    made = random_batches.made(
+        settings.trained, model, building.dataset(settings.trained), 2, settings.seed
+    )
+    for number, (images, domain) in enumerate(made, 1):
+        assert (len(images), domain) == (64, 32)
+        for name, seen in (("adv", stem(images[:32])), ("clean", stem(images[32:]))):
+            key = ("norm0", name, str(number))
+            mine = [r for r in batches if (r["layer"], r["domain"], r["mini_batch"]) == key]
+            seen = np.float64(seen).reshape(-1, 4)
+            for moment, expected in (("mean", seen.mean(axis=0)), ("variance", seen.var(axis=0))):
+                values = [float(row[moment]) for row in mine]
+                np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+    logs = run / "tensorboard" / "inspection"
+    path = "res3_block0_norm1"
+    [(step, image)] = events(logs)["figure6"]
+    assert step == 46 and image[2] == (output / "figure6.png").read_bytes()
+    [(step, image)] = events(logs / "batch_norm")["figure5"]
+    assert step == 46 and image[2] == (output / "figure5.png").read_bytes()
+    [(step, histogram)] = events(logs / "batch_norm" / "adv")[f"moving_variance/{path}"]
+    assert step == 46 and histogram[:, 2].sum() == 8
+    [(step, histogram)] = events(logs / "mini_batch_2" / "clean")[f"batch_mean/{path}"]
+    assert step == 46 and histogram[:, 2].sum() == 8
     printed = capsys.readouterr().out
     assert "distance between the domains" in printed and str(output / "figure6.png") in printed
+    assert "2 mini-batches of 32 adversarial images (PGD-2) and 32 clean ones" in printed
 
 
-def test_plain_batch_normalization_has_figure_6_alone(tmp_path, capsys):
+def test_plain_batch_normalization_has_figure_6_alone(tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "run", "bn")
-    inspect(f"--run_dir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}")
+    flags = [f"--run_dir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"]
+    run_program(monkeypatch, *flags, "--figure6=false")
+    assert not (tmp_path / "out" / "figure6.png").exists()
+    run_program(monkeypatch, *flags, "--adversarial=false")  # in place of the first
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"figure6.png", "statistics.csv", "batch_statistics.csv"}
+    assert names == {"figure6.png", "statistics.csv", "batch_statistics.csv", "tensorboard"}
+    assert {row["domain"] for row in rows(tmp_path / "out" / "statistics.csv")} == {""}
     assert "no Figure 5" in capsys.readouterr().out
+    logs = tmp_path / "out" / "tensorboard" / "inspection"
+    for part, tag in (
+        ("", "figure6"),
+        ("batch_norm", "gamma/norm0"),
+        ("mini_batch_1", "batch_variance/norm0"),
+    ):
+        assert [step for step, _ in events(logs / part)[tag]] == [46]
+    assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ([], "one of run_dir and model must be given"),
-        (["--run_dir=none"], "run_dir must hold a run of tfadv.train; received none"),
-        (["--model=m.keras"], "output must be given with model; received none"),
-        (["--model=m.keras", "--output=o"], "model must be a .keras file; received m.keras"),
-        (["--run_dir=gn"], "model must have batch normalization; .* has none"),
-        (["--run_dir=mbn", "--layer=conv0"], "layer must be a mixture of model .* 'conv0'"),
-        (["--run_dir=mbn", "--channels=0"], "channels must be at least 1; received 0"),
-        (["--run_dir=mbn", "--checkpoint=3"], "checkpoint must be last, best or an epoch"),
-    ],
-)
-def test_mistakes(flags, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    if flags and flags[0] in ("--run_dir=gn", "--run_dir=mbn"):
-        make_run(tmp_path / flags[0].split("=")[1], flags[0].split("=")[1])
-    with pytest.raises(ValueError, match=message):
-        inspect(*flags)
-    assert not list(tmp_path.glob("*/inspection"))
+def test_a_file_needs_data_for_figure_6(tmp_path, monkeypatch, capsys):
+    model = make_run(tmp_path / "run", "bn")
+    bare = keras.models.clone_model(model)  # not compiled
+    bare.save(tmp_path / "bare.keras")
+    flags = [f"--model={tmp_path / 'bare.keras'}", f"--output={tmp_path / 'out'}"]
+    run_program(monkeypatch, *flags)
+    assert "no dataset was given, and so no Figure 6" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "figure6.png").exists()
+    run_program(monkeypatch, *flags, "--dataset=digits", "--num_steps=1", "--clean_ratio=0.5")
+    printed = capsys.readouterr().out
+    assert "32 adversarial images (PGD-1) and 16 clean ones" in printed
+    [(step, _)] = events(tmp_path / "out" / "tensorboard" / "inspection")["figure6"]
+    assert step == 0
+
+
+MISTAKES = [
+    ([], "one of run_dir and model must be given"),
+    (["--run_dir=none"], "run_dir must hold a run of tfadv.train; received none"),
+    (["--model=m.keras"], "output must be given with model; received none"),
+    (["--model=m.keras", "--output=o"], "model must be a .keras file; received m.keras"),
+    (["--run_dir=gn"], "model must have batch normalization; gn/model.keras has none"),
+    (["--run_dir=mbn", "--layer=conv0"], "layer must be a mixture of model 'small_resnet8' ("),
+    (["--run_dir=mbn", "--channels=0"], "channels must be at least 1; received 0"),
+    (["--run_dir=mbn", "--checkpoint=3"], "checkpoint must be last, best or an epoch"),
+    (["--run_dir=mbn", "--clean_ratio=2"], "clean_ratio must be between 0 and 1; received 2.0"),
+    (
+        ["--run_dir=mbn", "--domain=clean", "--clean_ratio=0"],
+        "domain=clean needs clean images; received clean_ratio=0.0",
+    ),
+    (
+        ["--run_dir=mbn", "--adversarial=false"],
+        "domain=adv needs adversarial images; received adversarial=False",
+    ),
+    (["--run_dir=mbn", "--dataset=synthetic", "--image_size=8"], "data must have images of shape"),
+    (
+        ["--run_dir=mbn", "--dataset=cifar10", "--data_dir=d"],
+        "cifar10 is not prepared in d; to prepare it, run: python -m tfadv.data prepare cifar10 "
+        "--data_dir=d; or leave Figure 6 out with --figure6=false",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    path = tmp_path_factory.mktemp("networks")
+    for norm in ("gn", "mbn"):
+        make_run(path / norm, norm)
+    return path
+
+
+@pytest.mark.parametrize(("flags", "message"), MISTAKES)
+def test_mistakes_are_one_line_and_status_2(flags, message, networks, monkeypatch, capsys):
+    monkeypatch.chdir(networks)
+    with pytest.raises(SystemExit, match="2"):
+        run_program(monkeypatch, *flags)
+    written = capsys.readouterr()
+    assert written.err.startswith(f"tfadv.inspect: {message}") and written.err.count("\n") == 1
+    assert not written.out and not list(networks.glob("*/inspection"))

@@ -83,6 +83,35 @@ def test_a_resumed_training_has_each_step_once(tmp_path):
     assert list(values(tmp_path / "train", "learning_rate")) == [2, 4, 6, 8, 10]
 
 
+def test_points_within_long_epochs_are_means_of_the_epoch_so_far(tmp_path):
+    x, y = cases.images(14)
+    model = cases.compiled(cases.normalized("bn"), metrics=["accuracy"])
+    seen = []
+
+    class Logs(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(logs["adv_loss"])
+
+    training = AdversarialTraining(cases.Mirror(), clean_ratio=0, value_range=(0, 1))
+    logs = model.fit(
+        x, y, batch_size=2, epochs=2, verbose=0, shuffle=False,
+        callbacks=[training, TrainingScalars(tmp_path, update_freq=3), Logs()],
+    ).history  # fmt: skip
+    assert values(tmp_path / "adv", "within_epochs/loss") == pytest.approx(
+        {step: seen[step - 1] for step in (3, 6, 10, 13)}
+    )
+    first, second = logs["adv_loss"]
+    assert values(tmp_path / "adv", "loss") == pytest.approx({7: first, 14: second})
+    assert len(values(tmp_path / "train", "within_epochs/learning_rate")) == 4
+
+
+def test_keras_waits_for_updates_only_where_they_are_written(tmp_path):
+    assert TrainingScalars(tmp_path).async_safe
+    assert not TrainingScalars(tmp_path, update_freq=100).async_safe
+    with pytest.raises(ValueError, match="\"epoch\", must be an integer of at least 1; .* 'batch'"):
+        TrainingScalars(tmp_path, update_freq="batch")
+
+
 def test_other_workers_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     train(tmp_path, 0, 1)

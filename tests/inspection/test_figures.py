@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import tfadv
 from tfadv import inspection
-from tfadv.inspection import figures
+from tfadv.inspection import figures, panels
 
 
 def drawn(axes):
@@ -63,7 +63,7 @@ def test_fewer_channels_than_asked_for_are_all_shown(resnet):
 def test_sampled_channels_are_uniform():
     counts = np.zeros(10)
     for seed in range(1000):
-        counts[figures.sample_channels(10, 3, seed)] += 1
+        counts[panels.sample_channels(10, 3, seed)] += 1
     assert counts.sum() == 3000
     assert abs(counts - 300).max() < 75  # over five standard deviations of 14.5
 

@@ -2,11 +2,12 @@ import os
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tensorboard.plugins.histogram import summary_v2 as histograms
+from tensorboard.plugins.scalar import summary_v2 as scalars
 
 from tfadv import distributed, inspection
 from tfadv.attacks import arguments
+from tfadv.event_files import EventFile
 from tfadv.inspection import figures
 
 _ARRAYS = ("moving_mean", "moving_variance", "gamma", "beta")
@@ -30,8 +31,9 @@ class BatchNormStatistics(keras.callbacks.Callback):
     - image `figure5`: the two sets of statistics of one mixture (the paper's Figure 5)
 
     It writes at the end of epochs and of training, by rank 0 alone. The step is the number of
-    updates, `optimizer.iterations`, and so goes on counting in a resumed training. A model without
-    a mixture gets neither distances nor the image.
+    updates, `optimizer.iterations`, and so goes on counting in a resumed training; what a killed
+    training wrote after the checkpoint is then struck out. A model without a mixture gets neither
+    distances nor the image.
 
     The cost is bounded: at most `max_layers` layers, evenly spread over the depth from the first to
     the last, have charts. With 32 mixtures these are 256 histograms, 160 scalars and one image. For
@@ -60,7 +62,7 @@ class BatchNormStatistics(keras.callbacks.Callback):
         self.layer = layer
         self.channels = arguments.integer("channels", channels, 1)
         self.seed = arguments.integer("seed", seed, 0)
-        self._writers = {}
+        self._files = {}
         self._written_step = None
 
     def on_train_begin(self, logs=None):
@@ -78,9 +80,7 @@ class BatchNormStatistics(keras.callbacks.Callback):
             directory = os.path.join(self.log_dir, "batch_norm")
             # Made now, so that a directory that cannot be written is known before training.
             for domain in {record.domain for record in records} | {None}:
-                self._writers[domain] = tf.summary.create_file_writer(
-                    os.path.join(directory, domain or "")
-                )
+                self._files[domain] = EventFile(os.path.join(directory, domain or ""), self._step())
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0:
@@ -90,56 +90,54 @@ class BatchNormStatistics(keras.callbacks.Callback):
         self._write()
         self._close()
 
+    def _step(self):
+        return int(self.model.optimizer.iterations)
+
     def _write(self):
-        step = int(self.model.optimizer.iterations.numpy())
-        if not self._writers or step == self._written_step:
+        step = self._step()
+        if not self._files or step == self._written_step:
             return
         records = inspection.statistics(self.model)
         paths = _spread(list(dict.fromkeys(record.path for record in records)), self.max_layers)
-        # Keras's TensorBoard callback may have switched recording off for this step.
-        with tf.summary.record_if(True):
-            for record in records:
-                if record.path in paths:
-                    with self._writers[record.domain].as_default(step):
-                        _write_record(record, step)
-            rows = inspection.distance_table(records)
-            if rows:
-                with self._writers[None].as_default(step):
-                    self._write_domains(rows, paths)
-        for writer in self._writers.values():
-            writer.flush()
+        for record in records:
+            if record.path in paths:
+                _write_record(self._files[record.domain], record, step)
+        rows = inspection.distance_table(records)
+        if rows:
+            self._write_domains(self._files[None], rows, paths, step)
+        for file in self._files.values():
+            file.flush()
         self._written_step = step
 
-    def _write_domains(self, rows, paths):
+    def _write_domains(self, file, rows, paths, step):
         for row in rows:
             if row.path in paths:
-                tf.summary.scalar(f"domain_distance/{row.path}", row.distance)
-        tf.summary.scalar(
+                file.scalar(f"domain_distance/{row.path}", row.distance, step)
+        mean = scalars.scalar_pb(
             "mean_domain_distance",
             np.mean([row.distance for row in rows]),
             description="Hellinger distance between the statistics of clean and of adversarial "
             "images, mean over all channels and all mixtures: 0 is equal, 1 is disjoint.",
         )
+        file.summary(mean, step)
         figure = inspection.figure5(self.model, self.layer, self.channels, self.seed)
-        image = tf.io.decode_png(inspection.figure_to_png(figure), channels=3)
-        tf.summary.image("figure5", image[tf.newaxis])
+        file.image("figure5", inspection.figure_to_png(figure), step)
 
     def _close(self):
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
+        for file in self._files.values():
+            file.close()
+        self._files = {}
         self._written_step = None
 
 
-def _write_record(record, step):
+def _write_record(file, record, step):
     for name in _ARRAYS:
         values = getattr(record, name)
         if values is not None:
-            # `tf.summary.histogram` runs a dozen operations for each, and takes 20 times as long.
-            summary = histograms.histogram_pb(f"{name}/{record.path}", values[np.isfinite(values)])
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+            finite = values[np.isfinite(values)]
+            file.summary(histograms.histogram_pb(f"{name}/{record.path}", finite), step)
     for name in ("moving_mean", "moving_variance"):
-        tf.summary.scalar(f"mean_{name}/{record.path}", getattr(record, name).mean())
+        file.scalar(f"mean_{name}/{record.path}", getattr(record, name).mean(), step)
 
 
 def _spread(paths, most):

@@ -4,6 +4,7 @@ import re
 import keras
 
 from tfadv import distributed
+from tfadv.attacks import arguments
 from tfadv.event_files import EventFile
 
 _EVALUATED = re.compile(r"val_(clean|pgd\d+)_(accuracy|success)(_clean_branch)?")
@@ -23,17 +24,30 @@ class TrainingScalars(keras.callbacks.Callback):
       `validation_data`, `loss` and so on
     - `{log_dir}/validation/clean`: the same through the clean branch of a mixture
 
+    Epochs can be long: with an integer `update_freq` the means over the epoch so far are written
+    within it as well, as `within_epochs/loss` and so on of the same runs.
+
     The step is `optimizer.iterations`, which goes on counting in a resumed training; what a killed
     training wrote after the checkpoint is then struck out. Put it behind the callbacks that add to
     the logs and before `Checkpoint`, so that no epoch with a checkpoint lacks its scalars.
 
     Args:
         log_dir: String or path, the run's directory.
+        update_freq: `"epoch"`, or an integer, after how many updates of an epoch to write.
+
+    Raises:
+        ValueError: If `update_freq` is neither.
     """
 
-    def __init__(self, log_dir):
+    def __init__(self, log_dir, update_freq="epoch"):
         super().__init__()
         self.log_dir = os.fspath(log_dir)
+        if update_freq != "epoch":
+            update_freq = arguments.integer('update_freq, unless "epoch",', update_freq, 1)
+        self.update_freq = update_freq
+        # Keras waits for the values of every update, unless no callback may read them.
+        self.async_safe = update_freq == "epoch"
+        self._due = None
         self._files = {}
         self._first_step = None
 
@@ -43,18 +57,31 @@ class TrainingScalars(keras.callbacks.Callback):
         if distributed.rank() == 0:
             self._file("train")  # a directory that cannot be written is known before training
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._due = self.update_freq
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Not by the remainder: with `steps_per_execution` some batches are not announced.
+        if self.update_freq != "epoch" and batch + 1 >= self._due:
+            self._due = batch + 1 + self.update_freq
+            self._write(logs, "within_epochs/")
+
     def on_epoch_end(self, epoch, logs=None):
-        if distributed.rank() != 0:
-            return
-        values = {"learning_rate": self.model.optimizer.learning_rate, **(logs or {})}
-        for name, value in values.items():
-            run, tag = _place(name)
-            self._file(run).scalar(tag, float(value), self._step())
-        for file in self._files.values():
-            file.flush()
+        self._write(logs)
 
     def on_train_end(self, logs=None):
         self._close()
+
+    def _write(self, logs, prefix=""):
+        if distributed.rank() != 0:
+            return
+        step = self._step()
+        values = {"learning_rate": self.model.optimizer.learning_rate, **(logs or {})}
+        for name, value in values.items():
+            run, tag = _place(name)
+            self._file(run).scalar(prefix + tag, float(value), step)
+        for file in self._files.values():
+            file.flush()
 
     def _step(self):
         return int(self.model.optimizer.iterations)

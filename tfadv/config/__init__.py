@@ -56,17 +56,35 @@ def evaluate(arguments):
 
 
 def inspect(arguments):
-    """Settings of `tfadv.inspect`, checked; the file of the model; and its run, or None."""
+    """Settings of `tfadv.inspect`, checked; the file of the model; and its run, or None.
+
+    In the settings, `trained` are those of a training: the run's, or with `--model` the paper's,
+    with what the flags say of mini-batches.
+    """
     settings = parsing.parse(
         "tfadv.inspect",
-        "Looks into the normalization layers of a trained classifier (Figures 5 and 6).",
+        "Looks into the normalization layers of a trained classifier (Figures 5 and 6). Flags of "
+        "training that are not given are as the run had them, or with --model as the paper has.",
         flag_table.INSPECT,
         arguments,
     )
     checks.check_inspect(settings)
     path, run = model_file(settings)
-    if run is None:
-        settings.figure6 = False
+    settings.trained = (
+        parsing.parse("train", "", flag_table.TRAIN, [])
+        if run is None
+        else run.settings(flag_table.TRAIN)
+    )
+    for flag in flag_table.MINI_BATCHES:
+        if getattr(settings, flag.name) is not None:
+            setattr(settings.trained, flag.name, getattr(settings, flag.name))
+    settings.figure6 &= run is not None or settings.dataset is not None
+    if settings.figure6:
+        trained = settings.trained
+        try:
+            catalog.check(trained.dataset, trained.data_dir, trained.image_size)
+        except ValueError as error:
+            raise ValueError(f"{error}; or leave Figure 6 out with --figure6=false") from None
     return settings, path, run
 
 

@@ -120,7 +120,8 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
     monitor = f"val_pgd{max(numbers)}_accuracy"
     return [
         *found,
-        callbacks.TrainingScalars(run.tensorboard),
+        # An epoch of ImageNet is 313 updates of 4096 images; a small run's has no point within.
+        callbacks.TrainingScalars(run.tensorboard, update_freq=100),
         callbacks.HyperParameters(
             run.tensorboard,
             {name: getattr(settings, name) for name in _SHOWN},

@@ -211,10 +211,19 @@ PREDICT = (
     Flag("check", bool, False, "Only check the flags."),
 )
 
+# What the mini-batches of an inspection are, where they shall not be those of the run's training.
+MINI_BATCHES = tuple(
+    dataclasses.replace(flag, default=None)
+    for flag in TRAIN
+    if flag in (*DATA, *ATTACK)
+    or flag.name
+    in ("adversarial", "clean_ratio", "num_steps", "start_from_clean", "images_per_worker")
+)
+
 INSPECT = (
     Flag("run_dir", str, None, "Directory of a training."),
     Flag("checkpoint", str, "last", "Of run_dir: last, best, or the number of an epoch."),
-    Flag("model", str, None, "A .keras file, in place of run_dir; then without Figure 6."),
+    Flag("model", str, None, "A .keras file, in place of run_dir; Figure 6 then needs dataset."),
     Flag("value_range", [int], None, "Of the images, for a model without an input contract."),
     Flag("layer", str, None, "Layer of the figures; by default the middle one of res3."),
     Flag("channels", int, 20, "How many channels the figures show.", 1),
@@ -226,10 +235,10 @@ INSPECT = (
         choices=("adv", "clean"),
     ),
     Flag("figure6", bool, True, "Whether to measure batch statistics, which takes training data."),
-    Flag("data_dir", str, None, "Directory of the training data; by default that of the run."),
+    *MINI_BATCHES,
     Flag("seed", int, 0, "Of the channels and the mini-batches.", 0, 2**31 - 1),
-    Flag("output", str, None, "Directory for pictures and tables; by default run_dir/inspection."),
-    Flag("check", bool, False, "Only check the flags."),
+    Flag("output", str, None, "Directory for everything; by default inspection in run_dir."),
+    Flag("check", bool, False, "Only check the flags and that the data are there."),
 )
 
 REPORT = (Flag("output", str, "report", "Directory for the report, its tables and figures."),)

@@ -2,12 +2,12 @@ import csv
 import pathlib
 
 import numpy as np
-import tensorflow as tf
+from tensorboard.plugins.histogram import summary_v2 as histograms
 
-from tfadv import callbacks, inspection, models
-from tfadv.config import building, flag_table, loading
-from tfadv.inspection import figures
-from tfadv.training.batches import Mixture
+from tfadv import callbacks, evaluation, inspection, models
+from tfadv.config import building, errors, loading, random_batches
+from tfadv.event_files import EventFile
+from tfadv.inspection import batch_figure, figures, layer_statistics
 
 _BATCHES = 2  # as in the paper's Figure 6
 _ROWS = 10
@@ -25,56 +25,71 @@ def prepare(settings, path, run):
         An `InspectionRun`.
     """
     model = loading.classifier(path, settings.value_range, compile=True)
-    records = inspection.statistics(model)
-    if not records:
+    layers = layer_statistics.normalizations(model)
+    if not layers:
         raise ValueError(f"model must have batch normalization; {path} has none")
-    mixtures = inspection.pairs(records)
-    if mixtures:
+    if models.mixtures(model):
         layer = figures.mixture_path(model, settings.layer)
+        domain = settings.domain
     else:
-        layer = figures.layer_path([record.path for record in records], settings.layer)
-    trained = dataset = None
+        layer = figures.layer_path(list(layers), settings.layer)
+        domain = None
+    dataset = None
     if settings.figure6:
-        trained = run.settings(flag_table.TRAIN)
-        trained.data_dir = settings.data_dir or trained.data_dir
-        dataset = building.dataset(trained)
+        dataset = building.dataset(settings.trained)
+        evaluation.Evaluator(model, value_range=settings.value_range).open(dataset)
+        _check_batch_statistics(settings.trained, layer, layers[layer], domain)
     output = pathlib.Path(settings.output or run.path / "inspection")
     output.mkdir(parents=True, exist_ok=True)
-    logs = run.tensorboard if run is not None else output / "tensorboard"
-    return InspectionRun(settings, path, model, layer, output, logs, trained, dataset)
+    logs = output / "tensorboard" if settings.output else run.tensorboard
+    branch = layer, domain
+    return InspectionRun(settings, path, model, branch, dataset, output, logs / "inspection")
+
+
+def _check_batch_statistics(trained, path, layer, domain):
+    """Raises `ValueError` if the mini-batches give the layer of Figure 6 no statistics."""
+    if not layer.trainable:
+        raise ValueError(f"layer must not be frozen, for Figure 6; {path!r} is")
+    if domain == "adv" and not trained.adversarial:
+        raise ValueError("domain=adv needs adversarial images; received adversarial=False")
+    if domain == "clean" and trained.adversarial and not trained.clean_ratio:
+        raise ValueError("domain=clean needs clean images; received clean_ratio=0.0")
 
 
 class InspectionRun:
     """A run of `tfadv.inspect`, ready to start."""
 
-    def __init__(self, settings, path, model, layer, output, logs, trained, dataset):
+    def __init__(self, settings, path, model, branch, dataset, output, logs):
         self.settings = settings
         self.path = path
         self.model = model
-        self.layer = layer
-        self.output = output
-        self.logs = pathlib.Path(logs) / "inspection"
-        self.trained = trained
+        self.branch = branch
         self.dataset = dataset
+        self.output = output
+        self.logs = logs
+        self.sample = {"channels": settings.channels, "seed": settings.seed}
         self.written = []
 
     def run(self):
         """Measures, draws, prints and writes."""
         records = inspection.statistics(self.model)
+        print(f"{self.path}: {len({r.path for r in records})} batch normalizations")
+        # Like the files beside it, TensorBoard shows the last inspection.
+        for old in self.logs.rglob("events.out.tfevents.*"):
+            old.unlink()
         self._tensorboard_statistics()
-        writer = tf.summary.create_file_writer(str(self.logs))
-        with writer.as_default(self._step()):
-            self._domains(records)
-            if self.dataset is not None:
-                self._batches(records)
-        writer.close()
+        self._domains(inspection.distance_table(records))
+        if self.dataset is not None:
+            with errors.input_errors("inspect"):
+                self._batches({(record.path, record.domain): record for record in records})
+        elif self.settings.model and not self.settings.dataset:
+            print("no dataset was given, and so no Figure 6")
         arrays = ("moving_mean", "moving_variance", "gamma", "beta")
         self._csv("statistics.csv", arrays, [(r, r.path, r.domain) for r in records])
         print("written to:", *self.written, f"TensorBoard: {self.logs}", sep="\n  ", flush=True)
 
-    def _domains(self, records):
-        rows = inspection.distance_table(records)
-        print(f"{self.path}: {len({r.path for r in records})} batch normalizations")
+    def _domains(self, rows):
+        """The table of all mixtures, and Figure 5."""
         if not rows:
             print("no mixture in it, and so no Figure 5 and no distances between domains")
             return
@@ -87,99 +102,85 @@ class InspectionRun:
                 f"  {100 * row.mean_larger:22.0f}%  {100 * row.variance_larger:7.0f}%"
             )
         if len(rows) > _ROWS:
-            print(f"... and {len(rows) - _ROWS} more, down to {rows[-1].distance:.3f}")
-        channels = sum(row.channels for row in rows)
-        larger = [
-            100 * sum(row.channels * getattr(row, name) for row in rows) / channels
+            least = rows[-1]
+            print(f"... and {len(rows) - _ROWS} more, down to {least.path}, {least.distance:.3f}")
+        weights = [row.channels for row in rows]
+        mean, variance = (
+            100 * np.average([getattr(row, name) for row in rows], weights=weights)
             for name in ("mean_larger", "variance_larger")
-        ]
+        )
         print(
-            f"all channels: mean larger for adversarial images in {larger[0]:.0f}%, "
-            f"variance in {larger[1]:.0f}%"
+            f"all channels: mean larger for adversarial images in {mean:.0f}%, "
+            f"variance in {variance:.0f}%"
         )
         with self._open("distances.csv") as file:
             table = csv.writer(file)
             names = ("path", "position", "channels", "distance", "mean_larger", "variance_larger")
             table.writerow(["layer", *names[1:]])
             table.writerows([getattr(row, name) for name in names] for row in rows)
-        options = {"channels": self.settings.channels, "seed": self.settings.seed}
-        self._figure("figure5", inspection.figure5(self.model, self.layer, **options))
+        self._figure("figure5", inspection.figure5(self.model, self.branch[0], **self.sample))
 
-    def _batches(self, records):
+    def _batches(self, running):
+        """Figure 6, and what it is taken from."""
+        trained = self.settings.trained
+        made = trained, self.model, self.dataset, _BATCHES, self.settings.seed
         by_batch = [
             {(s.path, s.domain): s for s in inspection.batch_statistics(self.model, images, domain)}
-            for images, domain in self._mini_batches()
+            for images, domain in random_batches.made(*made)
         ]
-        domain = self.settings.domain if inspection.pairs(records) else None
-        running = {(record.path, record.domain): record for record in records}
-        seen = [found[self.layer, domain] for found in by_batch]
-        figure = inspection.figure6(
-            running[self.layer, domain],
-            seen,
-            self.settings.channels,
-            self.settings.seed,
-            self.model.name,
-        )
-        self._figure("figure6", figure)
+        pairs = {
+            key: (record, [found[key] for found in by_batch])
+            for key, record in running.items()
+            if key in by_batch[0]
+        }
+        for number, found in enumerate(by_batch, 1):
+            self._tensorboard_batch(number, found)
+        figure = inspection.figure6(*pairs[self.branch], **self.sample, model_name=self.model.name)
+        png = self._figure("figure6", figure)
+        file = EventFile(self.logs, self._step())
+        file.image("figure6", png, self._step())
+        file.close()
         rows = [
-            (found[key], *key, number)
-            for number, found in enumerate(by_batch, 1)
-            for key in running
-            if key in found
+            (batches[n], *key, n + 1)
+            for n in range(_BATCHES)
+            for key, (_, batches) in pairs.items()
         ]
         self._csv("batch_statistics.csv", ("mean", "variance"), rows, "mini_batch")
-        for found, path, branch, number in rows:
-            for name in ("mean", "variance"):
-                tag = f"batch_{name}_{number}/{path}" + (f"/{branch}" if branch else "")
-                tf.summary.histogram(tag, getattr(found, name))
-        pairs = [
-            (running[k], [found[k] for found in by_batch]) for k in running if k in by_batch[0]
-        ]
-        means, variances = np.mean([inspection.relative_difference(*p) for p in pairs], axis=0)
-        print(
-            f"\nmini-batches of {self.trained.images_per_worker} images against running "
-            f"statistics, over all layers: means differ by {means:.3f} standard deviations, "
-            f"variances by {100 * variances:.1f}%"
-        )
 
-    def _mini_batches(self):
-        """Images and domain of random mini-batches, made as the run's training makes them."""
-        trained, logits = self.trained, models.logits(self.model)
-        attack = building.attack(trained, trained.num_steps) if trained.adversarial else None
-        # Of an epoch that training does not reach: images in an order and with changes of its own.
-        data = self.dataset.train_batches(
-            trained.images_per_worker, _BATCHES, seed=self.settings.seed, first_epoch=trained.epochs
-        )
-        for number, (images, labels) in enumerate(data.take(_BATCHES)):
-            images = tf.cast(images, tf.float32)
-            adversarial = None
-            if attack is not None:
-                adversarial = attack(
-                    lambda images: models.call(logits, images, domain="adv"),
-                    images,
-                    labels,
-                    value_range=(0, 255),
-                    seed=[self.settings.seed, number],
-                    num_classes=self.dataset.num_classes,
-                )
-            batch = Mixture(images, adversarial, labels, None, trained.clean_ratio)
-            yield batch.images, batch.domain
+        differences = {key: inspection.relative_difference(*pair) for key, pair in pairs.items()}
+        kind = random_batches.description(trained)
+        print(f"\nbatch against running statistics, {_BATCHES} mini-batches of {kind}:")
+        for name, values in (
+            (", ".join(filter(None, self.branch)), differences[self.branch]),
+            ("all layers", np.mean(list(differences.values()), axis=0)),
+        ):
+            print(f"  {name}: {batch_figure.difference_text(*values)}")
 
     def _tensorboard_statistics(self):
         """Histograms, distances and Figure 5 of all layers, as training writes them of some."""
         if self.model.optimizer is None:
             self.model.compile("sgd")  # only to have a step, which is 0
-        mixture = bool(models.mixtures(self.model))
         writer = callbacks.BatchNormStatistics(
             self.logs,
-            max_layers=100_000,
-            layer=self.layer if mixture else None,
-            channels=self.settings.channels,
-            seed=self.settings.seed,
+            max_layers=len(layer_statistics.normalizations(self.model)),
+            layer=self.branch[0] if models.mixtures(self.model) else None,
+            **self.sample,
         )
         writer.set_model(self.model)
         writer.on_train_begin()
         writer.on_train_end()
+
+    def _tensorboard_batch(self, number, found):
+        """Histograms of one mini-batch, each branch a run, as those of the moving statistics."""
+        for domain in {domain for _, domain in found}:
+            file = EventFile(self.logs / f"mini_batch_{number}" / (domain or ""), self._step())
+            for (path, branch), statistics in found.items():
+                for name in ("mean", "variance"):
+                    if branch == domain:
+                        values = getattr(statistics, name)
+                        summary = histograms.histogram_pb(f"batch_{name}/{path}", values)
+                        file.summary(summary, self._step())
+            file.close()
 
     def _step(self):
         return int(self.model.optimizer.iterations)
@@ -189,7 +190,7 @@ class InspectionRun:
         path = self.output / f"{name}.png"
         path.write_bytes(png)
         self.written.append(path)
-        tf.summary.image(name, tf.io.decode_png(png, channels=3)[tf.newaxis])
+        return png
 
     def _csv(self, name, arrays, rows, *more):
         with self._open(name) as file:

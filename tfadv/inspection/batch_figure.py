@@ -1,11 +1,11 @@
 import numpy as np
-from matplotlib.figure import Figure
 
-from tfadv.inspection import figures
+from tfadv.attacks import arguments
+from tfadv.inspection import panels
 
 _RUNNING = "#3A3A3A"
-# Okabe and Ito's blue, vermilion, green and purple, in shapes that differ too.
-_BATCHES = [("#0072B2", "s"), ("#D55E00", "o"), ("#009E73", "^"), ("#CC79A7", "D")]
+# Okabe and Ito's, in shapes that differ too; without the two that mean a domain in Figure 5.
+_BATCHES = [("#009E73", "s"), ("#CC79A7", "o"), ("#E69F00", "^"), ("#56B4E9", "D")]
 
 
 def figure6(running, batches, channels=20, seed=0, model_name=""):
@@ -35,26 +35,23 @@ def figure6(running, batches, channels=20, seed=0, model_name=""):
                 f"batches must be of {running.path!r}, {running.domain}; "
                 f"received {batch.path!r}, {batch.domain}"
             )
-    sample = figures.sample_channels(len(running.moving_mean), channels, seed)
-    figure = Figure(figsize=(9, 6), dpi=120, facecolor="white", layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
+    arguments.integer("channels", channels, 1)
+    arguments.integer("seed", seed, 0)
+    number = len(running.moving_mean)
+    sample = panels.sample_channels(number, channels, seed)
+    branch = f", {running.domain} branch" if running.domain else ""
+    owner = f" of {model_name}" if model_name else ""
+    figure, axes = panels.open_panels(
+        sample, f"Batch against running statistics: {running.path}{branch}{owner}"
+    )
     for ax, name in zip(axes, ("mean", "variance"), strict=True):
         values = [getattr(batch, name)[sample] for batch in batches]
         _draw(ax, name, getattr(running, f"moving_{name}")[sample], values)
-    figures.label_channels(axes[1], sample)
-    branch = f", {running.domain} branch" if running.domain else ""
-    title = f"Batch against running statistics: {running.path}{branch} of {model_name}"
-    figure.suptitle(
-        title, x=0.01, ha="left", fontsize=min(13, 13 * 80 / len(title)), fontweight="bold"
-    )
-    axes[0].legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1.0),
-        ncols=len(batches) + 1,
-        frameon=False,
-        fontsize=10,
-        borderaxespad=0,
-        handletextpad=0.4,
+    panels.head_panel(
+        axes[0],
+        f"{panels.shown(sample, number)}. Over all channels, batch "
+        f"{difference_text(*relative_difference(running, batches))}",
+        len(batches) + 1,
     )
     return figure
 
@@ -67,13 +64,19 @@ def relative_difference(running, batches):
         batches: List of `BatchStatistics`.
 
     Returns:
-        Two floats: the mean distance of the means in running standard deviations, and the mean
-        of `|variance / running variance - 1|`.
+        Two floats, means over the channels and mini-batches of `|m_b - m| / s` and of
+        `|s_b^2 - s^2| / s^2`, where `m` is the running mean, `s^2` the running variance plus the
+        layer's epsilon, and `m_b` and `s_b^2` the batch's.
     """
     variance = np.asarray(running.moving_variance, np.float64) + running.epsilon
     means = [np.abs(b.mean - running.moving_mean) / np.sqrt(variance) for b in batches]
     variances = [np.abs(b.variance - running.moving_variance) / variance for b in batches]
     return float(np.mean(means)), float(np.mean(variances))
+
+
+def difference_text(means, variances):
+    """The numbers of `relative_difference` in words."""
+    return f"means are {means:.3f} standard deviations off, variances {100 * variances:.1f}%"
 
 
 def _draw(ax, name, running, batches):
@@ -90,10 +93,4 @@ def _draw(ax, name, running, batches):
             markeredgecolor="white",
             label=f"mini-batch {number}",
         )
-    everything = np.concatenate([running, *batches])
-    if everything.min() > 0 and everything.max() > 30 * everything.min():
-        ax.set_yscale("log")
-    ax.set_ylabel(name)
-    ax.grid(axis="y", color="#E6E6E6")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    panels.finish_panel(ax, name, [running, *batches])

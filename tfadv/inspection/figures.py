@@ -2,11 +2,9 @@ import io
 import re
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from tfadv.attacks import arguments
-from tfadv.inspection import distances, layer_statistics
+from tfadv.inspection import distances, layer_statistics, panels
 from tfadv.layers import MixtureBatchNormalization
 
 # Okabe and Ito's vermilion and blue, apart in brightness too, and two shapes: readable for the
@@ -16,7 +14,6 @@ _STYLES = {
     "clean": dict(color="#0072B2", marker="s", markersize=6.5),
 }
 _NAMES = {"adv": "adversarial images", "clean": "clean images"}
-_GREY = "#5F5F5F"
 
 
 def figure5(model, layer=None, channels=20, seed=0):
@@ -44,38 +41,23 @@ def figure5(model, layer=None, channels=20, seed=0):
     arguments.integer("seed", seed, 0)
     # Of this layer alone: reading all of ResNet-638 takes longer than drawing.
     adv, clean = layer_statistics.layer_records(path, layer_statistics.normalizations(model)[path])
-    sample = sample_channels(len(adv.moving_mean), channels, seed)
-    figure = Figure(figsize=(9, 6), dpi=120, facecolor="white", layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
-    for ax, name in zip(axes, ("moving_mean", "moving_variance"), strict=True):
+    number = len(adv.moving_mean)
+    sample = panels.sample_channels(number, channels, seed)
+    figure, axes = panels.open_panels(
+        sample, f"Two sets of statistics in one layer: {path} of {model.name}"
+    )
+    for ax, name in zip(axes, ("mean", "variance"), strict=True):
         values = {
-            domain: getattr(record, name)[sample]
+            domain: getattr(record, f"moving_{name}")[sample]
             for domain, record in (("adv", adv), ("clean", clean))
         }
         _draw(ax, name, values)
-    label_channels(axes[1], sample)
-    title = f"Two sets of statistics in one layer: {path} of {model.name}"
-    size = min(13, 13 * 80 / len(title))  # 80 letters fill the width
-    figure.suptitle(title, x=0.01, ha="left", fontsize=size, fontweight="bold")
-    number = len(adv.moving_mean)
-    some = len(sample) < number
-    shown = f"{len(sample)} of {number} channels, at random" if some else f"All {number} channels"
-    axes[0].set_title(
-        f"{shown}. Distance between the domains{' over all channels' if some else ''}: "
+    panels.head_panel(
+        axes[0],
+        f"{panels.shown(sample, number)}. Distance between the domains"
+        f"{' over all channels' if len(sample) < number else ''}: "
         f"{distances.distance(adv, clean):.2f} (Hellinger: 0 is equal, 1 is disjoint)",
-        loc="left",
-        fontsize=9.5,
-        color=_GREY,
-        pad=24,
-    )
-    axes[0].legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 0.985),
-        ncols=2,
-        frameon=False,
-        fontsize=10,
-        borderaxespad=0,
-        handletextpad=0.2,
+        len(_STYLES),
     )
     return figure
 
@@ -143,12 +125,6 @@ def layer_path(paths, layer=None, kind="a batch normalization of the model"):
     return layer
 
 
-def sample_channels(number, channels, seed):
-    """Which of a layer's channels are shown: up to `channels`, at random, in ascending order."""
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    return np.sort(rng.choice(number, size=min(channels, number), replace=False))
-
-
 def _draw(ax, name, values):
     positions = np.arange(len(values["adv"]))
     # What joins the two of a channel is the gap between the domains, which is what matters.
@@ -163,35 +139,6 @@ def _draw(ax, name, values):
             label=_NAMES[domain],
             **style,
         )
-    everything = np.concatenate(list(values.values()))
-    if everything.min() > 0 and everything.max() > 30 * everything.min():
-        ax.set_yscale("log")
     larger = int(np.sum(values["adv"] > values["clean"]))
-    ax.text(
-        0.995,
-        1.02,
-        f"adversarial larger in {larger} of {len(positions)}",
-        transform=ax.transAxes,
-        ha="right",
-        va="bottom",
-        fontsize=9.5,
-        color=_GREY,
-    )
-    ax.set_ylabel({"moving_mean": "running mean", "moving_variance": "running variance"}[name])
-    ax.grid(axis="y", color="#E6E6E6")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def label_channels(ax, sample):
-    """Marks the horizontal axis of a figure with the numbers of the sampled channels."""
-    ax.set_xlabel("channel")
-    ax.set_xlim(-0.6, len(sample) - 0.4)
-    if len(sample) > 40:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.xaxis.set_major_formatter(
-            lambda x, _: str(sample[int(x)]) if 0 <= x < len(sample) else ""
-        )
-    else:
-        ax.xaxis.set_major_locator(FixedLocator(range(len(sample))))
-        ax.set_xticklabels(map(str, sample))
+    panels.corner_text(ax, f"adversarial larger in {larger} of {len(positions)}")
+    panels.finish_panel(ax, f"running {name}", list(values.values()))

@@ -29,46 +29,39 @@ def batch_statistics(model, images, domain="adv"):
     """Measures the batch statistics of all batch normalization in a forward pass of training.
 
     Every layer before normalizes with its own batch statistics, as it does in training (Section
-    4.3, Figure 6). They are read off what the layers would assign to their moving statistics,
+    4.3, Figure 6). They are read off what the layers would assign to their moving statistics:
 
-    `batch = moving + (assigned - moving) / (1 - momentum)`,
+    `assigned = momentum * moving + (1 - momentum) * batch`
 
-    which holds in any model and leaves six of float32's digits. The model stays as it is.
+    which holds in any model, and with moving statistics of zero, as this pass has them, to the
+    last digit. The model stays as it is.
 
     Args:
-        model: A Keras model with batch normalization.
+        model: A Keras model with batch normalization, each layer of it called once.
         images: `[batch, ...]`, in the model's range; adversarial ones first.
         domain: As of `tfadv.models.call`: `"adv"`, `"clean"` or the number of adversarial images.
 
     Returns:
-        A list of `BatchStatistics` in network order; branches that no image reaches are left out.
+        A list of `BatchStatistics` in network order. Branches that no image reaches and frozen
+        layers, which have no batch statistics, are left out.
+
+    Raises:
+        ValueError: If a layer is one of Keras's with `renorm=True`, which normalizes and learns by
+            another rule.
     """
     layers = _layers(model)
-
-    @tf.function(autograph=False)
-    def moved(images):
-        with keras.StatelessScope() as scope:
-            models.call(model, images, training=True, domain=domain)
-        pairs = [
-            [scope.get_current_value(v) for v in (layer.moving_mean, layer.moving_variance)]
-            for _, _, layer in layers
-        ]
-        return [None if pair[0] is None else pair for pair in pairs]
-
+    variables = [v for *_, layer in layers for v in (layer.moving_mean, layer.moving_variance)]
+    with keras.StatelessScope([(v, np.zeros(v.shape)) for v in variables]) as scope:
+        before = [scope.get_current_value(v) for v in variables]
+        models.call(model, tf.cast(images, tf.float32), training=True, domain=domain)
+        after = [scope.get_current_value(v) for v in variables]
+    assigned = iter(None if new is old else new for old, new in zip(before, after, strict=True))
     found = []
-    for (path, branch, layer), pair in zip(
-        layers, moved(tf.convert_to_tensor(images, tf.float32)), strict=True
-    ):
-        if pair is None:
-            continue
-        values = []
-        for variable, assigned in zip(
-            (layer.moving_mean, layer.moving_variance), pair, strict=True
-        ):
-            moving = variable.numpy().astype(np.float64)
-            change = np.asarray(assigned, np.float64) - moving
-            values.append(moving + change / (1 - layer.momentum))
-        found.append(BatchStatistics(path, branch, *values))
+    for (path, branch, layer), mean, variance in zip(layers, assigned, assigned, strict=True):
+        share = 1 - layer.momentum
+        if mean is not None and share > 0:
+            moments = [np.asarray(moment, np.float64) / share for moment in (mean, variance)]
+            found.append(BatchStatistics(path, branch, *moments))
     return found
 
 
@@ -78,6 +71,8 @@ def _layers(model):
     for path, layer in layer_statistics.normalizations(model).items():
         if isinstance(layer, MixtureBatchNormalization):
             found += [(path, "adv", layer.adv), (path, "clean", layer.clean)]
+        elif getattr(layer, "renorm", False):
+            raise ValueError(f"model must not have renorm=True; its layer {path!r} has")
         else:
             found.append((path, None, layer))
     return found
