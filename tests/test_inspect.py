@@ -124,9 +124,8 @@ def test_plain_batch_normalization_has_figure_6_alone(tmp_path, monkeypatch, cap
 
 
 def test_a_file_needs_data_for_figure_6(tmp_path, monkeypatch, capsys):
-    model = make_run(tmp_path / "run", "bn")
-    bare = keras.models.clone_model(model)  # not compiled
-    bare.save(tmp_path / "bare.keras")
+    bare = models.SmallResNet(8, norm="bn", image_size=8, channels=1, width=4)
+    bare.save(tmp_path / "bare.keras")  # never compiled
     flags = [f"--model={tmp_path / 'bare.keras'}", f"--output={tmp_path / 'out'}"]
     run_program(monkeypatch, *flags)
     assert "no dataset was given, and so no Figure 6" in capsys.readouterr().out

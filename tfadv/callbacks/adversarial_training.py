@@ -38,10 +38,10 @@ class AdversarialTraining(keras.callbacks.Callback):
         value_range: `(low, high)` of the images; None reads the model's input contract.
         seed: Integer, of all random draws.
         rematerialize: What computes activations again, block by block, in place of keeping them
-            for the gradient: `"step"`, the update's pass; `"all"`, the attack's too, which is where
-            the time goes; `"none"`. For models of functional parts, and for networks too deep for
-            the memory: the attack keeps about half of what the update's pass does, so `"step"` at
-            best halves the peak. The attacks of an evaluation keep theirs.
+            for the gradient: `"step"`, the update's pass; `"all"`, the attack's too, where most of
+            the time goes; `"none"`. For models of functional parts, too deep for the memory. The
+            attack keeps less than the update's pass: inference needs less, and there are no clean
+            images. (Evaluations keep all of theirs.)
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that

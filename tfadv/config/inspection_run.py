@@ -158,7 +158,7 @@ class InspectionRun:
 
     def _tensorboard_statistics(self):
         """Histograms, distances and Figure 5 of all layers, as training writes them of some."""
-        if self.model.optimizer is None:
+        if getattr(self.model, "optimizer", None) is None:
             self.model.compile("sgd")  # only to have a step, which is 0
         writer = callbacks.BatchNormStatistics(
             self.logs,

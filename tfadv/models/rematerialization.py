@@ -152,30 +152,7 @@ def _blocks(part, found):
         made[-1].targets = sources = targets
         if lone is not None:
             chain = longest if inner else chain + 1
-    return _joined(made)
-
-
-def _joined(blocks_):
-    """Joins neighbours as long as none becomes larger than the largest: fewer tensors are kept."""
-    largest = max((_size(block) for block in blocks_ if block.leaf), default=0)
-    made = []
-    for block in blocks_:
-        last = made[-1] if made else None
-        if last and last.leaf and block.leaf and 2 * (_size(last) + _size(block)) <= largest:
-            last.nodes.extend(block.nodes)
-            last.targets = block.targets
-        else:
-            made.append(block)
     return made
-
-
-def _size(block):
-    """How many values an image has in what the operations of a block give."""
-    return sum(
-        math.prod(length or 1 for length in tensor.shape[1:])
-        for node in block.nodes
-        for tensor in node.outputs
-    )
 
 
 def _stretches(part):
