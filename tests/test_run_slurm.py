@@ -10,7 +10,7 @@ import run_slurm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Two nodes of two tasks and one, all on this machine; what srun gives its tasks, and its exit status.
+# Nodes of two tasks and of one, all on this machine: what srun gives its tasks, and its status.
 SRUN = """#!{python}
 import os, subprocess, sys
 options = [argument for argument in sys.argv[1:] if argument.startswith("--")]
