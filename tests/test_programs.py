@@ -232,6 +232,7 @@ def test_imagenet_whole(tmp_path):
     assert "doubts" not in results  # nothing was checked
 
 
+@pytest.mark.slow
 def test_fine_tuning_trains_the_normalization_alone(run, tmp_path):
     """Section 4.4, from a run of its own flags, with the optimizer and decay of Appendix A."""
     directory, _ = run

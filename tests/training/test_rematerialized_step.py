@@ -78,7 +78,7 @@ def trained(model, rematerialize, last_epochs=0, parts=1, **attack):
 @pytest.mark.parametrize(
     ("make", "kinds", "options"),
     [
-        (lambda: residual("bn"), ["step"], {}),
+        pytest.param(lambda: residual("bn"), ["step"], {}, marks=pytest.mark.slow),
         (lambda: residual("mbn"), ["all"], {"parts": 2, "last_epochs": 1}),
         (mixed, ["all"], {}),
         pytest.param(lambda: residual("bn"), ["all"], {}, marks=pytest.mark.slow),
