@@ -96,9 +96,8 @@ class RobustEvaluation(keras.callbacks.Callback):
     def _named(self, results):
         named = {}
         for result in results:
-            kind = f"pgd{result.num_steps}" if result.num_steps else "clean"
             branch = "_clean_branch" if result.domain == "clean" else ""
-            named[f"{self.name_prefix}{kind}_accuracy{branch}"] = result.accuracy
+            named[f"{self.name_prefix}{result.key}_accuracy{branch}"] = result.accuracy
             if result.success is not None:
-                named[f"{self.name_prefix}{kind}_success{branch}"] = result.success
+                named[f"{self.name_prefix}{result.key}_success{branch}"] = result.success
         return named

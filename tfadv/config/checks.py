@@ -79,8 +79,7 @@ def check_evaluate(settings):
 def check_inspect(settings):
     """Raises `ValueError`, in one line, for settings that nothing can be inspected with."""
     check_model(settings)
-    if launcher.workers() > 1:
-        raise ValueError(f"inspect runs in one process; received {launcher.workers()} workers")
+    _check_one_process("inspect")
     if settings.model and not settings.output:
         raise ValueError("output must be given with model; received none")
 
@@ -88,8 +87,7 @@ def check_inspect(settings):
 def check_predict(settings):
     """Raises `ValueError`, in one line, for settings that nothing can be classified with."""
     check_model(settings)
-    if launcher.workers() > 1:
-        raise ValueError(f"predict runs in one process; received {launcher.workers()} workers")
+    _check_one_process("predict")
     if len(settings.directory) > 1:
         raise ValueError(f"one directory must be given; received {' '.join(settings.directory)}")
     if settings.class_names and not (settings.run_dir or settings.dataset):
@@ -105,3 +103,8 @@ def check_model(settings):
         )
     if settings.value_range is not None and len(settings.value_range) != 2:
         raise ValueError(f"value_range must be low,high; received {settings.value_range}")
+
+
+def _check_one_process(program):
+    if launcher.workers() > 1:
+        raise ValueError(f"{program} runs in one process; received {launcher.workers()} workers")

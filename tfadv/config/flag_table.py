@@ -155,12 +155,17 @@ TRAIN = (
     *_COMMON,
 )
 
-EVALUATE = (
+# Which model a program uses, and what its images are.
+_MODEL = (
     Flag("run_dir", str, None, "Directory of a finished or running training."),
     Flag("checkpoint", str, "last", "Of run_dir: last, best, or the number of an epoch."),
     Flag("model", str, None, "A .keras file, in place of run_dir."),
-    *[dataclasses.replace(flag, default=None) for flag in DATA],
     Flag("value_range", [int], None, "Of the images, for a model without an input contract."),
+)
+
+EVALUATE = (
+    *_MODEL,
+    *[dataclasses.replace(flag, default=None) for flag in DATA],
     Flag(
         "num_steps",
         [int],
@@ -190,9 +195,7 @@ EVALUATE = (
 )
 
 PREDICT = (
-    Flag("model", str, None, "A .keras file."),
-    Flag("run_dir", str, None, "Directory of a training, in place of model."),
-    Flag("checkpoint", str, "last", "Of run_dir: last, best, or the number of an epoch."),
+    *_MODEL,
     Flag(
         "domain",
         str,
@@ -205,7 +208,6 @@ PREDICT = (
     Flag("dataset", str, None, "Data set whose class names count; by default that of run_dir."),
     Flag("data_dir", str, None, "Directory of the data set."),
     Flag("image_size", int, None, "Height and width in pixels, for a model that takes any.", 1),
-    Flag("value_range", [int], None, "Of the images, for a model without an input contract."),
     Flag("batch_size", int, 32, "Images classified at a time.", 1),
     Flag("output", str, None, "File for the lines; by default they are printed."),
     Flag("check", bool, False, "Only check the flags."),
@@ -221,10 +223,7 @@ MINI_BATCHES = tuple(
 )
 
 INSPECT = (
-    Flag("run_dir", str, None, "Directory of a training."),
-    Flag("checkpoint", str, "last", "Of run_dir: last, best, or the number of an epoch."),
-    Flag("model", str, None, "A .keras file, in place of run_dir; Figure 6 then needs dataset."),
-    Flag("value_range", [int], None, "Of the images, for a model without an input contract."),
+    *_MODEL,
     Flag("layer", str, None, "Layer of the figures; by default the middle one of res3."),
     Flag("channels", int, 20, "How many channels the figures show.", 1),
     Flag(
@@ -234,7 +233,12 @@ INSPECT = (
         "Branch of a mixture that Figure 6 shows.",
         choices=("adv", "clean"),
     ),
-    Flag("figure6", bool, True, "Whether to measure batch statistics, which takes training data."),
+    Flag(
+        "figure6",
+        bool,
+        True,
+        "Whether to measure batch statistics, which takes training data: dataset, beside model.",
+    ),
     *MINI_BATCHES,
     Flag("seed", int, 0, "Of the channels and the mini-batches.", 0, 2**31 - 1),
     Flag("output", str, None, "Directory for everything; by default inspection in run_dir."),

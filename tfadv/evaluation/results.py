@@ -48,6 +48,11 @@ class Result:
         return f"PGD-{self.num_steps}" if self.num_steps else "clean"
 
     @property
+    def key(self):
+        """`"clean"`, or like `"pgd10"`, for names of logs and charts."""
+        return f"pgd{self.num_steps}" if self.num_steps else "clean"
+
+    @property
     def accuracy(self):
         """The share of images classified as their label, from 0 to 1."""
         return self.correct / self.total

@@ -21,10 +21,9 @@ def write_scalars(directory, results, step):
     for result in results:
         run = pathlib.Path(directory, "clean" if result.domain == "clean" else "")
         scalars = runs.setdefault(run, {})
-        kind = f"pgd{result.num_steps}" if result.num_steps else "clean"
-        scalars[f"robust_accuracy/{kind}"] = result.accuracy
+        scalars[f"robust_accuracy/{result.key}"] = result.accuracy
         if result.success is not None:
-            scalars[f"attack_success/{kind}"] = result.success
+            scalars[f"attack_success/{result.key}"] = result.success
     for run, scalars in runs.items():
         before = list(run.glob("events.out.tfevents.*"))
         found = event_files.read_scalars(run)
