@@ -252,6 +252,8 @@ class PGD(arguments.Configured):
         return steps.gradient(logits_fn, images, goals, losses.LOSSES[self.loss])[0]
 
     def _attack(self, logits_fn, images, labels, goals, seed, num_classes, limits):
+        logits_fn = steps.prepared(logits_fn)  # once for all restarts
+
         def once(restart):
             start, aims = self._start(images, labels, goals, seed, num_classes, limits, restart)
             step = projections.scale_to_range(self.effective_step_size, limits)

@@ -34,6 +34,11 @@ def gradient(logits_fn, images, classes, loss, num_classes=None):
     return tf.convert_to_tensor(slope), probabilities
 
 
+def prepared(logits_fn):
+    """A network that has something to prepare (`tfadv.models.Frozen`), prepared; others as is."""
+    return logits_fn.prepare() if hasattr(logits_fn, "prepare") else logits_fn
+
+
 def take_steps(
     logits_fn,
     images,
@@ -67,6 +72,8 @@ def take_steps(
         The images after the last step; whether all logits on the way looked like probabilities;
         and whether no gradient was NaN.
     """
+
+    logits_fn = prepared(logits_fn)  # once for all steps
 
     def loop(images, lower, upper, classes, step_size, num_steps):
         def step(done, current, probabilities, finite):

@@ -5,6 +5,8 @@ from tfadv import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
+        "Frozen": "frozen",
+        "PRECISIONS": "frozen",
         "ResNeXtDenoiseAll": "denoising",
         "ResNet": "resnet",
         "ResNetDenoise": "denoising",
@@ -14,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "contract": "contracts",
         "convert": "conversion",
         "extract": "conversion",
+        "load": "files",
         "logits": "logits_only",
         "mixtures": "calling",
         "train_only_normalization": "freezing",

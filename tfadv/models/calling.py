@@ -2,7 +2,7 @@ import tensorflow as tf
 
 from tfadv.layers import scope
 from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
-from tfadv.models import architectures, rematerialization
+from tfadv.models import architectures, graphs, rematerialization
 
 
 def call(
@@ -12,6 +12,7 @@ def call(
     domain="adv",
     running_statistics=False,
     rematerialize=False,
+    tables=(),
 ):
     """Calls a model with a domain, which every mixture in it obeys.
 
@@ -29,6 +30,8 @@ def call(
             `training` is true (Section 4.3).
         rematerialize: Boolean, whether a gradient computes the activations of the model's blocks
             again in place of keeping them (`tfadv.models.rematerialization`).
+        tables: What to call in the place of some operations, as of `graphs.substituted`; for
+            `tfadv.models.Frozen`.
 
     Returns:
         What the model returns.
@@ -45,9 +48,10 @@ def call(
         )
     with scope.enter(domain, running_statistics) as entered:
         if rematerialize:
-            outputs = rematerialization.run(model, images, training)
+            outputs = rematerialization.run(model, images, training, tables)
         else:
-            outputs = model(images, training=training)
+            with graphs.substituted(tables):
+                outputs = model(images, training=training)
     missed = [layer for layer in mixtures(model) if id(layer) not in entered.seen]
     if missed:
         raise RuntimeError(

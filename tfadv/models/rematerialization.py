@@ -8,9 +8,10 @@ import keras
 import tensorflow as tf
 
 from tfadv.layers import scope
+from tfadv.models import graphs
 
 
-def run(model, images, training):
+def run(model, images, training, tables=()):
     """Calls a model so that a gradient computes the activations of its blocks again.
 
     Between forward and backward pass only what flows from block to block is kept: for ResNets one
@@ -26,6 +27,7 @@ def run(model, images, training):
         model: A Keras model, as of `blocks`.
         images: Its input.
         training: Boolean, Keras's own `training`.
+        tables: As of `graphs.substituted`.
 
     Returns:
         What `model(images, training=training)` returns. Losses that layers add go to the caller's
@@ -43,6 +45,7 @@ def run(model, images, training):
         before, this = dict(held.state_mapping), _Run(held)
         for part, its_blocks in cuts:
             stack.enter_context(this.through(part, its_blocks))
+        stack.enter_context(graphs.substituted(tables))
         outputs = model(images, training=training)
     if graph is not None:
         _check_draws(model, graph.get_operations()[done:])
@@ -75,9 +78,9 @@ def blocks(model):
         ValueError: If there is nothing to cut, as in a subclassed model of layers; or if layers
             hand each other masks, which would be lost between blocks.
     """
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
-            raise ValueError(f"rematerialize needs layers without masks; received {layer.name!r}")
+    masking = graphs.masking(model)
+    if masking is not None:
+        raise ValueError(f"rematerialize needs layers without masks; received {masking.name!r}")
     found = {}
     _find(model, found)
     if not found:
@@ -119,15 +122,9 @@ class Block:
         return [values[id(tensor)] for tensor in self.targets]
 
 
-def _functional(model):
-    """The functional model that a layer is, or that a sequential one holds; else None."""
-    part = getattr(model, "_functional", model)
-    return part if isinstance(part, keras.Function) else None
-
-
 def _find(model, found):
     """Cuts a model, or the functional ones in a subclassed one; whether the model itself was."""
-    part = _functional(model)
+    part = graphs.functional(model)
     if part is None:
         for layer in model._flatten_layers(include_self=False, recursive=False):
             _find(layer, found)
@@ -144,7 +141,7 @@ def _blocks(part, found):
     made, chain, sources = [], longest, part.inputs
     for nodes, targets in stretches:
         lone = nodes[0].operation if len(nodes) == 1 else None
-        inner = _functional(lone) is not None and _find(lone, found)
+        inner = graphs.functional(lone) is not None and _find(lone, found)
         if lone is None or inner or chain >= longest:
             made.append(Block([], sources, targets, leaf=not inner))
             chain = 0
@@ -157,12 +154,7 @@ def _blocks(part, found):
 
 def _stretches(part):
     """The nodes between the places where one tensor holds all that flows: (nodes, tensors)."""
-    nodes = [
-        node
-        for depth in sorted(part._nodes_by_depth, reverse=True)
-        for node in part._nodes_by_depth[depth]
-        if not node.is_input
-    ]
+    nodes = graphs.nodes(part)
     last_use = {id(tensor): at for at, node in enumerate(nodes) for tensor in node.input_tensors}
     last_use.update((id(tensor), len(nodes)) for tensor in part.outputs)
     found, begin, live = [], 0, list(part.inputs)
@@ -187,11 +179,10 @@ class _Run:
         self._held = held
         self._in_block = False
 
-    @contextlib.contextmanager
     def through(self, part, its_blocks):
         """Lets a functional model, however it is called in here, go through its blocks."""
 
-        def through_blocks(inputs, operation_fn):
+        def through_blocks(_, inputs, operation_fn):
             values = keras.tree.flatten(inputs)
             for block in its_blocks:
                 # With the last block the backward pass begins: its activations are needed at once.
@@ -201,12 +192,7 @@ class _Run:
                     values = block(values, operation_fn)
             return keras.tree.pack_sequence_as(part.output, values)
 
-        # All else that a model does with inputs, dtypes and `training` remains Keras's own.
-        vars(part)["_run_through_graph"] = through_blocks
-        try:
-            yield
-        finally:
-            del vars(part)["_run_through_graph"]
+        return graphs.through(part, through_blocks)
 
     def _again(self, block, inputs, call):
         entered, before, first = scope.current(), dict(self._held.state_mapping), []
