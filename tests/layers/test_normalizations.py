@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 
@@ -11,9 +10,9 @@ from tfadv.layers import normalizations
     [
         ("bn", layers.BatchNormalization),
         ("mbn", layers.MixtureBatchNormalization),
-        ("gn", keras.layers.GroupNormalization),
-        ("ln", keras.layers.GroupNormalization),
-        ("in", keras.layers.GroupNormalization),
+        ("gn", layers.GroupNormalization),
+        ("ln", layers.GroupNormalization),
+        ("in", layers.GroupNormalization),
     ],
 )
 def test_the_table_makes_the_layer(norm, kind):

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
         "BatchNormalization": "batch_normalization",
+        "GroupNormalization": "group_normalization",
         "GroupedConv2D": "grouped_conv",
         "InputContract": "input_contract",
         "MixtureBatchNormalization": "mixture_batch_normalization",

@@ -4,7 +4,7 @@ import importlib
 import math
 
 
-def _batch(module, name):
+def _layer(module, name):
     """A layer of ours, imported when it is made: reading the table needs no TensorFlow."""
 
     def make(channels, **kwargs):
@@ -14,22 +14,19 @@ def _batch(module, name):
 
 
 def _grouped(groups):
-    """Keras's GroupNormalization with the number of groups that fits the channels."""
-
-    def make(channels, **kwargs):
-        import keras
-
-        return keras.layers.GroupNormalization(groups=groups(channels), epsilon=1e-5, **kwargs)
-
-    return make
+    """Group normalization with the number of groups that fits the channels."""
+    make = _layer("group_normalization", "GroupNormalization")
+    return lambda channels, **options: make(
+        channels, groups=groups(channels), epsilon=1e-5, **options
+    )
 
 
 # Group normalization: 32 groups (Wu and He, 2018), or as many as leave two channels in each, since
 # a group of one channel would be instance normalization. Layer normalization of a convolutional
 # network normalizes over height, width and channels with a gamma per channel, which is one group.
 NORMALIZATIONS = {
-    "bn": _batch("batch_normalization", "BatchNormalization"),
-    "mbn": _batch("mixture_batch_normalization", "MixtureBatchNormalization"),
+    "bn": _layer("batch_normalization", "BatchNormalization"),
+    "mbn": _layer("mixture_batch_normalization", "MixtureBatchNormalization"),
     "gn": _grouped(lambda channels: math.gcd(32, max(channels // 2, 1))),
     "ln": _grouped(lambda channels: 1),
     "in": _grouped(lambda channels: channels),

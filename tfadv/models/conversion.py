@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfadv.layers import (
     BatchNormalization,
     GroupedConv2D,
+    GroupNormalization,
     InputContract,
     MixtureBatchNormalization,
     NonLocalMeans,
@@ -84,8 +85,8 @@ def extract(model, domain):
 
     What other tools, servers and exporters need: each mixture and each of tfadv's batch
     normalizations becomes a `keras.layers.BatchNormalization`, the input contract a
-    `keras.layers.Rescaling`, a grouped convolution a `keras.layers.Conv2D`, and non-local means a
-    nested model of Keras's operations. Loading the saved copy needs no tfadv.
+    `keras.layers.Rescaling`, grouped convolutions and group normalizations become Keras's own, and
+    non-local means a nested model of Keras's operations. Loading the saved copy needs no tfadv.
 
     Args:
         model: A functional or sequential Keras model, nested ones included.
@@ -113,6 +114,8 @@ def extract(model, domain):
             return keras.layers.Rescaling(scale, offset, name=layer.name, dtype="float32")
         if isinstance(layer, GroupedConv2D):
             return keras.layers.Conv2D.from_config(layer.get_config())
+        if isinstance(layer, GroupNormalization):
+            return keras.layers.GroupNormalization.from_config(layer.get_config())
         if isinstance(layer, NonLocalMeans):
             return _as_operations(layer)
         if isinstance(layer, WithoutActivation):
