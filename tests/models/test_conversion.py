@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.models import chains
-from tfadv import models
+from tfadv import layers, models
 from tfadv.layers import BatchNormalization, InputContract, MixtureBatchNormalization
 
 PLAIN = keras.layers.BatchNormalization
