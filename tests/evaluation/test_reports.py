@@ -18,6 +18,7 @@ ATTACK = dict(
     loss="cross_entropy",
     start_from_clean=0.0,
     restarts=1,
+    precision="float32",
 )
 
 

@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
         "Doubt": "self_checks",
-        "Evaluator": "accuracy",
+        "Evaluator": "evaluator",
+        "Journal": "journal",
         "Result": "results",
         "doubts": "self_checks",
         "evaluate": "accuracy",

@@ -12,6 +12,8 @@ class Network:
     Args:
         logits_model: A Keras model that ends in logits, as of `tfadv.models.logits`.
         domain: `"adv"` or `"clean"`.
+        attack_precision: What it computes in while it is attacked, as of `tfadv.models.Frozen`.
+            Predictions are the model's own.
 
     Attributes:
         num_classes: Integer; None until `predict` was called.
@@ -23,9 +25,10 @@ class Network:
         Logits `[batch, classes]`, of inference: moving statistics are used and not moved.
     """
 
-    def __init__(self, logits_model, domain):
+    def __init__(self, logits_model, domain, attack_precision="float32"):
         self._model = logits_model
         self._domain = domain
+        self.prepare = models.Frozen(logits_model, domain, attack_precision).prepare
         self.num_classes = None
         self.predict = tf.function(self._predict, autograph=False, reduce_retracing=True)
 

@@ -24,6 +24,7 @@ class Result:
         epsilon: In pixels of 255.
         step_size: In pixels of 255, after the step-size rule.
         step_size_rule, targeted, loss, start_from_clean, restarts: Of the attack.
+        precision: What the network computed in while it was attacked.
         seed: With an image's index it keys the image's targets and starts.
     """
 
@@ -40,6 +41,7 @@ class Result:
     loss: str | None = None
     start_from_clean: float | None = None
     restarts: int | None = None
+    precision: str | None = None
     seed: int = 0
 
     @property

@@ -27,16 +27,21 @@ class Source:
     chunks: Iterable
     batch_size: int
 
-    def batches(self):
+    def batches(self, known=()):
         """Yields (images, labels int32 [batch_size], indices int64 [batch_size]) as NumPy arrays.
 
         All images have the batch's size, so that one graph serves them and gives the same bits
         wherever an image falls. Index -1 marks padding, which repeats an image of the batch: zeros
         could lie outside of the images' range, or make a model that standardizes images divide by
         zero. A batch of padding alone is None.
+
+        Args:
+            known: Indices of images that are left out.
         """
         for images, labels, indices in self.chunks:
-            real = np.flatnonzero(np.asarray(indices) >= 0)
+            indices = np.asarray(indices)
+            wanted = [index >= 0 and index not in known for index in indices.tolist()]
+            real = np.flatnonzero(wanted)
             if not len(real):
                 yield None
                 continue

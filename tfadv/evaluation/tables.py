@@ -66,6 +66,7 @@ def _protocol(results):
     else:
         step_size = ", ".join(f"{size} (PGD-{', '.join(n)})" for size, n in sizes.items())
     rule = {"pipeline": "raised to epsilon/steps where larger", "fixed": "fixed"}
+    precision = the("precision", attacked)
     chance = the("start_from_clean", attacked)
     start = {0: "random in the ball", 1: "the image"}.get(
         chance, f"random in the ball, the image with probability {chance:g}"
@@ -78,6 +79,7 @@ def _protocol(results):
             f"start {start}",
             f"restarts {the('restarts', attacked)}",
             f"loss {the('loss', attacked)}",
+            *([f"attacked in {precision}"] if precision not in (None, "float32") else []),
             counted,
         ]
     )

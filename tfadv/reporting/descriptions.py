@@ -34,13 +34,14 @@ def protocol(how):
         f"{how.checkpoint} network"
     ]
     if how.attack:
-        epsilon, targeted, loss, chance, restarts = how.attack
+        epsilon, targeted, loss, chance, restarts, precision = how.attack
         start = {0: "random start", 1: "start from the image"}.get(
             chance, f"start from the image with probability {chance:g}"
         )
         parts.append(
             f"{'targeted' if targeted else 'untargeted'} PGD, epsilon {epsilon:g} of 255, "
             f"loss {loss}, {start}, restarts {restarts}"
+            + ("" if precision == "float32" else f", attacked in {precision}")
         )
     return "; ".join(parts)
 
@@ -78,7 +79,10 @@ def differences(section, papers):
         if here != there:
             named = "whole validation set" if name == "whole" else name
             rows.append([f"evaluation: {named}", _text(here), _text(there)])
-    attack = ("epsilon", "targeted", "attack_loss", "start_from_clean", "restarts")
+    attack = (
+        *("epsilon", "targeted", "attack_loss", "start_from_clean", "restarts"),
+        "attack_precision",
+    )
     if section.protocol.attack:
         pairs = zip(attack, section.protocol.attack, papers.protocol.attack, strict=True)
         rows += [[f"evaluation: {n}", _text(h), _text(t)] for n, h, t in pairs if h != t]

@@ -74,6 +74,7 @@ class PaperProtocol:
                 settings.attack_loss,
                 float(settings.start_from_clean),
                 settings.restarts,
+                settings.attack_precision,
             ),
         )
         self._step_size = settings.step_size

@@ -1,6 +1,7 @@
 """Finished runs and what was measured of them."""
 
 import dataclasses
+import math
 import pathlib
 import re
 
@@ -19,8 +20,8 @@ class Protocol:
         images: How many of them.
         whole: Whether these are the whole validation set.
         checkpoint: `"final"`, `"best"`, or like `"epoch 30"`.
-        attack: `(epsilon, targeted, loss, start_from_clean, restarts)`; None without an attack.
-            Step sizes belong to the columns of a table: see `Column`.
+        attack: `(epsilon, targeted, loss, start_from_clean, restarts, precision)`; None without
+            an attack. Step sizes belong to the columns of a table: see `Column`.
     """
 
     dataset: str
@@ -108,12 +109,13 @@ class Run:
                 Result(**{name: record[name] for name in _FIELDS if name in record})
                 for record in document["results"]
             ]
+            _check_types(data, results)
             for result in results:
                 if not 0 <= result.correct <= result.total or result.total != data.images:
                     raise ValueError(f"correct={result.correct} of total={result.total}")
             found = [self._measurement(data, result, file) for result in results]
             doubts = [_doubt(file, **doubt) for doubt in document.get("doubts") or ()]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"not a results file of tfadv.evaluate ({reason})") from None
         self.doubts += doubts
@@ -128,6 +130,7 @@ class Run:
             result.loss,
             float(result.start_from_clean),
             result.restarts,
+            result.precision or "float32",  # of files older than the choice
         )
         column = Column(result.num_steps, float(result.step_size))
         return Measurement(dataclasses.replace(data, attack=attack), column, result, file)
@@ -158,6 +161,35 @@ class Run:
         if epoch:
             return f"epoch {int(epoch[1])}"
         return "best" if name == "best.keras" else name
+
+
+# Of JSON's values, those that a field takes; only the ones that every result has may not be None.
+_TYPES = {
+    **dict.fromkeys(("dataset", "checkpoint", "domain", "loss", "step_size_rule"), str),
+    **dict.fromkeys(("whole", "targeted"), bool),
+    **dict.fromkeys(("epsilon", "step_size", "start_from_clean"), (int, float)),
+    **dict.fromkeys(
+        ("image_size", "images", "num_steps", "correct", "total", "hits", "regained", "restarts"),
+        int,
+    ),
+    "seed": int,
+}
+_ALWAYS = ("dataset", "image_size", "images", "whole", "num_steps", "correct", "total", "seed")
+
+
+def _check_types(data, results):
+    """Raises `ValueError` for values of other types, which would fail or lie later on."""
+    for record in (data, *results):
+        for name, types in _TYPES.items():
+            value = getattr(record, name, None)
+            if value is None and (name not in _ALWAYS or not hasattr(record, name)):
+                continue
+            wrong = not isinstance(value, types) or (isinstance(value, bool) and types is not bool)
+            if wrong or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError(f"{name}={value!r}")
+    for result in results:
+        if result.num_steps < 0 or result.total < 1 or result.domain not in (None, "adv", "clean"):
+            raise ValueError(f"{result.num_steps} steps, {result.total} images, {result.domain!r}")
 
 
 def _doubt(file, check, domain, message):

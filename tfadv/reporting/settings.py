@@ -17,7 +17,14 @@ STRATEGY = (
 # What whole tables vary beside it: Figure 7, Table 6, Tables 4 and 5.
 AXES = ("depth", "blocks", "batch_size", "num_steps", "step_size")
 # Of the attack in training. A run on clean images alone has none of it.
-ATTACK = ("epsilon", "targeted", "attack_loss", "restarts", "start_from_clean")
+ATTACK = (
+    "epsilon",
+    "targeted",
+    "attack_loss",
+    "restarts",
+    "start_from_clean",
+    "attack_precision",
+)
 # What Table 3 varies.
 RECIPE = (
     "start_from_clean",

@@ -1,0 +1,245 @@
+import numpy as np
+import tensorflow as tf
+
+from tfadv import distributed, models, watchdog
+from tfadv.attacks import arguments, checks
+from tfadv.evaluation.network import Network
+from tfadv.evaluation.results import Result
+from tfadv.evaluation.sources import open_source
+
+
+class Evaluator:
+    """An evaluation that can be repeated without compiling it again, as a model trains.
+
+    Args:
+        model, attack, num_steps, domains, value_range, seed, attack_precision: As of `evaluate`.
+
+    Call arguments:
+        data, batch_size, limit, progress, journal: As of `evaluate`.
+
+    Returns:
+        As `evaluate`.
+    """
+
+    def __init__(
+        self,
+        model,
+        attack=None,
+        num_steps=None,
+        domains=("adv",),
+        value_range=None,
+        seed=0,
+        attack_precision="float32",
+    ):
+        models.check_classifier(model)
+        self.model = model
+        self.attack = attack
+        self.num_steps = _numbers(attack, num_steps)
+        self.domains = _domains(model, domains)
+        self.seed = arguments.integer("seed", seed, 0)
+        self.value_range = None
+        if attack is not None or value_range is not None or models.contract(model) is not None:
+            self.value_range = checks.value_range(models.value_range(model, value_range))
+        self._groups = {}  # step size -> numbers of steps, ascending
+        for number in self.num_steps:
+            self._groups.setdefault(self._step_size(number), []).append(number)
+        logits = models.logits(model)
+        # `domain` is chosen even where there is none to choose: "adv" is the layers' default.
+        self.attack_precision = attack_precision
+        self.networks = [
+            Network(logits, domain or "adv", attack_precision) for domain in self.domains
+        ]
+        self._start = tf.function(self._draw, autograph=False)
+
+    def __call__(self, data, batch_size=64, limit=None, progress=None, journal=None):
+        source = self.open(data, batch_size, limit)
+        shape = [len(self.domains), 1 + len(self.num_steps), 3]
+        known = {} if journal is None else journal.read(shape)
+        if limit is not None:
+            known = {index: found for index, found in known.items() if index < limit}
+        mine = [found for i, found in known.items() if i % distributed.size() == distributed.rank()]
+        counts, total = np.sum(mine, axis=0, dtype=np.int64) + np.zeros(shape, np.int64), len(mine)
+        done = 0
+        for done, batch in enumerate(source.batches(known), 1):
+            if batch is not None:  # more workers than images, or all of them known
+                found = np.stack([self.outcomes(network, *batch) for network in self.networks])
+                counts += np.sum(found, axis=-1)
+                total += np.sum(batch[2] >= 0)
+                if journal is not None:
+                    journal.add(batch[2], np.moveaxis(found, -1, 0))
+            watchdog.beat(f"behind batch {done} of an evaluation")
+            if progress is not None:
+                progress(done, source.num_batches)
+        if progress is not None and source.num_batches is None:
+            progress(done, done)
+        watchdog.beat("waiting behind an evaluation")
+        # The only collective operation, which every worker reaches whatever its batches were.
+        counts = distributed.total([total, *counts.ravel()]).round().astype(np.int64)
+        total, counts = int(counts[0]), counts[1:].reshape(len(self.domains), -1, 3)
+        if not total:
+            raise ValueError("data must hold at least one image; received none")
+        return [
+            self._result(domain, number, *map(int, row), total)
+            for domain, rows in zip(self.domains, counts, strict=True)
+            for number, row in zip((0, *self.num_steps), rows, strict=True)
+        ]
+
+    @property
+    def identity(self):
+        """What an image's outcomes depend on beside the model and the image, as plain values."""
+        return {
+            "attack": None if self.attack is None else self.attack.get_config(),
+            "num_steps": self.num_steps,
+            "domains": self.domains,
+            "value_range": self.value_range,
+            "seed": self.seed,
+            "attack_precision": self.attack_precision,
+        }
+
+    def open(self, data, batch_size=64, limit=None):
+        """Opens data for this worker, after checking that they fit the model.
+
+        Args:
+            data, batch_size, limit: As of `evaluate`.
+
+        Returns:
+            A `tfadv.evaluation.sources.Source`.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+        batch_size = arguments.integer("batch_size", batch_size, 1)
+        if limit is not None:
+            limit = arguments.integer("limit", limit, 1)
+        source = open_source(data, batch_size, limit, distributed.rank(), distributed.size())
+        shape = tf.TensorShape(getattr(self.model, "input_shape", None))[1:]
+        if not shape.is_compatible_with(source.image_shape):
+            raise ValueError(
+                f"data must have images of shape {shape}, which model {self.model.name!r} takes; "
+                f"received {source.image_shape}"
+            )
+        outputs = getattr(self.model, "outputs", None)
+        num_classes = outputs[0].shape[-1] if outputs else None
+        if None not in (num_classes, source.num_classes) and num_classes != source.num_classes:
+            raise ValueError(
+                f"data must have {num_classes} classes, as the outputs of model "
+                f"{self.model.name!r}; received {source.num_classes}"
+            )
+        return source
+
+    def outcomes(self, network, images, labels, indices):
+        """What became of each image of a batch.
+
+        Args:
+            network: A `Network`.
+            images: `[batch, ...]`.
+            labels: int32 `[batch]`.
+            indices: int64 `[batch]`; -1 for padding, which is neither right nor hit.
+
+        Returns:
+            A boolean array `[1 + numbers of steps, 3, batch]`, of clean images first: classified
+            right, attack succeeded, right but wrong in the row before.
+        """
+        images = tf.cast(images, tf.float32)
+        if self.value_range is not None:
+            checks.images(images, self.value_range)
+        real, where = indices >= 0, {number: i for i, number in enumerate(self.num_steps, 1)}
+        found = np.zeros([1 + len(self.num_steps), 3, len(labels)], bool)
+        found[0, 0] = network.predict(images).numpy() == labels
+        checks.classes("labels", tf.constant(labels), network.num_classes)
+        found[1:, 0] = True
+        for step_size, numbers in self._groups.items():
+            for restart in range(self.attack.restarts):
+                trajectory = self.trajectory(
+                    network, images, labels, indices, step_size, numbers, restart
+                )
+                for number, adversarial, goals in trajectory:
+                    predicted = network.predict(adversarial).numpy()
+                    hit = predicted == goals if self.attack.targeted else predicted != labels
+                    found[where[number], 0] &= predicted == labels
+                    found[where[number], 1] |= hit
+        found[1:, 2] = found[1:, 0] & ~found[:-1, 0]
+        return found & real
+
+    def trajectory(self, network, images, labels, indices, step_size, numbers, restart=0):
+        """Attacks once, and yields what it has at each of some numbers of steps.
+
+        Args:
+            network, images, labels, indices: As of `outcomes`; images as a tensor.
+            step_size: In pixels of 255.
+            numbers: Numbers of steps, ascending.
+            restart: Number of the restart.
+
+        Yields:
+            The number of steps, adversarial images, and the targets (untargeted: the labels) as an
+            array.
+        """
+        current, goals = self.start(images, labels, indices, network.num_classes, restart)
+        done = 0
+        for number in numbers:
+            current = self.attack.advance(
+                network, images, current, goals, number - done, step_size, self.value_range
+            )
+            done = number
+            yield number, current, goals.numpy()
+
+    def start(self, images, labels, indices, num_classes, restart=0):
+        """Where the attack on a batch starts, not clipped to the range, and what it aims at."""
+        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
+        return self._start(
+            images, tf.constant(labels), tf.constant(keys), tf.constant(restart), num_classes
+        )
+
+    def _draw(self, images, labels, keys, restart, num_classes):
+        return self.attack.start(
+            images, labels, num_classes, keys, self.value_range, restart=restart
+        )
+
+    def _step_size(self, number):
+        return self.attack.replace(num_steps=number).effective_step_size
+
+    def _result(self, domain, number, correct, hits, regained, total):
+        counted = dict(
+            domain=domain, num_steps=number, correct=correct, total=total, seed=self.seed
+        )
+        if number == 0:
+            return Result(**counted)
+        described = (
+            "epsilon",
+            "step_size_rule",
+            "targeted",
+            "loss",
+            "start_from_clean",
+            "restarts",
+        )
+        return Result(
+            **counted,
+            hits=hits,
+            regained=regained,
+            step_size=self._step_size(number),
+            precision=self.attack_precision,
+            **{name: getattr(self.attack, name) for name in described},
+        )
+
+
+def _numbers(attack, num_steps):
+    if attack is None:
+        if num_steps is not None:
+            raise ValueError(f"num_steps must be None without an attack; received {num_steps!r}")
+        return []
+    if not hasattr(attack, "start") or not hasattr(attack, "advance"):
+        raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+    if num_steps is None:
+        num_steps = attack.num_steps
+    numbers = list(num_steps) if np.iterable(num_steps) else [num_steps]
+    if not numbers:
+        raise ValueError("num_steps must name at least one number of steps; received none")
+    # No steps at all are clean images, which are reported anyway.
+    return sorted({arguments.integer("num_steps", number, 1) for number in numbers})
+
+
+def _domains(model, domains):
+    domains = [domains] if isinstance(domains, str) else list(dict.fromkeys(domains))
+    if not domains or not set(domains) <= {"adv", "clean"}:
+        raise ValueError(f'domains must be of "adv" and "clean"; received {domains}')
+    return domains if models.mixtures(model) else [None]
