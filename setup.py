@@ -37,6 +37,7 @@ setup(
     package_dir={"tfadv.flags": "flags"},
     package_data={
         "tfadv.flags": ["README.md", "*.flags", "*/*.flags"],
+        "tfadv.planning": ["devices.tsv"],
         "tfadv.reporting": ["paper.tsv"],
     },
     # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
@@ -69,6 +70,7 @@ setup(
             "wheel",
         ],
         "test": [
+            "hypothesis>=6.100",
             "packaging",
             "pillow>=11",
             "pytest>=8",
@@ -78,7 +80,14 @@ setup(
             "scipy>=1.13",
         ],
         "quickstart": ["scikit-learn>=1.4"],  # for its embedded digits
-        "benchmarks": ["scipy>=1.13"],
+        # The libraries that benchmarks/ measures beside ours, in the versions that were measured;
+        # nothing else imports them. `make benchmarks` installs this.
+        "benchmarks": [
+            "adversarial-robustness-toolbox==1.20.1",
+            "cleverhans==4.0.0",
+            "foolbox==3.3.4",
+            "scikit-learn>=1.4",
+        ],
     },
     entry_points={
         "console_scripts": [
@@ -87,6 +96,7 @@ setup(
             "tfadv-report=tfadv.report:main",
             "tfadv-inspect=tfadv.inspect:main",
             "tfadv-predict=tfadv.predict:main",
+            "tfadv-plan=tfadv.plan:main",
         ]
     },
 )

@@ -37,7 +37,7 @@ def _names(dataset, count, rank, size, epoch=0, seed=0):
     examples = (
         tf.data.Dataset.from_tensors(tf.constant(epoch, tf.int64))
         .flat_map(lambda epoch: dataset._epoch(epoch, count, rank, size, seed))
-        .map(lambda position, record: (position, dataset._parse(record)["file_name"]))
+        .map(lambda position, example: (position, dataset._parse(example[0])["file_name"]))
     )
     positions, names = zip(*examples.as_numpy_iterator(), strict=True)
     assert list(positions) == list(range(rank * count, (rank + 1) * count))

@@ -160,8 +160,15 @@ def prepared_directory(name, data_dir=None):
         raise ValueError(f"{name} is not prepared in {data_dir}; to prepare it, run: {command}")
     newest = max(versions, key=lambda version: [int(part) for part in version.split(".")])
     directory = os.path.join(root, newest)
-    with open(os.path.join(directory, "dataset_info.json"), encoding="utf-8") as file:
-        found = {split["name"] for split in json.load(file).get("splits", [])}
+    path = os.path.join(directory, "dataset_info.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = {split["name"] for split in json.load(file).get("splits", [])}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path} must describe {name} ({problem}); remove {directory} and run: {command}"
+        ) from None
     for split in (ENTRIES[name].train_split, ENTRIES[name].validation_split):
         # tensorflow-datasets prepares ImageNet without a split whose archive it does not find.
         if split not in found:

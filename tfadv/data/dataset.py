@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfadv.data import sampling
+from tfadv.data import broken, sampling
 from tfadv.data.steps import validation_steps
 
 
@@ -16,6 +16,7 @@ class Dataset:
         num_train: Number of training examples.
         num_validation: Number of validation examples.
         class_names: A list of `num_classes` strings, or None.
+        passed_over: A `broken.Report`, of the training images that could not be read.
 
     A subclass says where examples come from: `_train_batches` and `_validation_batches`; one that
     cannot reach examples by their index also says in which order they come, `_epoch`.
@@ -28,9 +29,18 @@ class Dataset:
         self.num_train = num_train
         self.num_validation = num_validation
         self.class_names = class_names
+        self.passed_over = broken.Report()
 
     def train_batches(
-        self, batch_size, steps_per_epoch, rank=0, size=1, seed=0, first_epoch=0, first_step=0
+        self,
+        batch_size,
+        steps_per_epoch,
+        rank=0,
+        size=1,
+        seed=0,
+        first_epoch=0,
+        first_step=0,
+        max_bad_images=0,
     ):
         """One worker's share of the training images, endlessly.
 
@@ -48,6 +58,8 @@ class Dataset:
             seed: Integer.
             first_epoch: Epoch to start at.
             first_step: Step within that epoch to start at; what is skipped is not decoded.
+            max_bad_images: How many images that cannot be read are passed over in an epoch
+                (`broken.replace`); one more ends the stream with an error that names it.
 
         Returns:
             A `tf.data.Dataset` of (images uint8 [batch_size, height, width, channels], labels
@@ -59,6 +71,7 @@ class Dataset:
         _check_at_least("batch_size", batch_size, 1)
         _check_at_least("steps_per_epoch", steps_per_epoch, 1)
         _check_at_least("first_epoch", first_epoch, 0)
+        _check_at_least("max_bad_images", max_bad_images, 0)
         if not 0 <= first_step <= steps_per_epoch:
             raise ValueError(
                 f"first_step must be from 0 to steps_per_epoch = {steps_per_epoch}; "
@@ -78,7 +91,12 @@ class Dataset:
             )
 
         examples = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_examples)
-        return _finish(self._train_batches(examples, batch_size), tf.data.INFINITE_CARDINALITY)
+        batches = self._train_batches(examples, batch_size)
+        if len(batches.element_spec) == 3:
+            batches = broken.replace(
+                batches, max_bad_images, steps_per_epoch, first_epoch, first_step, self.passed_over
+            )
+        return _finish(batches, tf.data.INFINITE_CARDINALITY)
 
     def validation_batches(self, batch_size, rank=0, size=1, limit=None):
         """One worker's share of the validation images, each once.
@@ -131,7 +149,10 @@ class Dataset:
         return tf.data.Dataset.from_tensor_slices((positions, indices))
 
     def _train_batches(self, examples, batch_size):
-        """Batches (images, labels) from a `tf.data.Dataset` of (key int64 [2], example)."""
+        """Batches from a `tf.data.Dataset` of (key int64 [2], example).
+
+        They are (images, labels), or (images, labels, names) as `broken.replace` takes them.
+        """
         raise NotImplementedError
 
     def _validation_batches(self, num_examples, batch_size, rank, size):

@@ -11,7 +11,8 @@ class EncodedDataset(Dataset):
 
     A subclass gives `_contents`, which turns one of its examples into a file's bytes, and the
     examples in order. A file that cannot be decoded stops the consumer with an error that
-    `errors.explain` turns into one line with the file's name.
+    `errors.explain` turns into one line with the file's name; in training only where `broken` does
+    not pass over it.
     """
 
     def _contents(self, example):
@@ -32,13 +33,12 @@ class EncodedDataset(Dataset):
         def prepare(key, example):
             arguments, read, label, name = self._contents(example)
             keys = tf.unstack(tf.random.split(key, 2, alg="philox"))
-            crop = decoding.named(
-                lambda key, *arguments: decoding.decode_random_crop(read(*arguments), key),
-                (keys[0], *arguments),
-                name,
+            crop, readable, problem = decoding.attempt(
+                read, arguments, lambda contents: decoding.decode_random_crop(contents, keys[0])
             )
             image = imagenet_preprocessing.train_image(crop, size, keys[1])
-            return image, tf.cast(label, tf.int32)
+            broken = tf.where(readable, "", tf.strings.join([name, problem]))
+            return image, tf.cast(label, tf.int32), broken
 
         return examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(
             batch_size, drop_remainder=True
@@ -47,9 +47,7 @@ class EncodedDataset(Dataset):
     def _validation_batches(self, num_examples, batch_size, rank, size):
         def real(example):
             arguments, read, label, name = self._contents(example)
-            image = decoding.named(
-                lambda *arguments: decoding.decode(read(*arguments)), arguments, name
-            )
+            image = decoding.named(read, arguments, name)
             image = imagenet_preprocessing.validation_image(image, self.image_shape[0])
             return image, tf.cast(label, tf.int32)
 

@@ -1,6 +1,21 @@
-"""`image_folder`: a directory of images in ImageNet's usual layout."""
+"""`image_folder`: a directory of images in ImageNet's usual layout.
+
+What becomes of a file, by its name and kind (by its contents: `tfadv.data.decoding`):
+
+    .jpeg .jpg .png .gif .bmp .webp  an image, of whatever format its contents are
+    .tif .heic and so on             refused at the start: we cannot read it, and to leave it out
+                                     would be to evaluate on fewer images than there are
+    any other name, or a hidden one  no image: left out, as notes and lists are
+    folder in a class's folder       left out
+    link to an image or a class      followed, wherever it leads: parts of ImageNet are commonly
+                                     made of links; a class is never searched deeper, so no link
+                                     can lead around in a circle
+    link to nothing                  refused at the start
+    pipe, socket, device             refused at the start: reading it might never end
+"""
 
 import os
+import stat
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +23,8 @@ import tensorflow as tf
 from tfadv.data import catalog, sampling
 from tfadv.data.encoded import EncodedDataset
 
-_EXTENSIONS = (".jpeg", ".jpg", ".png", ".gif", ".bmp")
+_EXTENSIONS = (".jpeg", ".jpg", ".png", ".gif", ".bmp", ".webp")
+_FOREIGN = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
 
 
 class ImageFolder(EncodedDataset):
@@ -86,15 +102,31 @@ def load(entry, data_dir, image_size, seed):
     return ImageFolder(entry.name, data_dir, image_size)
 
 
+def _is_image(item):
+    name = item.name.lower()
+    if name.startswith(".") or not name.endswith(_EXTENSIONS + _FOREIGN):
+        return False
+    if name.endswith(_FOREIGN):
+        raise ValueError(
+            f"data_dir must hold images as {', '.join(_EXTENSIONS)}; received {item.path}"
+        )
+    try:
+        if item.is_file():  # asks the file system of links alone
+            return True
+        directory = stat.S_ISDIR(item.stat().st_mode)
+    except OSError:
+        raise ValueError(f"data_dir must not hold links to nothing; {item.path} is one") from None
+    if not directory:
+        raise ValueError(f"data_dir must hold plain files; {item.path} is none")
+    return False
+
+
 def _list_images(folder, classes):
     paths, labels = [], []
     for label, name in enumerate(classes):
         directory = os.path.join(folder, name)
-        files = sorted(
-            file
-            for file in os.listdir(directory)
-            if file.lower().endswith(_EXTENSIONS) and not file.startswith(".")
-        )
+        with os.scandir(directory) as items:
+            files = sorted(item.name for item in items if _is_image(item))
         paths.extend(os.fsencode(os.path.join(directory, file)) for file in files)
         labels.extend([label] * len(files))
     if not paths:

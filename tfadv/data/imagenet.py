@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data import catalog, sampling
+from tfadv.data import decoding, records, sampling, tfds_directory
 from tfadv.data.encoded import EncodedDataset
 from tfadv.data.steps import validation_steps
 
@@ -29,7 +29,7 @@ class ImageNet(EncodedDataset):
 
     Args:
         name: The data set's name.
-        directory: Directory of the prepared files.
+        builder: Of tensorflow-datasets, as of `tfds_directory.builder`.
         train_split: Name of the split for training.
         validation_split: Name of the split for validation.
         image_size: Height and width in pixels of the images that come out.
@@ -39,15 +39,13 @@ class ImageNet(EncodedDataset):
         ValueError: If the files are not TFRecord files.
     """
 
-    def __init__(self, name, directory, train_split, validation_split, image_size, buffer=_BUFFER):
-        # Imported here: it takes seconds, and only data sets in its format need it.
+    def __init__(self, name, builder, train_split, validation_split, image_size, buffer=_BUFFER):
         import tensorflow_datasets as tfds
 
-        # Reads what is in the directory and could not download anything if it wanted to.
-        info = tfds.builder_from_directory(directory).info
+        info = builder.info
         if info.file_format != tfds.core.FileFormat.TFRECORD:
             raise ValueError(
-                f"{name} must be prepared as TFRecord files; {directory} holds "
+                f"{name} must be prepared as TFRecord files; {builder.data_path} holds "
                 f"{info.file_format.value}"
             )
         label = info.features["label"]
@@ -66,8 +64,16 @@ class ImageNet(EncodedDataset):
         self._parse = lambda record: features.deserialize_example(record, decoders=skip)
 
     def _contents(self, example):
-        example = self._parse(example)
-        return (example["image"],), tf.identity, example["label"], example["file_name"]
+        record, place = example
+
+        def parse(record):
+            found = self._parse(record)
+            return found["image"], found["label"], found["file_name"]
+
+        # A damaged record has no name but its place.
+        unknown = b"", tf.constant(0, tf.int64), place
+        image, label, name = decoding.first_success(parse, (record,), unknown)
+        return (image,), tf.identity, label, name
 
     def _epoch(self, epoch, count, rank, size, seed):
         start = tf.random.stateless_uniform(
@@ -85,8 +91,8 @@ class ImageNet(EncodedDataset):
             alg="philox",
         )
         files = [tf.gather(column, order) for column in files]
-        records = tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-            _read_part,
+        examples = tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
+            records.read,
             cycle_length=_OPEN_FILES,
             block_length=_BLOCK,
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -96,7 +102,7 @@ class ImageNet(EncodedDataset):
             # `shuffle` mixes its seed with TensorFlow's global one, which other code may set. Here
             # that of the graph of this function is set, and nothing outside.
             tf.compat.v1.set_random_seed(1)
-        records = records.shuffle(
+        examples = examples.shuffle(
             min(self._buffer, count),
             seed=tf.random.stateless_uniform(
                 [],
@@ -110,16 +116,16 @@ class ImageNet(EncodedDataset):
         )
         # A position tells the draws of one example from those of another, over all workers.
         positions = tf.data.Dataset.range(rank * count, (rank + 1) * count)
-        return tf.data.Dataset.zip(positions, records)
+        return tf.data.Dataset.zip(positions, examples)
 
     def _validation_examples(self, num_examples, batch_size, rank, size):
         first, last = (num_examples * r // size for r in (rank, rank + 1))
         files = _file_parts(self._validation_split, first, last - first)
-        records = tf.data.Dataset.from_tensor_slices(tuple(files)).flat_map(_read_part)
-        examples = tf.data.Dataset.zip(tf.data.Dataset.range(first, last), records)
+        examples = tf.data.Dataset.from_tensor_slices(tuple(files)).flat_map(records.read)
+        examples = tf.data.Dataset.zip(tf.data.Dataset.range(first, last), examples)
         missing = validation_steps(num_examples, batch_size, size) * batch_size - (last - first)
-        padding = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), b"")).repeat(missing)
-        return examples.concatenate(padding)
+        padding = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), (b"", b"")))
+        return examples.concatenate(padding.repeat(missing))
 
 
 def load(entry, data_dir, image_size, seed):
@@ -135,8 +141,8 @@ def load(entry, data_dir, image_size, seed):
         An `ImageNet`.
     """
     del seed
-    directory = catalog.prepared_directory(entry.name, data_dir)
-    return ImageNet(entry.name, directory, entry.train_split, entry.validation_split, image_size)
+    builder = tfds_directory.builder(entry, data_dir)
+    return ImageNet(entry.name, builder, entry.train_split, entry.validation_split, image_size)
 
 
 def _file_parts(split, start, count):
@@ -159,7 +165,3 @@ def _file_parts(split, start, count):
     skip = tf.clip_by_value(start - firsts, 0, lengths)
     take = tf.clip_by_value(start + count - firsts, 0, lengths) - skip
     return [tf.boolean_mask(column, take > 0) for column in (paths, skip, take)]
-
-
-def _read_part(path, skip, take):
-    return tf.data.TFRecordDataset(path).skip(skip).take(take)

@@ -1,6 +1,8 @@
 """`mnist`, `fashion_mnist`, `cifar10`, `cifar100`: small enough to be loaded whole."""
 
-from tfadv.data import catalog, cifar_augmentation
+import tensorflow as tf
+
+from tfadv.data import cifar_augmentation, errors, tfds_directory
 from tfadv.data.arrays import ArrayDataset
 
 # Clothes and digits keep their place and their side, as is usual for the two MNISTs.
@@ -21,13 +23,14 @@ def load(entry, data_dir, image_size, seed):
 
     Returns:
         An `ArrayDataset`.
+
+    Raises:
+        ValueError: If the files cannot be read.
     """
     del image_size, seed
-    # Imported here: it takes seconds, and only these data sets need it.
+    builder = tfds_directory.builder(entry, data_dir)
     import tensorflow_datasets as tfds
 
-    # Reads what is in the directory and could not download anything if it wanted to.
-    builder = tfds.builder_from_directory(catalog.prepared_directory(entry.name, data_dir))
     # One file after the other, so that the order of the examples is that of the files.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
@@ -37,10 +40,15 @@ def load(entry, data_dir, image_size, seed):
         )
         return examples["image"], examples["label"]
 
+    try:
+        train, validation = arrays(entry.train_split), arrays(entry.validation_split)
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        damaged = errors.explain(error) or f"damaged images: {str(error).splitlines()[0]}"
+        raise ValueError(f"{entry.name} in {builder.data_path}: {damaged}") from None
     return ArrayDataset(
         entry.name,
-        arrays(entry.train_split),
-        arrays(entry.validation_split),
+        train,
+        validation,
         entry.num_classes,
         augment=_AUGMENTATIONS.get(entry.name),
         class_names=builder.info.features["label"].names,

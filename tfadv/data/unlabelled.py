@@ -13,7 +13,7 @@ def list_files(directory):
     """All files of a directory and the directories in it, whatever their names end in.
 
     Names that begin with a dot are left out, and so are links to directories, which may lead
-    anywhere.
+    anywhere, in a circle too. Links to files are followed.
 
     Args:
         directory: String or path.
@@ -52,23 +52,20 @@ def batches(directory, files, image_shape, batch_size):
     height, width, channels = image_shape
 
     def read(path):
-        image = decoding.decode(tf.io.read_file(path))
+        image, readable, _ = decoding.attempt(tf.io.read_file, (path,))
         if channels == 1:
             image = tf.image.rgb_to_grayscale(image)
         image = imagenet_preprocessing.resize(image, height, width)
-        return tf.ensure_shape(imagenet_preprocessing.to_uint8(image), image_shape)
+        image = tf.ensure_shape(imagenet_preprocessing.to_uint8(image), image_shape)
+        return image, readable
 
-    def attempt(path):
-        # A graph cannot catch an operation that fails, but a data set can drop its element.
-        whole = tf.data.Dataset.from_tensors(path).map(lambda path: (read(path), True))
-        stand_in = tf.data.Dataset.from_tensors((tf.zeros(image_shape, tf.uint8), False))
-        return whole.ignore_errors().concatenate(stand_in).take(1).get_single_element()
-
-    # As bytes: the system's names of files need not be text.
-    paths = np.array([os.fsencode(os.path.join(directory, file)) for file in files], object)
-    paths = np.append(paths, [b""] * (-len(files) % batch_size))
+    # As bytes: the system's names of files need not be text. What is no plain file is not opened,
+    # and so cannot be read: a pipe might never end.
+    paths = [os.path.join(directory, file) for file in files]
+    paths = [os.fsencode(path) if os.path.isfile(path) else b"" for path in paths]
+    paths = np.array([*paths, *[b""] * (-len(files) % batch_size)], object)
     examples = tf.data.Dataset.from_tensor_slices(paths).map(
-        tf.autograph.experimental.do_not_convert(attempt), num_parallel_calls=tf.data.AUTOTUNE
+        tf.autograph.experimental.do_not_convert(read), num_parallel_calls=tf.data.AUTOTUNE
     )
     examples = examples.batch(batch_size, drop_remainder=True).prefetch(1)
     yield from examples.as_numpy_iterator()
