@@ -15,6 +15,7 @@ ORDER = (
     ("__init__",),
     ("reporting",),
     ("callbacks",),
+    ("planning",),
     ("training",),
     ("evaluation",),
     ("inspection",),
@@ -22,8 +23,9 @@ ORDER = (
     ("attacks",),
     ("data",),
     ("layers",),
+    ("watchdog",),
     ("distributed",),
-    ("lazy", "launcher", "arguments", "event_files"),
+    ("lazy", "launcher", "arguments", "event_files", "whole_files"),
 )
 RANKS = {name: -height for height, names in enumerate(ORDER) for name in names}
 LEAVES = ORDER[-1]

@@ -144,7 +144,7 @@ MISTAKES = [
     (["--model=m.keras", "--output=o"], "model must be a .keras file; received m.keras"),
     (["--run_dir=gn"], "model must have batch normalization; gn/model.keras has none"),
     (["--run_dir=mbn", "--layer=conv0"], "layer must be a mixture of model 'small_resnet8' ("),
-    (["--run_dir=mbn", "--channels=0"], "channels must be at least 1; received 0"),
+    (["--run_dir=mbn", "--channels=0"], "channels must be between 1 and 1000; received 0"),
     (["--run_dir=mbn", "--checkpoint=3"], "checkpoint must be last, best or an epoch"),
     (["--run_dir=mbn", "--clean_ratio=2"], "clean_ratio must be between 0 and 1; received 2.0"),
     (

@@ -62,6 +62,8 @@ flags = sys.argv[1:]
 if "--check" in flags:
     with open("checks.txt", "a") as file:
         file.write(os.environ["HOROVOD_SIZE"] + " " + " ".join(flags) + "\\n")
+    with open(os.environ["TFADV_RUN_FILE"], "w") as file:
+        file.write(os.path.abspath("run"))
     if "--epsilon=-1" in flags:
         sys.exit("epsilon must be between 0 and 255; received -1")
     if "--bad" in flags:
@@ -77,6 +79,19 @@ if "--late" in flags and rank == "0":
     open(os.environ["TFADV_STATUS_FILE"], "w").write("2")
     print("image 7 cannot be read: cat.jpg", file=sys.stderr)
     sys.exit(2)
+if "--gets-on" in flags and rank == "0":
+    # A checkpoint further each time, of which the third is the last.
+    os.makedirs("run/checkpoints", exist_ok=True)
+    with open("starts.txt", "a") as file:
+        file.write(" ".join(flags) + "\\n")
+    done = len(os.listdir("run/checkpoints"))
+    if done < 3:
+        names = ["epoch-0000-step-000100", "epoch-0001", "epoch-0001-step-000001"]
+        open(f"run/checkpoints/{names[done]}.keras", "w").close()
+    if done < 2 or "--in-vain" in flags:
+        if "--told" in flags:
+            open(os.environ["TFADV_STATUS_FILE"], "w").write("75")
+        sys.exit(3)
 if "--crash" in flags and rank == "1":
     sys.exit(3)
 if "--wait" in flags:
@@ -95,7 +110,7 @@ def house(tmp_path):
     """A checkout with the real script, and stand-ins for the package and for horovodrun."""
     shutil.copy(ROOT / "run_horovod.sh", tmp_path)
     (tmp_path / "tools").mkdir()
-    for name in ("run_horovod.py", "launcher.py"):
+    for name in ("run_horovod.py", "launcher.py", "restarts.py"):
         shutil.copy(ROOT / "tools" / name, tmp_path / "tools")
     (tmp_path / "tfadv").mkdir()
     (tmp_path / "tfadv" / "__init__.py").touch()
@@ -191,6 +206,7 @@ def test_every_option_of_horovodrun_is_known_with_its_number_of_values():
         ("-np two", "-np must be a whole number from 1; received two"),
         ("-np", "-np takes 1 value(s); received -np"),
         ("-np 2 --gloo=yes", "--gloo takes 0 value(s); received --gloo=yes"),
+        ("-np 2 --restarts=x", "--restarts must be a whole number from 0; received x"),
         ("-np 2 --program fly", "--program must be train or evaluate; received fly"),
     ],
 )
@@ -349,6 +365,73 @@ def test_a_second_signal_or_the_end_of_grace_does_not_wait(house, variables):
     # Whichever of two that came together was handled first.
     assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
     assert not (house / "saved-0").exists()
+
+
+def test_starts_again_from_the_newest_checkpoint(house):
+    flags = "-np 2 --gets-on --restarts=5 --seed=3".split()
+    result = run(house, *flags, TFADV_RESTART_SECONDS="0.1")
+    assert result.returncode == 0
+    first, *again = (house / "starts.txt").read_text().splitlines()
+    assert first == "--gets-on --seed=3"
+    assert again == [f"--gets-on --seed=3 --run_dir={house}/run --resume"] * 2
+    reason = "run_horovod.sh: worker 0 ended first, with status 3; the others were stopped"
+    restart = "run_horovod.sh: ended with status 1; restart {} of 5, from {}.keras, in {} s"
+    assert result.stderr.splitlines() == [
+        reason,
+        restart.format(1, "epoch-0000-step-000100", 0.1),
+        reason,
+        restart.format(2, "epoch-0001", 0.2),
+    ]
+
+
+def test_gives_up_with_the_reason_when_it_gets_nowhere(house):
+    flags = "-np 2 --gets-on --in-vain --told --restarts 9".split()
+    result = run(house, *flags, TFADV_RESTART_SECONDS="0.1")
+    assert result.returncode == 75
+    assert len((house / "starts.txt").read_text().splitlines()) == 4
+    assert result.stderr.splitlines()[-1] == (
+        "run_horovod.sh: ended with status 75 and is not started again: since its last start it "
+        "wrote no checkpoint newer than epoch-0001-step-000001.keras"
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, status, reason",
+    [
+        ("--crash --restarts=2", 1, "since its last start it wrote no checkpoint to start again"),
+        ("--gets-on --in-vain --restarts=1", 1, "it was started again 1 times"),
+        ("--late --restarts=2", 2, "image 7 cannot be read"),  # the user's mistake stays one
+    ],
+)
+def test_does_not_start_again(house, flags, status, reason):
+    result = run(house, "-np", "2", *flags.split(), TFADV_RESTART_SECONDS="0.1")
+    assert result.returncode == status
+    assert reason in result.stderr.splitlines()[-1]
+
+
+def test_a_signal_ends_the_restarts(house):
+    process = start(house, "--wait", "--restarts=3")
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and stderr == ""
+    with subprocess.Popen(
+        [house / "run_horovod.sh", "-np", "2", "--gets-on", "--in-vain", "--restarts=3"],
+        cwd=house,
+        env=environment(TFADV_RESTART_SECONDS="60"),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert "ended first" in process.stderr.readline()
+        assert "in 60 s" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 75  # there is a checkpoint
+
+
+def test_restarts_of_an_evaluation_are_those_of_its_attack():
+    request = run_horovod.parse("-np 2 --restarts=3 --limit=4 --program evaluate".split())
+    assert (request.flags, request.restarts) == (["--restarts=3", "--limit=4"], 0)
+    request = run_horovod.parse("-np 2 --restarts 3 --limit=4 --restarts=2 -- --restarts=5".split())
+    assert (request.flags, request.restarts) == (["--limit=4", "--restarts=5"], 2)
 
 
 @pytest.fixture

@@ -92,6 +92,27 @@ def test_mistakes_are_one_line_and_status_2(cluster, flags, without, message):
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
+def test_the_status_is_rank_0s_where_srun_has_another(cluster, tmp_path):
+    pytest.importorskip("horovod")
+    (tmp_path / "tfadv").mkdir()
+    (tmp_path / "tfadv" / "__init__.py").touch()
+    (tmp_path / "tfadv" / "train.py").write_text(
+        "import os, sys\n"
+        "if '--check' not in sys.argv:\n"
+        "    rank = os.environ['HOROVOD_RANK']\n"
+        "    if rank == '0':\n"
+        "        open(os.environ['TFADV_STATUS_FILE'], 'w').write('75')\n"
+        "    sys.exit(143 if rank == '2' else 75)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "run_slurm.py"],
+        cwd=tmp_path,
+        env={**cluster, "PYTHONPATH": str(tmp_path)},
+        timeout=120,
+    )
+    assert done.returncode == 75
+
+
 def test_tasks_per_node():
     assert run_slurm.tasks_per_node("8(x2),4") == [8, 8, 4]
     assert run_slurm.tasks_per_node("2") == [2]

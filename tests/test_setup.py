@@ -17,7 +17,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = (".ci/run", "run_horovod.sh", "tools/build_horovod.sh", "tools/setup.sh")
+SCRIPTS = (
+    ".ci/run",
+    "run_horovod.sh",
+    "tools/build_horovod.sh",
+    "tools/setup.sh",
+    "tools/setup_benchmarks.sh",
+)
 
 
 @pytest.fixture(scope="module")

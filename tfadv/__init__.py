@@ -19,6 +19,7 @@ _MODULES = (
     "inspection",
     "layers",
     "models",
+    "planning",
     "reporting",
     "training",
 )
@@ -58,6 +59,7 @@ def register():
         ) from None
     for module in (
         "layers.batch_normalization",
+        "layers.group_normalization",
         "layers.grouped_conv",
         "layers.input_contract",
         "layers.mixture_batch_normalization",

@@ -93,12 +93,13 @@ def local_rank():
     return 0 if horovod is None else horovod.local_rank()
 
 
-def mean(tensors, name):
+def mean(tensors, name, half=0):
     """The mean over the workers of each tensor of a list, in one collective operation.
 
     Args:
         tensors: List of dense float tensors, of the same shapes on all workers.
         name: String, equal on all workers and not used twice at the same time.
+        half: Integer, how many of the first tensors travel in float16: in half the bytes, rounded.
 
     Returns:
         A list of tensors like `tensors`.
@@ -106,7 +107,8 @@ def mean(tensors, name):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return list(tensors)
-    sent = [_known(tensor) for tensor in tensors]
+    sent = [tf.cast(tensor, tf.float16) for tensor in tensors[:half]]
+    sent += [_known(tensor) for tensor in tensors[half:]]
     means = list(tensors)
     # One group for each type, in an order that all workers share.
     for dtype in sorted({tensor.dtype.name for tensor in sent}):

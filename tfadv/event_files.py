@@ -1,7 +1,9 @@
 """TensorBoard's event files, read and written without the summary state of TensorFlow."""
 
+import itertools
 import os
 import pathlib
+import socket
 import struct
 import time
 
@@ -9,7 +11,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar import summary_v2
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
 
@@ -22,14 +24,21 @@ class EventFile:
     Args:
         directory: String or path.
         step: Integer, where the run goes on: what earlier files hold of later steps is struck out.
+
+    Raises:
+        OSError: From every method, if the file cannot be written.
     """
 
     def __init__(self, directory, step):
+        os.makedirs(directory, exist_ok=True)
         _wait_for_the_last_place(directory)
-        self._writer = EventFileWriter(os.fspath(directory))
+        # TensorBoard's own writer has a thread, whose failure is a traceback of its own.
+        parts = [f"{int(time.time()):010d}", socket.gethostname(), os.getpid(), next(_NUMBERS)]
+        name = ".".join(["events.out.tfevents", *map(str, parts)])
+        self._records = RecordWriter(_Unbuffered(os.path.join(directory, name)))
+        self._add(0, file_version="brain.Event:2")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step + 1, session_log=start)
-        self.flush()
 
     def scalar(self, tag, value, step):
         """Writes a number."""
@@ -47,16 +56,34 @@ class EventFile:
         """Writes a `Summary`, TensorBoard's or TensorFlow's."""
         self._add(step, summary=summary_pb2.Summary.FromString(summary.SerializeToString()))
 
-    def flush(self):
-        """Hands all of it to the operating system."""
-        self._writer.flush()
-
     def close(self):
         """Ends the file."""
-        self._writer.close()
+        self._records.close()
 
     def _add(self, step, **what):
-        self._writer.add_event(event_pb2.Event(step=step, wall_time=time.time(), **what))
+        event = event_pb2.Event(step=step, wall_time=time.time(), **what)
+        self._records.write(event.SerializeToString())
+
+
+class _Unbuffered:
+    """A file whose every record is the operating system's at once, whatever becomes of us."""
+
+    def __init__(self, path):
+        self._path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+    def write(self, data):
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._path) from None
+
+    def close(self):
+        os.close(self._descriptor)
+
+
+_NUMBERS = itertools.count()  # of this process's files: those of one second have other names
 
 
 def _wait_for_the_last_place(directory):

@@ -1,8 +1,12 @@
 """What the environment says of the launch, read without TensorFlow or Horovod."""
 
+import contextlib
 import os
 
 _SIZE = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+# The exit status (EX_TEMPFAIL) of a training that was stopped behind a checkpoint: resume it.
+RESUME = 75
+
 _RANK = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
@@ -21,10 +25,20 @@ def report_status(status):
 
     `horovodrun` turns every failure of a worker into status 1.
     """
-    path = os.environ.get("TFADV_STATUS_FILE")
-    if path:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(str(status))
+    _report("TFADV_STATUS_FILE", status)
+
+
+def report_run(path):
+    """Leaves the directory of the run where `run_horovod.sh`, which has none, looks for it."""
+    _report("TFADV_RUN_FILE", os.path.abspath(path))
+
+
+def _report(name, value):
+    # A worker on another machine than the launcher has no such file.
+    with contextlib.suppress(OSError):
+        if name in os.environ:
+            with open(os.environ[name], "w", encoding="utf-8") as file:
+                file.write(str(value))
 
 
 def _first(names, default):

@@ -3,7 +3,7 @@
 import sys
 
 import tfadv
-from tfadv import config
+from tfadv import config, launcher
 from tfadv.config import errors
 
 
@@ -12,7 +12,9 @@ def main():
     with errors.user_errors("train"):
         settings, run = config.train(sys.argv[1:])
         if settings.check:
+            launcher.report_run(run.path)
             return
+        errors.stop_without_loss()
         tfadv.register()
         from tfadv.config import training_run
 

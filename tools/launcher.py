@@ -128,6 +128,7 @@ class Launch:
         if self.signal:  # it came before there was anyone to pass it on to
             return 128 + self.signal
         said: list[bytes] = []
+        self.status_file.write_text("")
         with subprocess.Popen(
             command,
             env=environment,

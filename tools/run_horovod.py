@@ -12,7 +12,13 @@ and the program's flags (`python -m tfadv.train --help`) may stand in any order;
 - shows rank 0's output as if it ran alone, and nothing of horovodrun's own on failure but one line,
 - passes Ctrl-C and SIGTERM on to the workers and gives them time to write a checkpoint
   (TFADV_GRACE_SECONDS, 600 by default; a second signal ends them at once),
-- ends with the workers' exit status: 2 for a user's mistake, 128+n after signal n.
+- ends with the workers' exit status: 2 for a user's mistake, 75 for a training that was stopped
+  behind a checkpoint and wants --resume, 128+n after signal n that left no time for one,
+- and with --restarts=N starts a training up to N times again, from its newest checkpoint, when it
+  fails or one of its workers alone was told to stop. It waits 10 s before the first time
+  (TFADV_RESTART_SECONDS) and twice as long before each further one, up to 10 minutes; and gives
+  up when there is no newer checkpoint than at the last start, or the mistake is the user's.
+  (The attack's own --restarts, of an image, goes behind `--` or into a flagfile.)
 """
 
 import glob
@@ -26,6 +32,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import restarts
 from launcher import Launch
 
 PROGRAMS = ("train", "evaluate")
@@ -68,6 +75,7 @@ class Request:
     options: list[str] = field(default_factory=list)  # horovodrun's
     flags: list[str] = field(default_factory=list)  # the program's
     values: dict[str, str] = field(default_factory=dict)  # option -> its last value, or ""
+    restarts: int = 0
 
     def value(self, *names: str) -> str | None:
         """The value given under any of an option's names; None where it was not given."""
@@ -103,14 +111,14 @@ def parse(arguments: list[str]) -> Request:
         UsageError: An option lacks its value, or the program is unknown.
     """
     request = Request()
-    rest = list(arguments)
+    rest, restarting = list(arguments), []
     while rest:
         argument = rest.pop(0)
         if argument == "--":
             request.flags += rest
             break
         name, equals, value = argument.partition("=")
-        arity = 1 if name == "--program" else OPTIONS.get(name)
+        arity = 1 if name in ("--program", "--restarts") else OPTIONS.get(name)
         if arity is None:
             request.flags.append(argument)
             continue
@@ -124,8 +132,17 @@ def parse(arguments: list[str]) -> Request:
                 raise UsageError(f"--program must be {' or '.join(PROGRAMS)}; received {values[0]}")
             request.program = values[0]
             continue
+        if name == "--restarts":
+            restarting.append(len(request.flags))
+            request.flags.append(f"--restarts={values[0]}")
+            continue
         request.values[name] = values[0] if values else ""
         request.options += [argument] if equals else [argument, *values]
+    if request.program == "train" and restarting:  # those of an evaluation are its attack's
+        text = [request.flags.pop(place) for place in reversed(restarting)][0].partition("=")[2]
+        if not text.isdecimal():
+            raise UsageError(f"--restarts must be a whole number from 0; received {text}")
+        request.restarts = int(text)
     return request
 
 
@@ -167,11 +184,12 @@ def main(arguments: list[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="tfadv-") as folder:
         status_file = Path(folder, "status")
-        status_file.touch()
+        run_file = Path(folder, "run")
+        run_file.touch()
         launch = Launch(status_file)
         program = [sys.executable, "-m", f"tfadv.{request.program}"]
         # What is right for one worker may be wrong for many: the check is told how many there are.
-        told = dict(os.environ, HOROVOD_SIZE=str(num_workers))
+        told = dict(os.environ, HOROVOD_SIZE=str(num_workers), TFADV_RUN_FILE=str(run_file))
         status = launch.check([*program, "--check", *request.flags], told)
         if status:
             return status
@@ -186,12 +204,18 @@ def main(arguments: list[str]) -> int:
             environment["TFADV_COLUMNS"] = str(shutil.get_terminal_size().columns)
         controller = [] if mpi or "--gloo" in request.values else ["--gloo"]
         verbatim = ("--verbose", "-prefix-timestamp", "--prefix-output-with-timestamp")
-        return launch.run(
-            [horovodrun, *request.options, *controller, *program, *request.flags],
-            environment,
-            raw=request.value(*verbatim) is not None,
-            ends=b"\n" if mpi else b"\r\n",  # mpirun marks lines, horovodrun carriage returns too
-        )
+        run_directory = run_file.read_text()
+
+        def start(again: bool) -> int:
+            flags = [f"--run_dir={run_directory}", "--resume"] if again else []
+            return launch.run(
+                [horovodrun, *request.options, *controller, *program, *request.flags, *flags],
+                environment,
+                raw=request.value(*verbatim) is not None,
+                ends=b"\n" if mpi else b"\r\n",  # mpirun marks lines, horovodrun returns too
+            )
+
+        return restarts.supervise(start, launch, run_directory, request.restarts)
 
 
 if __name__ == "__main__":

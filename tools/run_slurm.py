@@ -7,17 +7,21 @@ clusters do not allow between nodes. Here `srun` starts them, one worker a task;
 the addresses by which they find each other, as `horovodrun` does too.
 
 The flags are checked once, before `srun`. A worker's failure ends the step (`--kill-on-bad-exit`).
+SIGTERM, as a job that is pre-empted receives it, reaches the workers, who write a checkpoint; the
+status then is 75, and the same job with --resume goes on.
 Whatever `srun` needs beyond what the job has is taken from SRUN_OPTIONS. The workers meet over the
 network interface that leads to the job's first node; HOROVOD_GLOO_IFACE names another one.
 """
 
 import os
+import pathlib
 import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 from run_horovod import PROGRAMS
 
@@ -55,8 +59,12 @@ def main(arguments):
     server = RendezvousServer()
     port = server.start()
     server.init(plan)
+    folder = tempfile.TemporaryDirectory(prefix="tfadv-")
+    status_file = pathlib.Path(folder.name, "status")
     environment = dict(
         os.environ,
+        # Rank 0 is on this machine. Of many statuses `srun` has one, and not the one that matters.
+        TFADV_STATUS_FILE=str(status_file),
         HOROVOD_GLOO_RENDEZVOUS_ADDR=socket.gethostbyname(nodes[0]),
         HOROVOD_GLOO_RENDEZVOUS_PORT=str(port),
         HOROVOD_CONTROLLER="gloo",
@@ -79,6 +87,10 @@ def main(arguments):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: step.send_signal(number))
     status = step.wait()
+    with folder:
+        given = status_file.read_text() if status and status_file.exists() else ""
+    if given.isdecimal():
+        return int(given)
     return status if status >= 0 else 128 - status
 
 

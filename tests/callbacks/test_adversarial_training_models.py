@@ -68,6 +68,7 @@ def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
     [
         ({"attack": "pgd"}, r"attack must be a tfadv.attacks.PGD or None; received 'pgd'"),
         ({"clean_ratio": 1.5}, r"clean_ratio must be between 0 and 1; received 1.5"),
+        ({"compression": "fp8"}, r"compression must be one of 'none', 'fp16'; received 'fp8'"),
         ({"clean_ratio": -0.1}, r"clean_ratio must be between 0 and 1; received -0.1"),
         ({"clean_weight": 2}, r"clean_weight must be between 0 and 1; received 2"),
         ({"pairing_weight": -1}, r"pairing_weight must be between 0 and inf; received -1"),

@@ -32,7 +32,16 @@ def images(count):
     return x, rng.integers(0, CLASSES, count)
 
 
-def train(norm, per_update, parts, updates, epsilon=8.0, targeted=True, optimizer="sgd"):
+def train(
+    norm,
+    per_update,
+    parts,
+    updates,
+    epsilon=8.0,
+    targeted=True,
+    optimizer="sgd",
+    compression="none",
+):
     """Trains on this worker's share of every update; returns all variables of the model."""
     rank, size = distributed.rank(), distributed.size()
     model = network(norm)
@@ -61,7 +70,11 @@ def train(norm, per_update, parts, updates, epsilon=8.0, targeted=True, optimize
         batches.batch(mine, drop_remainder=True),
         shuffle=False,
         verbose=0,
-        callbacks=[tfadv.callbacks.AdversarialTraining(attack, accumulation_steps=parts)],
+        callbacks=[
+            tfadv.callbacks.AdversarialTraining(
+                attack, accumulation_steps=parts, compression=compression
+            )
+        ],
     )
     return (
         {variable.path: variable.numpy() for variable in model.variables},
@@ -90,10 +103,19 @@ TWENTY = ("mbn", 48, 1, 20)
 # And what two workers train besides: parts of 6 images, with the same draws as one worker's.
 ACCUMULATED = {norm: (norm, 24, 2, 3) for norm in ("bn", "mbn")}
 OPTIMIZED = {name: ("gn", 16, 1, 3, 4.0, True, name) for name in ("clipped", "scaled")}
+COMPRESSED = (*STEP, "sgd", "fp16")
 
 
 def train_all(cases):
-    return {case: train(*case) for case in cases}
+    results = {case: train(*case) for case in cases}
+    means = distributed.mean([tf.constant(values) for values in arrays(distributed.rank())], "m", 2)
+    return results | {"means": [mean.numpy() for mean in means]}
+
+
+def arrays(rank):
+    """What a worker averages with the others."""
+    rng = np.random.default_rng(rank)
+    return [rng.normal(size=shape).astype("float32") for shape in ((3, 5), (), (4,))]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +126,7 @@ def trained():
         if count not in results:
             cases = [STEP, TWENTY]
             if count == 2:
-                cases += [*ACCUMULATED.values(), *OPTIMIZED.values()]
+                cases += [*ACCUMULATED.values(), *OPTIMIZED.values(), COMPRESSED]
             results[count] = workers.run(train_all, count, cases)
         return results[count]
 
@@ -139,3 +161,27 @@ def test_clipping_and_loss_scaling_see_the_averaged_gradient(trained, optimizer)
     results = [result[case] for result in trained(2)]
     assert_same_bits(results)
     assert_close(results[0], train("gn", 16, 2, 3, 4.0, True, optimizer), 1e-4)
+
+
+def test_compressed_gradients(trained):
+    # The first two tensors travel in float16, and so does what is computed of them.
+    halves = [[values.astype("float16") for values in arrays(rank)] for rank in (0, 1)]
+    expected = [(a + b) / np.float16(2) for a, b in zip(*halves, strict=True)]
+    expected[2] = (arrays(0)[2] + arrays(1)[2]) / 2
+    for result in trained(2):
+        for mean, value in zip(result["means"], expected, strict=True):
+            assert mean.dtype == np.float32
+            np.testing.assert_array_equal(mean, value)
+    # An update by such gradients is that of one worker but for their last bits.
+    results = [result[COMPRESSED] for result in trained(2)]
+    one = train(*STEP)
+    assert_same_bits(results)
+    assert_close(results[0], one, 1e-4)
+    exact = trained(2)[0][STEP][0]
+    assert any(np.any(value != exact[name]) for name, value in results[0][0].items())
+    assert "communication_share" not in one[1]  # of whom nothing is sent
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_workers_know_the_share_of_their_communication(trained, count):
+    assert 0 < trained(count)[0][TWENTY][1]["communication_share"] < 1

@@ -1,11 +1,15 @@
+import errno
 import json
+import os
+import pathlib
+import shutil
 
 import keras
 import pytest
 
 from tests.training import cases
 from tfadv import distributed
-from tfadv.callbacks import Checkpoint
+from tfadv.callbacks import AdversarialTraining, Checkpoint, checkpoint
 
 X, Y = cases.images(4)
 
@@ -105,11 +109,14 @@ def test_watches_another_value(model, tmp_path):
 
 
 def test_leaves_other_files_alone(model, tmp_path):
-    others = ["epoch-0001.txt", "epoch-best.keras", "notes"]
+    # Of those that look like checkpoints one is not complete, and one newer than this training.
+    others = ["epoch-0001.txt", "epoch-best.keras", "notes", "epoch-0000.keras", "epoch-0009.keras"]
     for name in others:
         (tmp_path / name).write_text("mine")
-    fit(model, tmp_path, [0.1, 0.2], keep=1)
-    assert set(names(tmp_path)) == {*others, "best.json", "best.keras", "epoch-0002.keras"}
+    fit(model, tmp_path, [0.1, 0.2, 0.3], keep=2)
+    assert set(names(tmp_path)) == {
+        *(*others, "best.json", "best.keras", "epoch-0002.keras", "epoch-0003.keras")
+    }
 
 
 def test_where_files_cannot_have_two_names(model, tmp_path, monkeypatch):
@@ -126,6 +133,95 @@ def test_other_workers_write_nothing(model, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     fit(model, tmp_path / "run", [0.1])
     assert names(tmp_path) == []
+
+
+def test_within_epochs_by_the_clock(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    seen = []
+
+    def begin(batch, logs=None):
+        now[0] += 60.0  # each update takes a minute
+
+    cases.compiled(cases.network()).fit(
+        X,
+        Y,
+        batch_size=1,
+        epochs=2,
+        verbose=0,
+        callbacks=[
+            AdversarialTraining(cases.Mirror(), value_range=(0, 1)),
+            keras.callbacks.LambdaCallback(on_train_batch_begin=begin),
+            Checkpoint(tmp_path, minutes=2, keep=1),
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: seen.append(names(tmp_path))
+            ),
+        ],
+    )
+    first, second = "epoch-0000-step-000002.keras", "epoch-0001-step-000002.keras"
+    assert seen == [
+        [],
+        [first],
+        [first],
+        [first],  # the last update has its epoch's
+        ["epoch-0001.keras"],
+        [second, "epoch-0001.keras"],
+        [second, "epoch-0001.keras"],
+        [second, "epoch-0001.keras"],
+    ]
+    assert names(tmp_path) == ["epoch-0002.keras"]
+
+
+def test_a_full_disk_leaves_what_was_there(model, tmp_path, monkeypatch):
+    fit(model, tmp_path, [0.1])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    save = keras.Model.save
+
+    def full(self, path):
+        save(self, path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    path = tmp_path / "epoch-0002.keras"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        fit(model, tmp_path, [0.2], first=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_directory_that_vanished_is_not_made_again(model, tmp_path):
+    model.epochs = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: shutil.rmtree(tmp_path / "run")
+    )
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*epoch-0001.keras'"):
+        fit(model, tmp_path / "run", [0.1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_between_the_best_and_its_epoch(model, tmp_path, monkeypatch):
+    """Whatever was replaced last: the epoch trained again finds the same best."""
+    fit(model, tmp_path, [0.1])
+    for replaced in ("best.keras", "best.json", "epoch-0002.keras"):
+        replace = pathlib.Path.replace
+
+        def kill(path, target, replaced=replaced, replace=replace):
+            if target.name == replaced:
+                raise KeyboardInterrupt
+            return replace(path, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pathlib.Path, "replace", kill)
+            with pytest.raises(KeyboardInterrupt):
+                fit(model, tmp_path, [0.2], first=1)
+        assert not (tmp_path / "epoch-0002.keras").exists()
+    fit(model, tmp_path, [0.2], first=1)
+    assert epoch_of(tmp_path / "best.keras") == 2
+    assert json.loads((tmp_path / "best.json").read_text())["epoch"] == 2
+
+
+@pytest.mark.parametrize("minutes", [0, -1, "1", float("nan")])
+def test_refuses_what_are_no_minutes(tmp_path, minutes):
+    with pytest.raises(ValueError, match="minutes must be a number above 0"):
+        Checkpoint(tmp_path, minutes=minutes)
 
 
 @pytest.mark.parametrize("keep", [0, -1, 2.5])

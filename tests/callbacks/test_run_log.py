@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import keras
 import pytest
@@ -12,6 +14,8 @@ X, Y = cases.images(6)
 
 def fit(path, epochs=3, initial_epoch=0, optimizer=None, print_time_left=False, callbacks=()):
     model = cases.compiled(cases.network(), optimizer)
+    if initial_epoch:
+        model.optimizer.iterations.assign(2 * initial_epoch)
     return model.fit(
         X,
         Y,
@@ -49,13 +53,45 @@ def test_adds_to_the_file_of_a_continued_run(tmp_path):
     assert [line["epoch"] for line in lines(path)] == [1, 2, 3]
 
 
+def test_strikes_out_what_a_killed_run_wrote_after_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    fit(path, epochs=3)
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    with open(path, "a", encoding="utf-8") as file:
+        file.write('{"epoch": 4, "st')  # and the machine stopped
+    fit(path, epochs=3, initial_epoch=1)
+    assert [(line["epoch"], line["step"]) for line in lines(path)] == [(1, 2), (2, 4), (3, 6)]
+    assert path.read_text(encoding="utf-8").splitlines()[0] == first
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    fit(path, epochs=1)
+    before, write = path.read_bytes(), os.write
+
+    def full(descriptor, data):
+        if len(data) > 10:
+            return write(descriptor, data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(
+        run_log.os, "write", lambda descriptor, data: full(descriptor, data[: len(data) // 2])
+    )
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        run_log._append(path, '{"epoch": 2, "step": 4}' + chr(10))
+    assert path.read_bytes() == before
+
+
 def test_logs_under_optimizers_that_wrap_or_accumulate(tmp_path):
     path = tmp_path / "log.jsonl"
-    fit(path, 1, optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.125)))
-    fit(path, 1, optimizer=keras.optimizers.SGD(0.125, gradient_accumulation_steps=2))
-    assert [(line["step"], line["learning_rate"]) for line in lines(path)] == [(2, 0.125)] + [
-        (1, 0.125)
-    ]
+    for optimizer, updates in (
+        (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.125)), 2),
+        (keras.optimizers.SGD(0.125, gradient_accumulation_steps=2), 1),
+    ):
+        fit(path, 1, optimizer=optimizer)
+        [line] = lines(path)
+        assert (line["step"], line["learning_rate"]) == (updates, 0.125)
 
 
 def test_says_how_long_the_rest_takes(tmp_path, monkeypatch, capsys):

@@ -51,6 +51,11 @@ def train(directory, first, last, to_its_end=True, **logs):
         callback.on_train_end()
 
 
+def test_the_share_of_communication_stands_beside_the_loss(tmp_path):
+    train(tmp_path, 0, 1, communication_share=0.25)
+    assert read_scalars(tmp_path / "train")[2]["communication_share"] == 0.25
+
+
 def test_evaluations_by_number_of_steps_and_branch(tmp_path):
     evaluated = {
         "val_clean_accuracy": 0.5,

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import tfadv
 from tfadv import config, launcher
 from tfadv.config import flag_table, parsing
 
@@ -84,8 +85,8 @@ def test_flagfiles_that_are_refused(tmp_path, text, message):
         (["--epsilon=256"], r"epsilon must be between 0 and 255 \(pixels of 255\); received 256"),
         (["--epsilon=nan"], "epsilon must be between 0 and 255"),
         (["--epsilon=x"], "could not convert string to float"),
-        (["--num_steps=-1"], "num_steps must be at least 0; received -1"),
-        (["--batch_size=0"], "batch_size must be at least 1; received 0"),
+        (["--num_steps=-1"], "num_steps must be between 0 and 1000000; received -1"),
+        (["--batch_size=0"], "batch_size must be between 1 and 16777216; received 0"),
         ([QUICK, "--batch_size=48"], "multiple of images_per_worker=32 times 1 workers"),
         ([QUICK, "--clean_ratio=0"], "norm=mbn needs adversarial and clean images"),
         ([QUICK, "--adversarial=false"], "norm=mbn needs adversarial and clean images"),
@@ -100,7 +101,10 @@ def test_flagfiles_that_are_refused(tmp_path, text, message):
         ([QUICK, "--trainable=norm"], "trainable=norm needs init_from"),
         ([QUICK, "--init_from=none"], "init_from must be a run with a .*file; received .*none"),
         ([QUICK, "--init_from=."], "init_from must be a run with a checkpoint, or a .keras file"),
-        ([QUICK, "--rmsprop_epsilon=0"], "rmsprop_epsilon must be at least 1e-10; received 0"),
+        (
+            [QUICK, "--rmsprop_epsilon=0"],
+            "rmsprop_epsilon must be between 1e-10 and 1000000.0; received 0",
+        ),
         ([QUICK, "--run_dir=x", "--init_from=x"], "init_from must be another run than run_dir"),
         ([QUICK, "--image_size=9"], "image_size must be 8 for digits"),
         (["--resume"], "not prepared"),
@@ -145,6 +149,38 @@ def test_run_directories_are_safe(tmp_path):
         config.train([QUICK, "--run_dir=y"])
 
 
+def test_a_run_killed_before_its_flags_were_written_can_be_started(tmp_path):
+    (tmp_path / "x" / ".flags.txt.writing").mkdir(parents=True)
+    (tmp_path / "x" / ".lock").touch()
+    settings, run = config.train([QUICK, "--run_dir=x", "--resume"])
+    run.open(flag_table.TRAIN, settings)
+    run.close()
+    assert sorted(p.name for p in run.path.iterdir()) == [".lock", "checkpoints", "flags.txt"]
+
+
+def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path):
+    code = (
+        "import sys\nfrom tfadv import config\nfrom tfadv.config import flag_table\n"
+        "settings, run = config.train(sys.argv[1:])\nrun.open(flag_table.TRAIN, settings)\n"
+        "print('open', flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, QUICK, "--run_dir=x"],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(tfadv.__file__))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout.readline() == b"open\n"
+        again = [QUICK, "--run_dir=x", "--resume"]
+        with pytest.raises(ValueError, match="run_dir must not be in use by another training"):
+            config.train(again)
+        other.kill()
+    assert (tmp_path / "x" / ".lock").exists()
+    settings, run = config.train(again)
+    run.open(flag_table.TRAIN, settings)
+    run.close()
+
+
 def test_init_from_is_a_file_or_a_run(tmp_path, monkeypatch):
     (tmp_path / "m.keras").touch()
     (tmp_path / "m.txt").touch()
@@ -187,7 +223,7 @@ def test_init_from_is_a_file_or_a_run(tmp_path, monkeypatch):
         (["--run_dir=none"], "run_dir must hold a run of tfadv.train; received none"),
         (["--model=m.keras"], "dataset must be given with model"),
         (["--model=m.keras", "--dataset=digits"], "model must be a .keras file"),
-        (["--run_dir=x", "--num_steps=0"], "num_steps must be at least 1; received 0"),
+        (["--run_dir=x", "--num_steps=0"], "num_steps must be between 1 and 1000000; received 0"),
         (["--run_dir=x", "--domain=both_"], "domain must be one of adv, clean, both"),
     ],
 )

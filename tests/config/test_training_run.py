@@ -6,6 +6,7 @@ import pytest
 from tfadv import config
 from tfadv.config import training_run
 from tfadv.training import checkpoints
+from tfadv.training.progress import Progress
 
 FLAGS = ["--flagfile=flags/quickstart.flags", "--width=4", "--depth=8", "--norm=bn"]
 
@@ -35,7 +36,7 @@ def test_begins_with_the_network_of_a_run_and_a_fresh_optimizer(finished, tmp_pa
     path, expected = finished
     run = prepare(tmp_path / "run", f"--init_from={path}", "--seed=5", "--weight_decay=0.01")
     np.testing.assert_equal(variables(run.model), expected)
-    assert (run.first_epoch, int(run.model.optimizer.iterations)) == (0, 0)
+    assert (run.progress.epoch, int(run.model.optimizer.iterations)) == (0, 0)
     assert f"; trains {path}" in run._description(1)
 
 
@@ -47,13 +48,45 @@ def test_a_checkpoint_of_its_own_wins(finished, tmp_path):
     norm = run.model.get_layer("norm0")
     norm.gamma.assign(norm.gamma + 1)
     run.model.optimizer.build(run.model.trainable_variables)
-    checkpoints.save(run.model, run.run.checkpoints / "epoch-0002.keras")
+    checkpoints.save(run.model, run.run.checkpoints / "epoch-0002.keras", Progress(2))
     again = prepare(tmp_path, *flags, "--resume")
-    assert again.first_epoch == 2
+    assert again.progress.epoch == 2
     np.testing.assert_equal(variables(again.model), variables(run.model))
     names = {variable.name for variable in again.model.trainable_variables}
     assert names == {"gamma", "beta"}
     assert " parameters that train" in again._description(1)
+
+
+def test_resumes_from_the_newest_that_is_whole_and_says_what_changes(tmp_path, capsys):
+    run = prepare(tmp_path)
+    run.model.optimizer.build(run.model.trainable_variables)
+    directory = run.run.checkpoints
+    sums = {"metrics": [], "meters": []}
+    for name, progress in (
+        ("epoch-0002-step-000007", Progress(2, 7, 1, sums)),
+        ("epoch-0002-step-000009", Progress(2, 9, 2, sums)),
+        ("epoch-0003", Progress(3, 0, 2)),
+    ):
+        checkpoints.save(run.model, directory / f"{name}.keras", progress)
+    broken = directory / "epoch-0003.keras"
+    broken.write_bytes(broken.read_bytes()[:-300])
+    capsys.readouterr()
+    again = prepare(tmp_path, "--resume")
+    assert again.progress == Progress(2, 9, 2, sums)
+    err = capsys.readouterr().err
+    assert err.startswith(f"tfadv.train: passed over {broken}: ") and err.count("\n") == 1
+    assert again._description(1).splitlines()[:2] == [
+        f"run:         {tmp_path}, continued after epoch 2 and 9 updates",
+        "workers:     1, and 2 before: updates take the same images, in other mini-batches, and "
+        "the bits are not those of 2 to the end",
+    ]
+    (directory / "epoch-0002-step-000009.keras").unlink()
+    again = prepare(tmp_path, "--resume")
+    assert again.progress.step == 7 and "workers:" not in again._description(1)
+    # The newest is what others take too.
+    assert again.run.checkpoint("last") == broken
+    with pytest.raises(ValueError, match=r"last, best or an epoch that .* keeps \(3\)"):
+        again.run.checkpoint("2")
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ import tensorflow as tf
 
 from tests.training import cases
 from tfadv.training.changes import Changes
+from tfadv.training.faults import Faults
 
 COUNTS = tf.constant([1.0])
+REQUESTS = tf.constant([0.0, 1.0])
 
 
 def changes_of(model, **options):
     model = cases.compiled(model, keras.optimizers.SGD(1.0), **options)
     model.optimizer.build(model.trainable_variables)
-    return Changes(model, COUNTS.shape)
+    return Changes(model, COUNTS.shape, Faults())
 
 
 def test_leaves_alone_what_had_no_part_in_the_loss():
@@ -22,10 +24,10 @@ def test_leaves_alone_what_had_no_part_in_the_loss():
     model.compile(keras.optimizers.SGD(1.0, weight_decay=0.5), "mse")
     model.optimizer.build(model.trainable_variables)
     kernel, bias = (variable.numpy() for variable in model.variables)
-    changes = Changes(model, COUNTS.shape)
+    changes = Changes(model, COUNTS.shape, Faults())
     gradients = [None, tf.ones(bias.shape)]
     sums = changes.collect(gradients, keras.StatelessScope(), keras.StatelessScope(), COUNTS)
-    assert changes.apply(sums, 1).numpy() == COUNTS.numpy()
+    assert changes.apply(sums, 1, REQUESTS)[0].numpy() == COUNTS.numpy()
     np.testing.assert_array_equal(model.variables[0], kernel)
     np.testing.assert_allclose(model.variables[1], bias - 0.5 * bias - 1, rtol=1e-6)
 
@@ -33,7 +35,7 @@ def test_leaves_alone_what_had_no_part_in_the_loss():
 def test_only_what_changed_travels(monkeypatch):
     sent = []
     monkeypatch.setattr(
-        "tfadv.distributed.mean", lambda tensors, name: sent.extend(tensors) or tensors
+        "tfadv.distributed.mean", lambda tensors, *_: sent.extend(tensors) or tensors
     )
     model = cases.normalized("bn")
     model.get_layer("dense").trainable = False
@@ -47,7 +49,7 @@ def test_only_what_changed_travels(monkeypatch):
     sums = changes.collect([None, *gradients[1:]], layers, keras.StatelessScope(), COUNTS)
     # Sums over parts have a place for everything: that is known before the first part.
     assert len(sums) == len(changes.zeros())
-    changes.apply(sums, 1)
+    changes.apply(sums, 1, REQUESTS)
     metrics = [v.shape for v in model.metrics_variables]
     assert [tensor.shape for tensor in sent] == [
         norm.beta.shape,
@@ -56,8 +58,29 @@ def test_only_what_changed_travels(monkeypatch):
         norm.moving_mean.shape,
         *metrics,
         COUNTS.shape,
+        [REQUESTS.shape[0] + 1],  # and of each worker, whether it found a fault
     ]
     np.testing.assert_array_equal(norm.moving_mean, expected)
+
+
+def test_gradients_alone_are_compressed(monkeypatch):
+    halves = []
+    monkeypatch.setattr(
+        "tfadv.distributed.mean",
+        lambda tensors, name, half: halves.append([t.shape for t in tensors[:half]]) or tensors,
+    )
+    model = changes_of(cases.normalized("bn")).model
+    for compression in ("none", "fp16"):
+        changes = Changes(model, COUNTS.shape, Faults(), compression)
+        gradients = [tf.zeros(v.shape) for v in changes.trainable]
+        with keras.StatelessScope() as layers:
+            model.get_layer("norm").moving_mean.assign(
+                np.ones(model.get_layer("norm").moving_mean.shape)
+            )
+        # One of them had no part in the loss, and does not travel.
+        sums = changes.collect([None, *gradients[1:]], layers, keras.StatelessScope(), COUNTS)
+        changes.apply(sums, 1, REQUESTS)
+    assert halves == [[], [v.shape for v in changes.trainable[1:]]]
 
 
 def test_takes_the_mean_over_the_parts():
@@ -71,7 +94,7 @@ def test_takes_the_mean_over_the_parts():
             gradients, keras.StatelessScope(), keras.StatelessScope(), part * COUNTS
         )
         sums = [total + new for total, new in zip(sums, added, strict=True)]
-    assert changes.apply(sums, 3).numpy() == [3.0]
+    assert changes.apply(sums, 3, REQUESTS)[0].numpy() == [3.0]
     for variable, value in zip(changes.trainable, before, strict=True):
         np.testing.assert_allclose(variable, value - 3.0, rtol=1e-6)
 
@@ -95,7 +118,7 @@ def test_metrics_count_on_in_integers(monkeypatch):
     monkeypatch.setattr("tfadv.distributed.size", lambda: 3)
     monkeypatch.setattr(
         "tfadv.distributed.mean",
-        lambda tensors, name: [tensor * np.float32(1 - 1e-7) for tensor in tensors],
+        lambda tensors, *_: [tensor * np.float32(1 - 1e-7) for tensor in tensors],
     )
     metric = Sightings()
     model = cases.network()
@@ -105,7 +128,7 @@ def test_metrics_count_on_in_integers(monkeypatch):
         metric.update_state(np.zeros(7), None)
     gradients = [tf.zeros(v.shape) for v in changes.trainable]
     sums = changes.collect(gradients, keras.StatelessScope(), metrics, COUNTS)
-    changes.apply(sums, 1)
+    changes.apply(sums, 1, REQUESTS)
     assert int(metric.result()) == 21
 
 
@@ -117,6 +140,6 @@ def test_random_generators_go_on():
         first = model(np.ones((1, *cases.SHAPE)), training=True)
     gradients = [tf.zeros(v.shape) for v in changes.trainable]
     sums = changes.collect(gradients, layers, keras.StatelessScope(), COUNTS)
-    changes.apply(sums, 1)
+    changes.apply(sums, 1, REQUESTS)
     np.testing.assert_array_equal(state, layers.get_current_value(state))
     assert np.any(model(np.ones((1, *cases.SHAPE)), training=True) != first)

@@ -177,7 +177,7 @@ def test_initialize_takes_weights_and_statistics_and_no_optimizer(tmp_path):
     with pytest.raises(ValueError, match="the first difference is "):
         checkpoints.initialize(built(cases.normalized("bn")), tmp_path / "m.keras")
     (tmp_path / "b.keras").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="init_from must be a Keras model that loads; .*b.keras"):
+    with pytest.raises(ValueError, match="init_from must be a Keras file that loads; .*b.keras"):
         checkpoints.initialize(fresh, tmp_path / "b.keras")
 
 

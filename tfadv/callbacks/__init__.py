@@ -11,9 +11,11 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "BatchNormStatistics": "batch_norm_statistics",
         "Checkpoint": "checkpoint",
         "HyperParameters": "hyper_parameters",
+        "Preemption": "preemption",
         "RobustEvaluation": "robust_evaluation",
         "RunLog": "run_log",
         "RunningStatistics": "running_statistics",
+        "SameWeights": "same_weights",
         "TrainingScalars": "training_scalars",
     },
 )

@@ -74,7 +74,6 @@ class AdversarialImages(keras.callbacks.Callback):
         if self._file is not None and due:
             png = inspection.figure_to_png(self._figure())
             self._file.image("adversarial_images", png, self._step())
-            self._file.flush()
 
     def on_train_end(self, logs=None):
         self._close()

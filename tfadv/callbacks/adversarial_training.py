@@ -1,10 +1,11 @@
 import keras
 import tensorflow as tf
 
-from tfadv import distributed, models
+from tfadv import distributed, models, watchdog
 from tfadv.attacks import arguments
 from tfadv.models import rematerialization
 from tfadv.training import AdversarialStep
+from tfadv.training.faults import TrainingError
 
 
 class AdversarialTraining(keras.callbacks.Callback):
@@ -42,6 +43,19 @@ class AdversarialTraining(keras.callbacks.Callback):
             the time goes; `"none"`. For models of functional parts, too deep for the memory. The
             attack keeps less than the update's pass: inference needs less, and there are no clean
             images. (Evaluations keep all of theirs.)
+        attack_precision: What the network computes in while it is attacked, `"float32"`,
+            `"bfloat16"` or `"float16"`, as of `tfadv.models.Frozen`. The training's own pass is not
+            touched.
+        compression: Of the gradients between workers: `"none"`, or `"fp16"`, which sends them, and
+            neither moving statistics nor metrics, in half the bytes. They are rounded to 11 bits,
+            and those below 6e-8 vanish: not the paper's training, nor known to be as good.
+        max_bad_steps: Integer, how many updates with a loss or gradient that is not finite may be
+            left out, on all workers, before `fit` raises `TrainingError`. None of them changes the
+            model in any case.
+        progress: The `Progress` of a training that goes on, as `tfadv.training.checkpoints.restore`
+            returns it. The updates that its epoch has behind it are counted by `fit` and not made,
+            and their images not read: give `fit` data that begin behind them, all
+            `steps_per_epoch`, and `initial_epoch=progress.epoch`.
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
@@ -67,6 +81,10 @@ class AdversarialTraining(keras.callbacks.Callback):
         value_range=None,
         seed=0,
         rematerialize="none",
+        attack_precision="float32",
+        compression="none",
+        max_bad_steps=0,
+        progress=None,
     ):
         super().__init__()
         if attack is not None and not callable(attack):
@@ -91,7 +109,14 @@ class AdversarialTraining(keras.callbacks.Callback):
                 f'rematerialize must be "none", "step" or "all"; received {rematerialize!r}'
             )
         self.rematerialize = rematerialize
+        self.attack_precision = arguments.choice(
+            "attack_precision", attack_precision, models.PRECISIONS
+        )
+        self.compression = arguments.choice("compression", compression, ("none", "fp16"))
+        self.max_bad_steps = arguments.integer("max_bad_steps", max_bad_steps, 0)
+        self.progress = progress
         self.step = None
+        self._batch = 0
         self._armed = False
         self._built = False
         self._function = None
@@ -113,7 +138,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             accumulation_steps=self.accumulation_steps,
             seed=self.seed,
             rematerialize=self.rematerialize,
+            attack_precision=self.attack_precision,
+            compression=self.compression,
         )
+        if self.step.communication is not None:
+            watchdog.waits_when(self.step.communication.waits)
         # The step may leave variables out of an update, so the optimizer has to know all of them.
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
@@ -143,6 +172,10 @@ class AdversarialTraining(keras.callbacks.Callback):
                 if not self._built:
                     self.step.build(iterator.element_spec)
                     self._built = True
+                    if self.progress is not None and self.progress.sums is not None:
+                        self.step.sums = self.progress.sums
+                if self.progress is not None and self._batch < self.progress.step:
+                    return self.step.results()
                 return adversarial(iterator)
             model.make_train_function(force=True)
             return model.train_function(iterator)
@@ -151,12 +184,32 @@ class AdversarialTraining(keras.callbacks.Callback):
         self._function = model.train_function = train_function
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.step.meters.reset()
+        self.step.reset()
+        if self.progress is not None and epoch != self.progress.epoch:
+            raise ValueError(
+                f"initial_epoch must be {self.progress.epoch}, that of progress; received {epoch}"
+            )
 
     def on_train_batch_begin(self, batch, logs=None):
         # A callback's own `train_on_batch` puts Keras's function in the place of ours.
         self.model.train_function = self._function
+        self._batch = batch
         self._armed = True
+        watchdog.beat(f"in step {batch + 1} of an epoch")
+
+    def on_train_batch_end(self, batch, logs=None):
+        watchdog.beat(f"behind step {batch + 1} of an epoch")
+        left_out = self.step.faults.updates
+        if left_out > self.max_bad_steps:
+            workers = ", ".join(map(str, self.step.faults.workers)) or "all, in their mean"
+            raise TrainingError(
+                "loss and gradients must be finite, but in max_bad_steps updates that are left "
+                f"out; received {left_out}, the last of them number "
+                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.progress = None  # from here on it is a training like any other
 
     def on_train_end(self, logs=None):
         self._armed = False

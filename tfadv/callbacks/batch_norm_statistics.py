@@ -105,8 +105,6 @@ class BatchNormStatistics(keras.callbacks.Callback):
         rows = inspection.distance_table(records)
         if rows:
             self._write_domains(self._files[None], rows, paths, step)
-        for file in self._files.values():
-            file.flush()
         self._written_step = step
 
     def _write_domains(self, file, rows, paths, step):

@@ -44,14 +44,15 @@ class HyperParameters(keras.callbacks.Callback):
         ]
         # Without a group: the directory is the row's name, also once it is moved or copied.
         start = summary.session_start_pb(self.values)
-        self._write(summary.experiment_pb(columns, metrics), start)
+        # A resumed training begins the row anew: what it wrote before is struck out.
+        self._write(-1, summary.experiment_pb(columns, metrics), start)
 
     def on_train_end(self, logs=None):
-        self._write(summary.session_end_pb(api_pb2.STATUS_SUCCESS))
+        self._write(0, summary.session_end_pb(api_pb2.STATUS_SUCCESS))
 
-    def _write(self, *summaries):
+    def _write(self, after, *summaries):
         if distributed.rank() == 0:
-            file = EventFile(self.log_dir, 0)
+            file = EventFile(self.log_dir, after)
             for each in summaries:
                 file.summary(each, 0)
             file.close()

@@ -1,17 +1,21 @@
 import json
+import os
 import pathlib
 import time
 
 import keras
 
-from tfadv import distributed
+from tfadv import distributed, whole_files
 
 
 class RunLog(keras.callbacks.Callback):
     """Writes a line of JSON for every epoch, and says how long the rest will take; on rank 0.
 
-    A line holds `epoch` (finished epochs), `step` (finished updates), `seconds` (of this epoch),
-    `learning_rate` and every value of Keras's logs. Put it behind the callbacks that add to them.
+    A line holds `epoch` (finished epochs), `step` (finished updates), `seconds` (of this epoch, in
+    the process that finished it), `learning_rate` and every value of Keras's logs. Put it behind
+    the callbacks that add to them and before `Checkpoint`, so that no epoch with a checkpoint lacks
+    its line. A training that goes on from a checkpoint strikes out what a killed one wrote after
+    it: the lines of later updates, by `optimizer.iterations`.
 
     Args:
         path: Of the file, which is added to.
@@ -27,6 +31,10 @@ class RunLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._first_epoch = None
+        if distributed.rank() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file():
+                self._strike_out(self._step())
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_began = time.monotonic()
@@ -43,14 +51,45 @@ class RunLog(keras.callbacks.Callback):
             return
         entry = {
             "epoch": epoch + 1,
-            "step": int(self.model.optimizer.iterations),
+            "step": self._step(),
             "seconds": round(time.monotonic() - self._epoch_began, 3),
             "learning_rate": float(self.model.optimizer.learning_rate),
             **{name: float(value) for name, value in (logs or {}).items()},
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        _append(self.path, json.dumps(entry) + "\n")
+
+    def _step(self):
+        return int(self.model.optimizer.iterations)
+
+    def _strike_out(self, step):
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= step]
+        if kept != lines:
+            whole_files.write_text(self.path, "".join(kept))
+
+
+def _step_of(line):
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the machine stopped in the middle of it
+        return float("inf")
+
+
+def _append(path, line):
+    """Adds a line whole, or not at all."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    size = os.fstat(descriptor).st_size
+    data = line.encode()
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    except OSError as error:
+        if data:
+            os.truncate(path, size)
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(descriptor)
 
 
 def _duration(seconds):

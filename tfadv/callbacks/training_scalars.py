@@ -17,7 +17,8 @@ class TrainingScalars(keras.callbacks.Callback):
     What belongs to a domain becomes a TensorBoard run of its own, with tags that all share, so that
     one chart compares them:
 
-    - `{log_dir}/train`: `learning_rate`, `loss`, `accuracy`, `attack_success` and all other logs
+    - `{log_dir}/train`: `learning_rate`, `loss`, `accuracy`, `attack_success`, of several workers
+      `communication_share` (of the time, waiting for the slowest included), and all other logs
     - `{log_dir}/adv`, `{log_dir}/clean`: `loss` and `accuracy` of the domain's images
     - `{log_dir}/validation`: of `RobustEvaluation`, for each number of steps, `robust_accuracy/
       pgd10` and `attack_success/pgd10`, and `robust_accuracy/clean` of clean images; of
@@ -64,7 +65,9 @@ class TrainingScalars(keras.callbacks.Callback):
         # Not by the remainder: with `steps_per_execution` some batches are not announced.
         if self.update_freq != "epoch" and batch + 1 >= self._due:
             self._due = batch + 1 + self.update_freq
-            self._write(logs, "within_epochs/")
+            # Not what a resumed training has behind it.
+            if self._step() > self._first_step:
+                self._write(logs, "within_epochs/")
 
     def on_epoch_end(self, epoch, logs=None):
         self._write(logs)
@@ -80,8 +83,6 @@ class TrainingScalars(keras.callbacks.Callback):
         for name, value in values.items():
             run, tag = _place(name)
             self._file(run).scalar(prefix + tag, float(value), step)
-        for file in self._files.values():
-            file.flush()
 
     def _step(self):
         return int(self.model.optimizer.iterations)

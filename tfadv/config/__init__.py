@@ -4,11 +4,12 @@
 """
 
 import contextlib
+import os
 import pathlib
 import re
 
 from tfadv import launcher
-from tfadv.config import checks, flag_table, parsing
+from tfadv.config import checks, flag_table, outputs, parsing
 from tfadv.config.run_directory import RunDirectory
 from tfadv.data import catalog
 
@@ -25,11 +26,11 @@ def train(arguments):
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
     if settings.init_from:
         # As it is written to the run's flags, which are read from other directories too.
-        settings.init_from = str(pathlib.Path(settings.init_from).expanduser().resolve())
+        settings.init_from = str(pathlib.Path(os.path.expanduser(settings.init_from)).resolve())
         if settings.init_from == str(run.path.resolve()):
             raise ValueError(f"init_from must be another run than run_dir; received {run.path}")
         # As rank 0 alone will read it; and not where a checkpoint wins over it.
-        if launcher.rank() == 0 and not (settings.resume and run.saved_epochs()):
+        if launcher.rank() == 0 and not (settings.resume and run.saved()):
             initial_model(settings)
     run.check(flag_table.TRAIN, settings)
     return settings, run
@@ -51,6 +52,8 @@ def evaluate(arguments):
             settings.output = str(run.evaluation)
     elif settings.epsilon is None:
         settings.epsilon = flag_table.ATTACK[0].default
+    if settings.output:
+        outputs.check_file(settings.output)
     catalog.check(settings.dataset, settings.data_dir, settings.image_size)
     return settings, path
 
@@ -78,6 +81,8 @@ def inspect(arguments):
     for flag in flag_table.MINI_BATCHES:
         if getattr(settings, flag.name) is not None:
             setattr(settings.trained, flag.name, getattr(settings, flag.name))
+    if settings.output:
+        outputs.check_directory("output", settings.output)
     settings.figure6 &= run is not None or settings.dataset is not None
     if settings.figure6:
         trained = settings.trained
@@ -102,20 +107,36 @@ def predict(arguments):
     path, run = model_file(settings)
     if run is not None:
         of_the_run(settings, run, "dataset", "data_dir")
+    if settings.output:
+        outputs.check_file(settings.output)
     if settings.class_names:
         catalog.check(settings.dataset, settings.data_dir)
     return settings, path
 
 
+def plan(arguments):
+    """Settings of `tfadv.plan`, checked: those of a training, and what it shall run on."""
+    settings = parsing.parse(
+        "tfadv.plan",
+        "Says how long a training takes on N devices of a kind, before it is started.",
+        flag_table.PLAN,
+        arguments,
+    )
+    checks.check_plan(settings)
+    return settings
+
+
 def report(arguments):
     """Settings of `tfadv.report`, checked."""
-    return parsing.parse(
+    settings = parsing.parse(
         "tfadv.report",
         "Makes the paper's tables and figures from the directories of finished runs.",
         flag_table.REPORT,
         arguments,
         positional="directories",
     )
+    outputs.check_directory("output", settings.output)
+    return settings
 
 
 def model_file(settings):

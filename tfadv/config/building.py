@@ -1,5 +1,7 @@
 """From settings to objects: data set, network, attack, optimizer, callbacks."""
 
+import signal
+
 import keras
 import tensorflow as tf
 
@@ -55,6 +57,7 @@ def attack(settings, num_steps):
         start_from_clean=settings.start_from_clean,
         step_size_rule=settings.step_size_rule,
         restarts=settings.restarts,
+        jit_compile={"auto": None, "on": True, "off": False}[settings.attack_xla],
     )
 
 
@@ -72,20 +75,22 @@ def compile_model(model, settings, steps_per_epoch):
     )
 
 
-def train_batches(dataset, settings, steps_per_epoch, worker_batch, rank, size, first_epoch):
-    """One worker's endless batches of (images, one-hot labels)."""
+def train_batches(dataset, settings, steps_per_epoch, worker_batch, rank, size, progress):
+    """One worker's endless batches of (images, one-hot labels), from where a training goes on."""
     batches = dataset.train_batches(
         worker_batch,
         steps_per_epoch,
         rank=rank,
         size=size,
         seed=settings.seed,
-        first_epoch=first_epoch,
+        first_epoch=progress.epoch,
+        first_step=progress.step,
+        max_bad_images=settings.max_bad_images,
     )
     return batches.map(lambda images, labels: (images, tf.one_hot(labels, dataset.num_classes)))
 
 
-def training_callbacks(settings, dataset, run, accumulation_steps):
+def training_callbacks(settings, dataset, run, accumulation_steps, progress):
     """The callbacks of a run, in the order in which they build on each other."""
     found = [
         callbacks.AdversarialTraining(
@@ -96,6 +101,10 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
             accumulation_steps=accumulation_steps,
             seed=settings.seed,
             rematerialize=settings.rematerialize,
+            attack_precision=settings.attack_precision,
+            compression=settings.gradient_compression,
+            max_bad_steps=settings.max_bad_steps,
+            progress=progress,
         )
     ]
     if settings.running_statistics:
@@ -117,9 +126,15 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
         found.append(callbacks.BatchNormStatistics(run.tensorboard))
     # The best is the most robust; without evaluations there is none.
     numbers = settings.eval_num_steps or settings.strong_eval_num_steps or (0,)
-    monitor = f"val_pgd{max(numbers)}_accuracy"
+    checkpoint = callbacks.Checkpoint(
+        run.checkpoints,
+        monitor=f"val_pgd{max(numbers)}_accuracy",
+        keep=settings.keep_checkpoints,
+        minutes=settings.checkpoint_minutes or None,
+    )
     return [
         *found,
+        callbacks.SameWeights(),
         # An epoch of ImageNet is 313 updates of 4096 images; a small run's has no point within.
         callbacks.TrainingScalars(run.tensorboard, update_freq=100),
         callbacks.HyperParameters(
@@ -127,8 +142,10 @@ def training_callbacks(settings, dataset, run, accumulation_steps):
             {name: getattr(settings, name) for name in _SHOWN},
             _metrics(settings),
         ),
-        callbacks.Checkpoint(run.checkpoints, monitor, settings.keep_checkpoints),
         callbacks.RunLog(run.log),
+        checkpoint,
+        # Ctrl-C as well: whoever waits at a terminal has as much to lose.
+        callbacks.Preemption(checkpoint, (signal.SIGTERM, signal.SIGINT)),
     ]
 
 
@@ -136,16 +153,24 @@ def _often(settings):
     return lambda epoch: (epoch + 1) % settings.eval_every == 0 or epoch == settings.epochs - 1
 
 
-def _evaluations(settings, dataset):
+def evaluations_due(settings):
+    """The evaluations in training: pairs of a function of the epoch, from 0, and numbers of steps.
+
+    An evaluation without steps does not take place.
+    """
     last = settings.epochs - 1
 
     def seldom(epoch):
         return (epoch + 1) % settings.strong_eval_every == 0 or epoch > last - 5
 
-    for due, num_steps in (
+    return (
         (_often(settings), settings.eval_num_steps),
         (seldom, settings.strong_eval_num_steps),
-    ):
+    )
+
+
+def _evaluations(settings, dataset):
+    for due, num_steps in evaluations_due(settings):
         if num_steps:
             yield callbacks.RobustEvaluation(
                 dataset,

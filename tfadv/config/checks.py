@@ -4,12 +4,23 @@ from tfadv import launcher
 from tfadv.data import catalog
 from tfadv.layers import normalizations
 from tfadv.models import architectures
+from tfadv.planning import devices
 
 
 def check_train(settings):
     """Raises `ValueError`, in one line, for settings that cannot be trained."""
-    normalizations.check(settings.norm)
     catalog.check(settings.dataset, settings.data_dir, settings.image_size)
+    check_strategy(settings, launcher.workers())
+
+
+def check_strategy(settings, workers):
+    """The same, but for whether the data are there.
+
+    Args:
+        settings: Namespace.
+        workers: How many workers shall train.
+    """
+    normalizations.check(settings.norm)
     entry = catalog.ENTRIES[settings.dataset]
     architectures.check(
         settings.network,
@@ -48,18 +59,22 @@ def check_train(settings):
         raise ValueError(
             "trainable=norm needs init_from, a network that was trained; received none"
         )
-    accumulation_steps(settings)
+    accumulation_steps(settings, workers)
     if settings.resume and not settings.run_dir:
         raise ValueError("resume needs run_dir; received none")
 
 
-def accumulation_steps(settings):
+def accumulation_steps(settings, workers=None):
     """How many parts of a worker's batch share one update: `batch_size` over all that fit at once.
+
+    Args:
+        settings: Namespace.
+        workers: How many share it; None for those of this launch.
 
     Raises:
         ValueError: If they do not divide it.
     """
-    workers = launcher.workers()
+    workers = workers or launcher.workers()
     at_once = settings.images_per_worker * workers
     if settings.batch_size % at_once:
         raise ValueError(
@@ -67,6 +82,13 @@ def accumulation_steps(settings):
             f" {workers} workers; received {settings.batch_size}"
         )
     return settings.batch_size // at_once
+
+
+def compute_dtypes(settings):
+    """What the attack and what the update's pass compute in."""
+    update = settings.dtype.removeprefix("mixed_")
+    attack = settings.attack_precision
+    return (update if attack == "float32" else attack), update
 
 
 def check_evaluate(settings):
@@ -82,6 +104,30 @@ def check_inspect(settings):
     _check_one_process("inspect")
     if settings.model and not settings.output:
         raise ValueError("output must be given with model; received none")
+
+
+def check_plan(settings):
+    """Raises `ValueError`, in one line, for settings that cannot be planned for."""
+    _check_one_process("plan")
+    if settings.dataset not in catalog.ENTRIES:
+        catalog.check(settings.dataset)  # which names those there are
+    if settings.device != "here":
+        if settings.device not in devices.known_devices():
+            raise ValueError(
+                f"device must be here or one of {', '.join(devices.known_devices())}; "
+                f"received {settings.device!r}"
+            )
+        for dtype in compute_dtypes(settings):
+            devices.known_device(settings.device, dtype)
+    elif settings.efficiency is not None:
+        raise ValueError(
+            f"efficiency must not be given with device=here; received {settings.efficiency}"
+        )
+    check_strategy(settings, settings.workers)
+    if catalog.ENTRIES[settings.dataset].num_train is None and not settings.steps_per_epoch:
+        raise ValueError(
+            f"steps_per_epoch must be given to plan for dataset={settings.dataset}; received none"
+        )
 
 
 def check_predict(settings):
@@ -101,8 +147,9 @@ def check_model(settings):
             "one of run_dir and model must be given; "
             f"received run_dir={settings.run_dir}, model={settings.model}"
         )
-    if settings.value_range is not None and len(settings.value_range) != 2:
-        raise ValueError(f"value_range must be low,high; received {settings.value_range}")
+    found = settings.value_range
+    if found is not None and (len(found) != 2 or found[0] >= found[1]):
+        raise ValueError(f"value_range must be low,high; received {','.join(map(str, found))}")
 
 
 def _check_one_process(program):

@@ -1,6 +1,11 @@
-"""How a program ends on a mistake of the user's: status 2, and one line from rank 0."""
+"""How a program ends otherwise than well: a status, and one line.
+
+2 is a mistake of the user's, from rank 0; 1 what failed around us, such as a full disk; and
+`launcher.RESUME` asks to be started again with `--resume`.
+"""
 
 import contextlib
+import signal
 import sys
 
 from tfadv import launcher
@@ -12,16 +17,37 @@ def user_errors(program):
     try:
         yield
     except (ValueError, ImportError, OSError) as error:
-        _fail(program, error, launcher.rank() == 0)
+        _fail(program, error, 2, launcher.rank() == 0)
+
+
+def stop_without_loss():
+    """For a training's preparation: a signal ends it as it ends a training behind a checkpoint."""
+
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+        launcher.report_status(launcher.RESUME)
+        sys.exit(launcher.RESUME)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's background has Ctrl-C
+            signal.signal(number, stop)
 
 
 @contextlib.contextmanager
-def input_errors(program):
-    """For the work itself: an image that cannot be read ends it, named; or another worker's end."""
+def input_errors(program, state=None):
+    """For the work itself: an image that cannot be read ends it, named; or another worker's end.
+
+    Or a file that cannot be written, by whichever worker meets it; or weights that cannot be
+    trained any further, to which `state()` adds what is left of the training.
+    """
     from tfadv import data
+    from tfadv.training.faults import TrainingError
 
     try:
         yield
+    except TrainingError as error:
+        # All workers raise it together.
+        _fail(program, f"{error}; {state()}", 1, launcher.rank() == 0)
     except Exception as error:
         message = data.explain(error)
         if message is None and launcher.workers() > 1 and "horovod" in str(error).lower():
@@ -32,14 +58,16 @@ def input_errors(program):
                 flush=True,
             )
             sys.exit(1)
+        if message is None and isinstance(error, OSError):
+            _fail(program, error, 1, True)
         if message is None:
             raise
         # Only the worker that met it can name it.
-        _fail(program, message, True)
+        _fail(program, message, 2, True)
 
 
-def _fail(program, error, speaks):
-    launcher.report_status(2)
+def _fail(program, error, status, speaks):
+    launcher.report_status(status)
     if speaks:
         print(f"tfadv.{program}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(status)

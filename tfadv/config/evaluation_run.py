@@ -1,6 +1,7 @@
 import dataclasses
+import hashlib
 
-from tfadv import distributed, evaluation
+from tfadv import distributed, evaluation, watchdog
 from tfadv.config import building, errors, loading
 from tfadv.config.run_directory import RunDirectory
 
@@ -26,6 +27,7 @@ def prepare(settings, path):
         ("adv", "clean") if settings.domain == "both" else (settings.domain,),
         settings.value_range,
         settings.seed,
+        settings.attack_precision,
     )
     evaluator.open(dataset, settings.images_per_worker, settings.limit)
     return EvaluationRun(settings, path, dataset, evaluator)
@@ -44,10 +46,14 @@ class EvaluationRun:
         """Evaluates, prints the table, doubts what it says, and writes the results."""
         settings = self.settings
         given = self.dataset, settings.images_per_worker, settings.limit
-        with errors.input_errors("evaluate"):
-            results = self.evaluator(*given, evaluation.progress_bar())
+        watch = watchdog.watch(settings.stall_seconds, f"{self.path}.stalled", "evaluate")
+        with errors.input_errors("evaluate"), watch:
+            journal = self._journal()
+            results = self.evaluator(*given, evaluation.progress_bar(), journal)
             _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")
             self._write(results)  # hours of work, which no failing check shall take along
+            if journal is not None:
+                journal.remove()
             if settings.run_dir:
                 evaluation.write_scalars(
                     RunDirectory(settings.run_dir).tensorboard / "evaluation",
@@ -63,6 +69,21 @@ class EvaluationRun:
                 self._write(results, doubts=[dataclasses.asdict(doubt) for doubt in doubts])
         if settings.output:
             _say(f"written to {settings.output}")
+
+    def _journal(self):
+        """Where an evaluation that was killed goes on; beside its results, if there are any."""
+        if not self.settings.output:
+            return None
+        with open(self.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        identity = {
+            "model": digest,
+            "dataset": self.dataset.name,
+            "image_shape": list(self.dataset.image_shape),
+            "images": self.dataset.num_validation,
+            **self.evaluator.identity,
+        }
+        return evaluation.Journal(f"{self.settings.output}.partial", identity)
 
     def _write(self, results, **details):
         if self.settings.output:

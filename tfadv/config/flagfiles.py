@@ -1,5 +1,6 @@
 """Flagfiles, absl's format, with paths that work from anywhere."""
 
+import os
 import pathlib
 
 # The directory that holds flags/: in a checkout its root, after an installation the package itself.
@@ -42,11 +43,15 @@ def _read(name, directory, including):
     if path in including:
         raise ValueError(f"flagfile must not include itself; received {path}")
     flags = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"flagfile must be text in UTF-8; {path}: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith(("#", "//")):
             continue
-        if not line.startswith("-"):
+        if not line.startswith("-") or line == "--":  # behind which come no flags
             raise ValueError(
                 f"flagfile {path}, line {number}: must be a flag or a comment; received {line!r}"
             )
@@ -62,7 +67,8 @@ def _read(name, directory, including):
 
 def _find(name, directory):
     for base in (directory, pathlib.Path.cwd(), SHIPPED):
-        path = base / pathlib.Path(name).expanduser()
+        # The one of `os`: that of `pathlib` raises where there is no such user.
+        path = base / os.path.expanduser(name)
         if path.is_file():
             return path.resolve()
     raise ValueError(f"flagfile must be a file; received {name!r}")

@@ -1,7 +1,5 @@
 """Classifiers from files, for the programs that use one."""
 
-import keras
-
 from tfadv import models
 
 
@@ -19,10 +17,7 @@ def classifier(path, value_range=None, compile=False):
     Raises:
         ValueError: If it does not load, or takes other images.
     """
-    try:
-        model = keras.saving.load_model(path, compile=compile)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"model must be a Keras file that loads; {path}: {error}") from None
+    model = models.load(path, compile)
     models.check_classifier(model)
     contract = models.contract(model)
     if contract is not None and contract.channel_order == "BGR":

@@ -1,7 +1,9 @@
 """From a command line to checked settings, before TensorFlow is imported."""
 
+import math
 import sys
 import types
+import unicodedata
 
 from absl import flags
 
@@ -80,8 +82,10 @@ def _define(flag, values):
 
 
 def _checked(flag, value):
-    if value is None:
+    if value is None or (value == "" and flag.default is None):
         return None
+    if flag.kind is str:
+        _check_text(flag, value)
     if isinstance(flag.kind, list):
         try:
             value = tuple(int(item) for item in value)
@@ -97,9 +101,21 @@ def _checked(flag, value):
         )
     if flag.kind in (int, float) or isinstance(flag.kind, list):
         for item in value if isinstance(value, tuple) else (value,):
-            if not flag.low <= item <= flag.high:
+            if not (flag.low <= item <= flag.high and math.isfinite(item)):
                 raise ValueError(f"{flag.name} must be {_rule(flag)}; received {item}")
     return value
+
+
+def _check_text(flag, value):
+    # What a run's flagfile could not give again: it has one flag a line, in UTF-8.
+    if (
+        not value
+        or value != value.strip()
+        or any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value)
+    ):
+        raise ValueError(
+            f"{flag.name} must be text in one line, with no blanks around it; received {value!r}"
+        )
 
 
 def _rule(flag):

@@ -24,11 +24,7 @@ def made(trained, model, dataset, number, seed):
         domain, as of `tfadv.models.call`.
     """
     attack = building.attack(trained, trained.num_steps) if trained.adversarial else None
-    logits = models.logits(model)
-
-    def logits_fn(images):
-        return models.call(logits, images, domain="adv")
-
+    network = models.Frozen(models.logits(model), precision=trained.attack_precision)
     # Of an epoch that training does not reach: in another order, with other changes.
     batches = dataset.train_batches(
         trained.images_per_worker, number, seed=seed, first_epoch=trained.epochs
@@ -38,7 +34,7 @@ def made(trained, model, dataset, number, seed):
         adversarial = None
         if attack is not None:
             adversarial = attack(
-                logits_fn,
+                network,
                 images,
                 labels,
                 value_range=(0, 255),

@@ -110,6 +110,8 @@ class _Collected:
                 document = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(document, dict) and "results" in document:
                     self.problems += [f"{run.name}: {p}" for p in run.add(document, path.name)]
+            except RecursionError:
+                self._unreadable(path, "it is nested too deeply")
             except (ValueError, OSError) as error:
                 self._unreadable(path, error)
         if run.measurements:

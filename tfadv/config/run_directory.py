@@ -1,24 +1,29 @@
 import fcntl
 import os
 import pathlib
-import re
 
-from tfadv import launcher
-from tfadv.config import parsing
+from tfadv import launcher, whole_files
+from tfadv.config import outputs, parsing
+from tfadv.training import checkpoint_files
 
 # What may differ when a run is continued: it does not change what is trained.
 FREE = (
-    "resume check run_dir data_dir keep_checkpoints eval_num_steps eval_every eval_limit "
-    "strong_eval_num_steps strong_eval_every rematerialize image_pairs"
+    "resume check run_dir data_dir keep_checkpoints checkpoint_minutes eval_num_steps eval_every "
+    "eval_limit strong_eval_num_steps strong_eval_every rematerialize attack_xla image_pairs "
+    "max_bad_images max_bad_steps stall_seconds"
 ).split()
+
+
+# What a run may leave that is killed before its flags are written.
+_EARLY = (".lock", ".flags.txt.writing")
 
 
 class RunDirectory:
     """The directory of one run, and the rules that keep its contents safe.
 
     `flags.txt` (the resolved flags, a flagfile), `log.jsonl`, `checkpoints/epoch-0001.keras` and so
-    on, `checkpoints/best.keras`, `model.keras`, `statistics.png`, `evaluation.json`,
-    `tensorboard/`.
+    on (`tfadv.training.checkpoint_files`), `checkpoints/best.keras`, `model.keras`,
+    `statistics.png`, `evaluation.json`, `tensorboard/`.
 
     Args:
         path: Of the directory.
@@ -28,6 +33,7 @@ class RunDirectory:
         self.path = pathlib.Path(path)
         self.flags = self.path / "flags.txt"
         self.log = self.path / "log.jsonl"
+        self.stalled = self.path / "stalled.log"
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.keras"
         self.model = self.path / "model.keras"
@@ -43,8 +49,7 @@ class RunDirectory:
             table: The flags' table.
             settings: The namespace of the new run.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"run_dir must be a directory; received {self.path}")
+        outputs.check_directory("run_dir", self.path)
         if self.flags.exists():
             if not settings.resume:
                 raise ValueError(
@@ -59,7 +64,7 @@ class RunDirectory:
                         f"{flag.name} must be {old} to continue the run in {self.path}; "
                         f"received {new}"
                     )
-        elif self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+        elif self.path.is_dir() and any(p.name not in _EARLY for p in self.path.iterdir()):
             raise ValueError(
                 f"run_dir must be new, empty or a run of tfadv; received {self.path}, which holds "
                 "other files"
@@ -71,12 +76,11 @@ class RunDirectory:
     def open(self, table, settings):
         """Takes the directory for a run: on rank 0, and until the process ends."""
         if launcher.rank() == 0:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             if not self.flags.exists():
-                temporary = self.flags.with_suffix(".tmp")
-                temporary.write_text(parsing.flagfile(table, settings), encoding="utf-8")
-                temporary.replace(self.flags)
+                whole_files.write_text(self.flags, parsing.flagfile(table, settings))
+            self.checkpoints.mkdir(exist_ok=True)
 
     def close(self):
         """Gives the directory free."""
@@ -89,14 +93,9 @@ class RunDirectory:
         self._check_run()
         return parsing.parse("run", "", table, [f"--flagfile={self.flags}"])
 
-    def saved_epochs(self):
-        """Paths of the checkpoints by number of finished epochs, oldest first."""
-        found = {}
-        for path in self.checkpoints.glob("epoch-*.keras"):
-            match = re.fullmatch(r"epoch-(\d+)\.keras", path.name)
-            if match:
-                found[int(match[1])] = path
-        return dict(sorted(found.items()))
+    def saved(self):
+        """Paths of the checkpoints by (finished epochs, updates of the next), oldest first."""
+        return checkpoint_files.find(self.checkpoints)
 
     def checkpoint(self, which):
         """Path of a checkpoint: `"last"`, `"best"` or the number of an epoch.
@@ -105,16 +104,17 @@ class RunDirectory:
             ValueError: If there is none.
         """
         self._check_run()
-        saved = self.saved_epochs()
+        saved = self.saved()
+        epochs = {epoch: path for (epoch, step), path in saved.items() if step == 0}
         if which == "best" and self.best.is_file():
             return self.best
         if which == "last" and self.model.is_file():
             return self.model
         if which == "last" and saved:
             return list(saved.values())[-1]
-        if which.isdigit() and int(which) in saved:
-            return saved[int(which)]
-        kept = ", ".join(map(str, saved)) or "none"
+        if which.isascii() and which.isdigit() and int(which) in epochs:
+            return epochs[int(which)]
+        kept = ", ".join(map(str, epochs)) or "none"
         raise ValueError(
             f"checkpoint must be last, best or an epoch that {self.path} keeps ({kept}); "
             f"received {which!r}"

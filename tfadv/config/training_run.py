@@ -4,9 +4,10 @@ import sys
 import keras
 import numpy as np
 
-from tfadv import config, data, distributed, models
+from tfadv import config, data, distributed, models, watchdog
 from tfadv.config import building, checks, errors, flag_table, optimizers
-from tfadv.training import checkpoints
+from tfadv.training import checkpoint_files, checkpoints
+from tfadv.training.progress import Progress
 
 
 def prepare(settings, run):
@@ -28,46 +29,49 @@ def prepare(settings, run):
     steps = settings.steps_per_epoch or data.steps_per_epoch(dataset.num_train, settings.batch_size)
     building.compile_model(model, settings, steps)
     # Rank 0 alone has files: all workers begin with its variables, or end with its mistake.
-    first_epoch = mistake = None
+    progress = mistake = None
     if distributed.rank() == 0:
         try:
-            first_epoch = _begin(settings, run, model)
+            progress = _begin(settings, run, model)
         except (ValueError, OSError) as error:
             mistake = str(error)
-    first_epoch, mistake = distributed.broadcast_object((first_epoch, mistake))
+    progress, mistake = distributed.broadcast_object((progress, mistake))
     if mistake:
         raise ValueError(mistake)
-    return TrainingRun(settings, run, dataset, model, steps, first_epoch)
+    return TrainingRun(settings, run, dataset, model, steps, progress)
 
 
 def _begin(settings, run, model):
     """Gives the network the weights that it begins with, and the run its directory.
 
     Returns:
-        Integer, how many epochs are finished.
+        The `Progress` that it goes on from.
     """
-    first_epoch = 0
-    saved = run.saved_epochs() if settings.resume else {}
-    if saved:
-        first_epoch, path = list(saved.items())[-1]
-        checkpoints.restore(model, path)
+    progress = Progress()
+    path = checkpoint_files.newest(run.checkpoints, _report) if settings.resume else None
+    if path is not None:
+        progress = checkpoints.restore(model, path)
     elif settings.init_from:
         checkpoints.initialize(model, config.initial_model(settings))
     # At last: what is refused must not leave a directory that others' flags cannot use.
     run.open(flag_table.TRAIN, settings)
-    return first_epoch
+    return progress
+
+
+def _report(text):
+    print(f"tfadv.train: {text}", file=sys.stderr, flush=True)
 
 
 class TrainingRun:
     """A run of `tfadv.train`, ready to start."""
 
-    def __init__(self, settings, run, dataset, model, steps_per_epoch, first_epoch):
+    def __init__(self, settings, run, dataset, model, steps_per_epoch, progress):
         self.settings = settings
         self.run = run
         self.dataset = dataset
         self.model = model
         self.steps_per_epoch = steps_per_epoch
-        self.first_epoch = first_epoch
+        self.progress = progress
 
     def fit(self):
         """Trains to the end and saves the model."""
@@ -81,26 +85,34 @@ class TrainingRun:
             settings.images_per_worker * parts,
             rank,
             size,
-            self.first_epoch,
+            self.progress,
         )
-        with errors.input_errors("train"):
+        watch = watchdog.watch(settings.stall_seconds, self.run.stalled, "train")
+        with errors.input_errors("train", self._last_checkpoint), watch:
             self.model.fit(
                 batches,
                 epochs=settings.epochs,
-                initial_epoch=self.first_epoch,
+                initial_epoch=self.progress.epoch,
                 steps_per_epoch=self.steps_per_epoch,
-                callbacks=building.training_callbacks(settings, self.dataset, self.run, parts),
+                callbacks=building.training_callbacks(
+                    settings, self.dataset, self.run, parts, self.progress
+                ),
                 shuffle=False,  # the batches come shuffled, by seed and epoch
                 verbose=_verbosity() if rank == 0 else 0,
             )
-        if rank == 0:
-            checkpoints.save(self.model, self.run.model)
-            self._draw()
+            if rank == 0:
+                finished = Progress(settings.epochs, 0, size)
+                checkpoints.save(self.model, self.run.model, finished)
+                self._draw()
         self._say(
             f"model:       {self.run.model}\n"
             f"TensorBoard: tensorboard --logdir {self.run.path.parent}"
         )
         self.run.close()
+
+    def _last_checkpoint(self):
+        found = list(checkpoint_files.find(self.run.checkpoints).values())
+        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
     def _draw(self):
         from tfadv import inspection
@@ -126,7 +138,13 @@ class TrainingRun:
             what = "the normalization of " if settings.trainable == "norm" else ""
             strategy += f"; trains {what}{settings.init_from}"
         count = int(sum(np.prod(v.shape) for v in self.model.trainable_variables))
-        start = f", continued after epoch {self.first_epoch}" if self.first_epoch else ""
+        start = f", continued after {self.progress}" if str(self.progress) else ""
+        before = self.progress.workers
+        if start and before != size:
+            start += (
+                f"\nworkers:     {size}, and {before} before: updates take the same images, in "
+                f"other mini-batches, and the bits are not those of {before} to the end"
+            )
         return (
             f"run:         {self.run.path}{start}\n"
             f"data:        {self.dataset.name}, {self.dataset.num_train} images of "

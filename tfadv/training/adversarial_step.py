@@ -2,11 +2,14 @@ import keras
 import tensorflow as tf
 
 from tfadv import distributed
-from tfadv.models import call, logits
+from tfadv.models import Frozen, call, logits
 from tfadv.training.batches import Mixture, split
 from tfadv.training.changes import Changes
+from tfadv.training.communication import Communication
+from tfadv.training.faults import Faults
 from tfadv.training.losses import mixture_loss
 from tfadv.training.meters import Meters
+from tfadv.training.requests import Requests
 
 
 class AdversarialStep:
@@ -26,12 +29,16 @@ class AdversarialStep:
         pairing_weight: Float, the weight of adversarial logit pairing.
         accumulation_steps: Integer, how many parts of a batch share one update.
         seed: Integer; with the step and the worker it keys all random draws.
-        rematerialize: `"none"`, `"step"` or `"all"`, as of `AdversarialTraining`.
+        rematerialize, attack_precision: As of `AdversarialTraining`.
+        compression: `"none"` or `"fp16"`, of gradients between workers.
 
     Attributes:
         running_statistics: Boolean, whether batch normalization trains on its moving statistics
             (Section 4.3). Read when the step is traced.
         meters: The `Meters` of this epoch.
+        requests: The workers' `Requests` of each other: to `"stop"`, or to write a `"checkpoint"`.
+        communication: The `Communication` between workers; None for one.
+        faults: `Faults`: the updates that were left out.
 
     Call arguments:
         data: What Keras gives a `train_step`: `(images, labels)` or `(images, labels, weights)`.
@@ -39,7 +46,8 @@ class AdversarialStep:
     Returns:
         A dictionary of scalar tensors: the compiled metrics, over the whole mini-batch, and
         `loss`, `adv_loss`, `adv_accuracy`, `attack_success`, `clean_loss` and `clean_accuracy`,
-        as means over the images of all workers in this epoch so far.
+        as means over the images of all workers in this epoch so far; of several workers also
+        `communication_share`.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class AdversarialStep:
         accumulation_steps=1,
         seed=0,
         rematerialize="none",
+        attack_precision="float32",
+        compression="none",
     ):
         self.model = model
         self.attack = attack
@@ -63,12 +73,18 @@ class AdversarialStep:
         self.accumulation_steps = accumulation_steps
         self.seed = seed
         self.rematerialize = rematerialize
+        self.compression = compression
         self.running_statistics = False
         attacked = ("adv",) if attack is not None else ()
         clean = ("clean",) if attack is None or clean_ratio > 0 else ()
         self.meters = Meters(attacked + clean, targeted=attack is None or attack.targeted)
+        self.requests = Requests("stop", "checkpoint")
+        self.communication = Communication() if distributed.size() > 1 else None
+        self.faults = Faults()
         # Through a final softmax the attack's gradient is zero in float32.
-        self._logits_model = logits(model)
+        self._attacked_network = Frozen(
+            logits(model), "adv", attack_precision, rematerialize=rematerialize == "all"
+        )
 
     def build(self, spec):
         """Builds what the compiled loss and metrics need, before the first call.
@@ -85,7 +101,13 @@ class AdversarialStep:
     def __call__(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         labels = tf.convert_to_tensor(labels)
-        changes = Changes(self.model, self.meters.shape)
+        asked, communication = self.requests.asked, self.communication
+        if communication is not None:
+            communication.begin(images)
+            asked = tf.concat([asked, communication.measured], axis=0)
+        changes = Changes(
+            self.model, self.meters.shape, self.faults, self.compression, communication
+        )
         parts = self.accumulation_steps
         if parts == 1:
             sums = self._part(changes, images, labels, weights, 0)
@@ -100,8 +122,36 @@ class AdversarialStep:
             _, sums = tf.while_loop(
                 lambda part, _: part < parts, body, (0, changes.zeros()), parallel_iterations=1
             )
-        counts = changes.apply(sums, parts)
-        return {**self.model.get_metrics_result(), **self.meters.add(counts)}
+        counts, answers = changes.apply(sums, parts, asked)
+        number = len(self.requests.names)
+        self.requests.agree(answers[:number])
+        results = {**self.model.get_metrics_result(), **self.meters.add(counts)}
+        if communication is not None:
+            results |= communication.add(answers[number:])
+        return results
+
+    def results(self):
+        """The means of this epoch so far, as `__call__` returns them."""
+        results = {**self.model.get_metrics_result(), **self.meters.results()}
+        return results | (self.communication.results() if self.communication else {})
+
+    def reset(self):
+        """Starts a new epoch: what this step, and not the model, has means of."""
+        self.meters.reset()
+        if self.communication is not None:
+            self.communication.reset()
+
+    @property
+    def sums(self):
+        """What the epoch's means are made of so far, as a dictionary of nested lists of numbers."""
+        metrics = [variable.numpy().tolist() for variable in self.model.metrics_variables]
+        return {"metrics": metrics, "meters": self.meters.sums.numpy().tolist()}
+
+    @sums.setter
+    def sums(self, sums):
+        for variable, value in zip(self.model.metrics_variables, sums["metrics"], strict=True):
+            variable.assign(value)
+        self.meters.sums.assign(sums["meters"])
 
     def _part(self, changes, images, labels, weights, part):
         images = tf.cast(images, tf.float32)
@@ -135,13 +185,7 @@ class AdversarialStep:
             return None, None
         outputs = getattr(self.model, "outputs", None)
         return self.attack(
-            lambda images: call(
-                self._logits_model,
-                images,
-                training=False,
-                domain="adv",
-                rematerialize=self.rematerialize == "all",
-            ),
+            self._attacked_network,
             images,
             labels,
             value_range=self.value_range,

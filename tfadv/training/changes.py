@@ -14,10 +14,16 @@ class Changes:
     Args:
         model: A compiled and built Keras model.
         counts_shape: Of the counts that travel with them.
+        compression: `"none"`, or `"fp16"`: gradients, and nothing else, are sent in float16.
+        communication: A `Communication` that measures the all-reduce, or None.
+        faults: `Faults`, which notes updates that are left out.
     """
 
-    def __init__(self, model, counts_shape):
+    def __init__(self, model, counts_shape, faults, compression="none", communication=None):
         self.model = model
+        self.compression = compression
+        self.communication = communication
+        self.faults = faults
         self.trainable = model.trainable_variables
         state = model.non_trainable_variables
         self.moving = [v for v in state if keras.backend.is_float_dtype(v.dtype)]
@@ -73,18 +79,50 @@ class Changes:
             counts,
         ]
 
-    def apply(self, sums, parts):
+    def apply(self, sums, parts, requests):
         """Averages the sums over parts and workers, and changes the model by them.
+
+        If any of them is not finite, on whichever worker, the update is left out: it counts as one,
+        and changes nothing. (Gradients of a `LossScaleOptimizer` are its own to look at.)
 
         Args:
             sums: List of tensors, as of `collect`.
             parts: Integer, how many parts of a batch they are sums over.
+            requests: A float tensor of this worker, which travels with them.
 
         Returns:
-            The mean counts.
+            The mean counts, zeros if the update is left out; and the mean of all workers' requests.
         """
         sent = [value / parts for value, on in zip(sums, self._touched, strict=True) if on]
-        means, touched = iter(distributed.mean(sent, "tfadv_step")), iter(self._touched)
+        gradients = sum(self._touched[: len(self.trainable)])
+        half = gradients if self.compression == "fp16" else 0
+        scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        flags = self.faults.flags(sent[gradients:] if scaled else sent)
+        sent.append(tf.concat([requests, flags], 0))
+
+        def reduce():
+            return distributed.mean(sent, "tfadv_step", half)
+
+        *means, answers = (
+            self.communication.around(sent, reduce) if self.communication else reduce()
+        )
+        answers, flags = tf.split(answers, [requests.shape[0], distributed.size()])
+        left_out = tf.reduce_any(flags > 0)
+        if half and not scaled:  # which may overflow on their way
+            finite = [tf.reduce_all(tf.math.is_finite(mean)) for mean in means[:half]]
+            left_out |= ~tf.reduce_all(tf.stack(finite))
+        self.faults.note(left_out, flags)
+        # What is in a branch is this worker's alone: the collective operation is behind it.
+        tf.cond(left_out, self._leave_out, lambda: self._change(means, parts))
+        return tf.where(left_out, 0.0, means[-1]), answers
+
+    def _leave_out(self):
+        # Counted all the same: the learning rate, the data and the random draws go on.
+        self.model.optimizer._iterations.assign_add(1)
+        return tf.constant(0)
+
+    def _change(self, means, parts):
+        means, touched = iter(means), iter(self._touched)
         pairs = [(next(means), variable) for variable in self.trainable if next(touched)]
         for variable in self.moving:
             if next(touched):
@@ -95,7 +133,7 @@ class Changes:
                 change = tf.round(change)  # a mean times its number may be 6.9999995
             variable.assign(variable.value + tf.cast(change, variable.dtype))
         self.model.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
-        return next(means)
+        return tf.constant(0)
 
 
 def _change(scope, variable):

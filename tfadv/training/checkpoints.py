@@ -1,42 +1,49 @@
 """Saved models that hold the state of a training, written whole or not at all."""
 
-import os
-import pathlib
-
 import keras
 
+from tfadv import models, whole_files
+from tfadv.training import checkpoint_files
+from tfadv.training.progress import Progress
 
-def save(model, path):
+
+def save(model, path, progress=None):
     """Writes a model, its optimizer included, so that a reader never meets a half-written file.
 
     Args:
         model: A compiled Keras model.
         path: Of a `.keras` file.
+        progress: The `Progress` of its training.
+
+    Raises:
+        OSError: Naming the file, if it cannot be written; what was there before is as it was.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.stem}.tmp.keras")
-    try:
-        model.save(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_files.aside(path) as temporary:
+        write(model, temporary, progress)
+
+
+def write(model, path, progress=None):
+    """Does the same at a path that nobody reads yet."""
+    model.save(path)
+    generators = [variable.numpy().tolist() for variable in _generators(model)]
+    checkpoint_files.stamp(path, progress or Progress(), generators)
 
 
 def restore(model, path):
-    """Gives a model and its optimizer the values of a saved one.
-
-    All but the states of random layers, as dropout, which Keras does not save: those start anew.
+    """Gives a model, its optimizer and its random layers the values of a saved one.
 
     Args:
         model: A compiled Keras model, of the same architecture.
-        path: Of a `.keras` file.
+        path: Of a `.keras` file that `save` wrote.
+
+    Returns:
+        The `Progress` of its training.
 
     Raises:
         ValueError: At the first layer or variable that the two do not share.
     """
-    saved = keras.saving.load_model(path)
+    progress, generators = checkpoint_files.read(path)
+    saved = models.load(path, name="checkpoint")
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     if not saved.optimizer.built:
@@ -47,6 +54,9 @@ def restore(model, path):
     _check_layers(saved, model, path)
     for source, target in zip(sources, targets, strict=True):
         target.assign(source)
+    for variable, value in zip(_generators(model), generators, strict=True):
+        variable.assign(value)
+    return progress
 
 
 def initialize(model, path):
@@ -62,10 +72,7 @@ def initialize(model, path):
     Raises:
         ValueError: If it does not load, or at the first layer or variable that they do not share.
     """
-    try:
-        saved = keras.saving.load_model(path, compile=False)
-    except (KeyError, TypeError, ValueError, OSError) as error:  # KeyError: another zip file
-        raise ValueError(f"init_from must be a Keras model that loads; {path}: {error}") from None
+    saved = models.load(path, compile=False, name="init_from")
     # In the order of the layers: what is trainable, and so comes first, may differ.
     sources, targets = (
         [variable for layer in _leaves(each) for variable in layer.variables]
@@ -75,6 +82,12 @@ def initialize(model, path):
     _check_layers(saved, model, path, free=("regularizer", "dtype"))
     for source, target in zip(sources, targets, strict=True):
         target.assign(source)
+
+
+def _generators(model):
+    """The states of random layers, such as dropout, which Keras does not save."""
+    saved = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in saved]
 
 
 def _check_layers(saved, model, path, free=()):

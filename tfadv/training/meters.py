@@ -10,23 +10,25 @@ class Meters:
     Args:
         domains: Which there are, of `("adv", "clean")`.
         targeted: Whether the attack aims at a class, for what its success is.
+
+    Attributes:
+        sums: A variable `[means, 2]`, of every mean its sum and its weight.
     """
 
     def __init__(self, domains, targeted=True):
         self.domains = domains
         self.targeted = targeted
-        # Of every mean its sum and its weight.
         self.names = ["loss"]
         for domain in domains:
             self.names += [f"{domain}_loss", f"{domain}_accuracy"]
         if "adv" in domains:
             self.names.append("attack_success")
-        self._sums = tf.Variable(tf.zeros([len(self.names), 2]), trainable=False)
+        self.sums = tf.Variable(tf.zeros([len(self.names), 2]), trainable=False)
 
     @property
     def shape(self):
         """Of what `measure` returns."""
-        return self._sums.shape
+        return self.sums.shape
 
     def measure(self, batch, outputs, loss, losses, goals):
         """What one mini-batch adds.
@@ -66,13 +68,17 @@ class Meters:
 
     def add(self, measured):
         """Adds what was measured (by all workers) and returns the means so far, by name."""
-        sums = self._sums.assign_add(measured)
-        means = tf.math.divide_no_nan(sums[:, 0], sums[:, 1])
+        self.sums.assign_add(measured)
+        return self.results()
+
+    def results(self):
+        """The means so far, by name."""
+        means = tf.math.divide_no_nan(self.sums[:, 0], self.sums[:, 1])
         return dict(zip(self.names, tf.unstack(means), strict=True))
 
     def reset(self):
         """Starts a new epoch."""
-        self._sums.assign(tf.zeros_like(self._sums))
+        self.sums.assign(tf.zeros_like(self.sums))
 
 
 def sparse(labels):

@@ -1,0 +1,104 @@
+"""A training that a signal asks to stop; the workers' part of it is in test_programs.py."""
+
+import os
+import signal
+
+import keras
+import pytest
+
+from tests.training import cases
+from tfadv.callbacks import AdversarialTraining, Checkpoint, Preemption
+
+X, Y = cases.images(12)  # three updates an epoch
+
+
+class Signal(keras.callbacks.Callback):
+    """Sends this process a signal at a moment."""
+
+    def __init__(self, moment, number=signal.SIGTERM):
+        super().__init__()
+        self.moment, self.number = moment, number
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.moment == (self.epoch, batch):
+            os.kill(os.getpid(), self.number)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.moment == (epoch, "end"):
+            os.kill(os.getpid(), self.number)
+
+
+def fit(directory, sender, signals=(signal.SIGTERM,)):
+    checkpoint = Checkpoint(directory)
+    cases.compiled(cases.network()).fit(
+        X,
+        Y,
+        batch_size=4,
+        epochs=2,
+        verbose=0,
+        shuffle=False,
+        callbacks=[
+            AdversarialTraining(cases.Mirror(), value_range=(0, 1)),
+            sender,
+            checkpoint,
+            Preemption(checkpoint, signals),
+        ],
+    )
+
+
+@pytest.fixture(autouse=True)
+def handlers(monkeypatch):
+    """Those of this process, and back to them."""
+    monkeypatch.delenv("TFADV_STATUS_FILE", raising=False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "moment, name",
+    [
+        ((0, 1), "epoch-0000-step-000002"),
+        ((1, 0), "epoch-0001-step-000001"),
+        ((0, 2), "epoch-0001"),  # the last update: behind the epoch's own checkpoint
+        ((1, "end"), "epoch-0002"),
+    ],
+)
+def test_stops_behind_a_checkpoint(tmp_path, monkeypatch, capsys, moment, name):
+    monkeypatch.setenv("TFADV_STATUS_FILE", str(tmp_path / "status"))
+    with pytest.raises(SystemExit) as stopped:
+        fit(tmp_path / "c", Signal(moment))
+    assert stopped.value.code == 75 and (tmp_path / "status").read_text() == "75"
+    path = tmp_path / "c" / f"{name}.keras"
+    assert path.is_file()
+    assert capsys.readouterr().out == f"\nstopped by SIGTERM, to be resumed from {path}\n"
+    # A second signal is not ours: it ends the process, whatever Python is doing.
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_any_signal_counts_and_then_none_is_held(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fit(tmp_path, Signal((0, 0), signal.SIGINT), (signal.SIGTERM, signal.SIGINT))
+    assert "stopped by SIGINT" in capsys.readouterr().out
+    for number in (signal.SIGTERM, signal.SIGINT):
+        assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_after_training_signals_are_what_they_were(tmp_path, handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    fit(tmp_path, Signal((0, 0), signal.SIGINT), (signal.SIGTERM, signal.SIGINT))
+    assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert (tmp_path / "epoch-0002.keras").is_file()
+
+
+def test_needs_adversarial_training(tmp_path):
+    checkpoint = Checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="AdversarialTraining must come before"):
+        cases.compiled(cases.network()).fit(
+            X, Y, verbose=0, callbacks=[checkpoint, Preemption(checkpoint)]
+        )

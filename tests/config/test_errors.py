@@ -1,0 +1,54 @@
+"""How a program ends otherwise than well, in the words and the status that its caller sees."""
+
+import errno
+import os
+import signal
+
+import pytest
+
+from tfadv import launcher
+from tfadv.config import errors
+
+
+@pytest.fixture
+def status(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFADV_STATUS_FILE", str(tmp_path / "status"))
+    return tmp_path / "status"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT])
+def test_a_file_that_cannot_be_written_is_one_line_and_status_1(number, status, capsys):
+    with pytest.raises(SystemExit) as ended, errors.input_errors("train"):
+        raise OSError(number, os.strerror(number), "runs/x/checkpoints/epoch-0001.keras")
+    assert ended.value.code == 1 and status.read_text() == "1"
+    assert capsys.readouterr().err == (
+        f"tfadv.train: [Errno {number}] {os.strerror(number)}: "
+        "'runs/x/checkpoints/epoch-0001.keras'\n"
+    )
+
+
+def test_before_the_work_it_is_the_users_mistake(status, capsys):
+    with pytest.raises(SystemExit) as ended, errors.user_errors("train"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/run")
+    assert ended.value.code == 2 and status.read_text() == "2"
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_status_file_of_another_machine_is_no_mistake(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFADV_STATUS_FILE", str(tmp_path / "elsewhere" / "status"))
+    launcher.report_status(75)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_update_loses_nothing(number, status):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        errors.stop_without_loss()
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), number)
+        assert ended.value.code == 75 and status.read_text() == "75"
+        assert signal.getsignal(number) == signal.SIG_DFL  # a second one ends it at once
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,116 @@
+"""A worker that hangs is named, with the stack traces of all that can still give one."""
+
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests import workers
+from tfadv import distributed, watchdog
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """What the process would have said when it ended itself."""
+    said, event, over = [], threading.Event(), threading.Event()
+
+    def end(program, message):
+        said.append(f"{program}: {message}")
+        event.set()
+        over.wait(20)  # as long as a process takes that has ended: there is nothing behind it
+
+    monkeypatch.setattr(watchdog, "_end", end)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.1)
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: value)
+    yield said, event
+    over.set()
+
+
+def test_who_hangs_is_named_with_traces(ended, tmp_path, monkeypatch):
+    said, event = ended
+    monkeypatch.setattr(watchdog.socket, "gethostname", lambda: "127.0.0.1")
+    monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR", raising=False)
+    made = []
+    create = socket.create_server
+    monkeypatch.setattr(
+        watchdog.socket, "create_server", lambda *args: made.append(create(*args)) or made[0]
+    )
+    monkeypatch.setattr(watchdog.os, "urandom", lambda count: b"t" * count)
+    with watchdog.watch(1, tmp_path / "stalled.log", "train"):
+        watchdog.beat("waiting for the others")
+        # Worker 1 reports what it does but makes no progress; worker 2 was never heard of.
+        with socket.create_connection(made[0].getsockname()) as connection:
+            stream = connection.makefile("rw")
+            report = {"token": (b"t" * 16).hex(), "rank": 1, "pid": 77, "host": "there"}
+            start = time.monotonic()
+            while not event.is_set() and time.monotonic() < start + 30:
+                asked = {**report, "count": 4, "doing": "in step 5", "waits": False}
+                watchdog._send(stream, asked)
+                if watchdog._receive(stream)["traces"]:
+                    watchdog._send(stream, {**report, "traces": "its traces"})
+                time.sleep(0.1)
+        assert event.wait(5)
+    [line] = said
+    assert line.startswith("train: no worker made progress for 1 s; hanging: worker 1 ")
+    assert "(process 77 on there; in step 5), worker 2 (never heard of); stack" in line
+    text = (tmp_path / "stalled.log").read_text()
+    assert "worker 1:\nits traces" in text and "test_who_hangs_is_named_with_traces" in text
+
+
+def test_progress_of_any_worker_counts(ended, tmp_path):
+    said, _ = ended
+    with watchdog.watch(1, tmp_path / "stalled.log", "train"):
+        for count in range(30):
+            watchdog.beat(f"step {count}")
+            time.sleep(0.1)
+    time.sleep(0.5)
+    assert not said
+    with watchdog.watch(0, tmp_path / "stalled.log", "train"):
+        time.sleep(0.3)  # 0 is no watch
+    assert not said and not any(t.name.startswith("_tell") for t in threading.enumerate())
+
+
+HANGS = """
+import os, signal, sys, time
+from tfadv import distributed, watchdog
+distributed.init()
+who, how = int(sys.argv[1]), sys.argv[2]
+with watchdog.watch(5, sys.argv[3], "train"):
+    for step in range(20):
+        watchdog.beat(f"step {step}")
+        if step == 3 and distributed.rank() == who:
+            if how == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(600)
+        watchdog.beat("waiting")
+        distributed.total([1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "who, how, line",
+    [
+        (1, "sleep", r"hanging: worker 1 \(process \d+ on .*; step 3\); stack traces: "),
+        (2, "stop", r"hanging: worker 2 \(process \d+ on .*; silent for \d+ s\); stack traces: "),
+        (0, "stop", r"worker 0 did not answer for 5 s"),
+    ],
+)
+def test_real_workers_that_hang(tmp_path, who, how, line):
+    script = tmp_path / "hangs.py"
+    script.write_text(HANGS)
+    command = [pathlib.Path(sys.executable).parent / "horovodrun", "-np", "3", "--gloo"]
+    command += [sys.executable, script, str(who), how, tmp_path / "stalled.log"]
+    environment = {**os.environ, "PYTHONPATH": str(workers.ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert re.search(line, done.stderr + done.stdout)
+    if who:
+        assert "time.sleep" in (tmp_path / "stalled.log").read_text() or how == "stop"

@@ -1,0 +1,114 @@
+"""What is not finite, or differs between workers, ends a training and reaches no variable."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training import cases
+from tfadv import callbacks, distributed
+from tfadv.training.faults import TrainingError
+
+
+def compiled():
+    model = cases.normalized("bn")
+    model.compile(
+        optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return model
+
+
+def fit(model, bad, max_bad_steps=0, **options):
+    """Four updates, of which those in `bad` have a sample weight that is not finite."""
+    x, y = cases.images(4)
+    weights = np.ones([4, 4], "float32")
+    for step, value in bad.items():
+        weights[step - 1, 2] = value
+    data = tf.data.Dataset.from_tensor_slices(weights).map(lambda w: (x, y, w))
+    training = callbacks.AdversarialTraining(
+        cases.Mirror(), value_range=(0, 1), max_bad_steps=max_bad_steps, **options
+    )
+    model.fit(data, epochs=1, verbose=0, shuffle=False, callbacks=[training])
+    return training
+
+
+def state(model):
+    """Values by path, without the optimizer's own name, which is counted up in a process."""
+    variables = model.variables + model.optimizer.variables
+    named = {v.path.partition("/")[2] if "sgd" in v.path else v.path: v for v in variables}
+    return {path: v.numpy() for path, v in named.items() if "iteration" not in path}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_ends_the_training_and_changes_nothing(value):
+    before = compiled()
+    fit(before, {})  # four good ones, to be told from three
+    model, two = compiled(), compiled()
+    with pytest.raises(TrainingError, match=r"received 1, .* number 3, of worker\(s\) 0$"):
+        fit(model, {3: value})
+    with pytest.raises(TrainingError, match="number 3"):
+        fit(two, {3: value}, max_bad_steps=0)
+    assert int(model.optimizer.iterations) == 3
+    for path, array in state(model).items():
+        assert np.all(np.isfinite(array)), path
+        np.testing.assert_array_equal(array, state(two)[path])
+    assert any(np.any(a != state(before)[path]) for path, a in state(model).items())
+
+
+def test_some_may_be_left_out():
+    model, expected = compiled(), compiled()
+    training = fit(model, {2: np.nan, 4: np.inf}, max_bad_steps=2)
+    assert training.step.faults.updates == 2 and training.step.faults.workers == [0]
+    assert int(model.optimizer.iterations) == 4
+    # As if there had been no such updates; nothing here depends on the number of an update.
+    x, y = cases.images(4)
+    data = tf.data.Dataset.from_tensors((x, y, np.ones(4, "float32"))).repeat(2)
+    other = callbacks.AdversarialTraining(cases.Mirror(), value_range=(0, 1))
+    history = expected.fit(data, verbose=0, shuffle=False, callbacks=[other]).history
+    for path, array in state(model).items():
+        np.testing.assert_array_equal(array, state(expected)[path])
+    logs = model.history.history
+    assert logs["loss"] == history["loss"] and logs["accuracy"] == history["accuracy"]
+    with pytest.raises(TrainingError, match="received 3"):
+        fit(compiled(), {1: np.nan, 2: np.nan, 3: np.nan}, max_bad_steps=2)
+
+
+def test_gradients_of_a_loss_scale_optimizer_are_its_own_to_look_at():
+    model = compiled()
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=2.0**127
+    )
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    kernel = model.get_layer("logits").kernel.numpy()
+    training = fit(model, {})
+    assert training.step.faults.updates == 0
+    assert float(optimizer.dynamic_scale) < 2.0**127  # it saw gradients that were not finite
+    assert np.all(np.isfinite(model.get_layer("logits").kernel)) and np.all(np.isfinite(kernel))
+
+
+def test_weights_that_differ_between_workers_are_an_error(monkeypatch):
+    model = compiled()
+    model.optimizer.build(model.trainable_variables)
+    callback = callbacks.SameWeights()
+    callback.set_model(model)
+    callback.on_epoch_end(0)  # alone there is no one to differ from
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "gather_object", lambda mine: [mine] * 3)
+    callback.on_epoch_end(0)
+
+    def gather(mine):
+        bias = model.get_layer("logits").bias
+        kept = bias.numpy()
+        bias.assign(np.nextafter(kept, np.float32(9)))  # the last bit of four numbers
+        its = []
+        monkeypatch.setattr(distributed, "gather_object", lambda of: its.append(of) or [of] * 3)
+        callback.on_epoch_end(0)
+        bias.assign(kept)
+        return [mine, mine, its[0]]
+
+    monkeypatch.setattr(distributed, "gather_object", gather)
+    with pytest.raises(TrainingError, match="after epoch 5 .*logits/bias of worker 2 differs"):
+        callback.on_epoch_end(4)

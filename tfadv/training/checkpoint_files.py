@@ -1,0 +1,157 @@
+"""Checkpoints as files: their names, their checksums, and which is the newest that is whole.
+
+A checkpoint is a `.keras` file, as any Keras program loads it. Such a file is a zip archive; its
+comment (`unzip -z` shows it) is a line of JSON with what Keras does not save, and the SHA-256 of
+that and of all bytes before it. (A fourth member of the archive would have
+Keras unpack all of it to the disk whenever it loads the model.)
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import struct
+import zipfile
+
+from tfadv.training.progress import Progress
+
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.keras")
+_LONGEST = 2**16 - 1  # bytes of a comment, whose length is the end record's last two
+
+
+def name(epoch, step=0):
+    """The name of a checkpoint after finished epochs, and updates of the one after them."""
+    return f"epoch-{epoch:04d}" + (f"-step-{step:06d}" if step else "") + ".keras"
+
+
+def find(directory):
+    """Paths of the checkpoints in a directory by (finished epochs, updates), oldest first."""
+    found = {}
+    for path in pathlib.Path(directory).glob("epoch-*.keras"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found[int(match[1]), int(match[2] or 0)] = path
+    return dict(sorted(found.items()))
+
+
+def newest(directory, report):
+    """The newest checkpoint of a directory that is whole.
+
+    Args:
+        directory: String or path.
+        report: Function of a line of text, called for every newer one that is not whole.
+
+    Returns:
+        Its path; None if there are none at all.
+
+    Raises:
+        ValueError: If there are some and none is whole: to begin anew is not ours to decide.
+    """
+    found, problems = find(directory), []
+    for path in reversed(found.values()):
+        try:
+            verify(path)
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            for problem in problems:
+                report(f"passed over {problem}")
+            return path
+    if found:
+        count = f"{len(found)}: {problems[0]}"
+        raise ValueError(f"no checkpoint in {directory} is whole; received {count}")
+    return None
+
+
+def stamp(path, progress, generators):
+    """Writes into a saved model how far its training is, and the checksum.
+
+    Args:
+        path: Of a `.keras` file that Keras has just written.
+        progress: A `Progress`.
+        generators: Nested lists, the states of the model's random generators.
+
+    Raises:
+        ValueError: If that is more than such a file has place for.
+    """
+    record = {**dataclasses.asdict(progress), "generators": generators}
+    with open(path, "r+b") as file:
+        size = os.stat(path).st_size
+        length = len(_comment(record, "0" * 64))
+        if length > _LONGEST:
+            raise ValueError(
+                "metrics must be smaller to be kept within an epoch: the states of all may take "
+                f"{_LONGEST} bytes of JSON; received {length}"
+            )
+        file.seek(size - 2)
+        file.write(struct.pack("<H", length))
+        file.write(_comment(record, _sha256(file, size, record)))
+
+
+def read(path):
+    """What `stamp` wrote into a file: a `Progress` and the states of generators.
+
+    Raises:
+        ValueError: If the file is no archive, or holds no such record.
+    """
+    record, _ = _record(path)
+    generators = record.pop("generators")
+    del record["sha256"]
+    return Progress(**record), generators
+
+
+def is_complete(path):
+    """Whether a file has a beginning, an end and a record; without reading all of it."""
+    try:
+        return bool(_record(path))
+    except ValueError:
+        return False
+
+
+def verify(path):
+    """Reads all of a checkpoint.
+
+    Raises:
+        ValueError: Naming it, if it is not what was written.
+    """
+    record, length = _record(path)
+    expected = record.pop("sha256")
+    with open(path, "rb") as file:
+        found = _sha256(file, os.stat(path).st_size - length, record)
+    if found != expected:
+        raise ValueError(f"{path}: its SHA-256 is {found[:12]}..., and was {expected[:12]}...")
+
+
+def _record(path):
+    """The record, and the length of the comment that holds it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            comment = archive.comment
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    try:
+        record = json.loads(comment)["tfadv"]
+        if set(record) != {*Progress.__dataclass_fields__, "generators", "sha256"}:
+            raise KeyError
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: it holds no record of a training") from None
+    return record, len(comment)
+
+
+def _comment(record, sha256):
+    return json.dumps({"tfadv": {**record, "sha256": sha256}}).encode()
+
+
+def _sha256(file, length, record):
+    """Of a file's first bytes, behind which it is left, and of a record."""
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    file.seek(0)
+    while length:
+        data = file.read(min(length, 2**20))
+        if not data:
+            break
+        digest.update(data)
+        length -= len(data)
+    return digest.hexdigest()

@@ -1,0 +1,226 @@
+"""Ends a job of several workers of which one hangs, and says which.
+
+In a collective operation a worker that never comes holds up all others, forever: Horovod's own
+check of stalls does nothing where the workers talk through Gloo. So each worker tells rank 0 what
+it does, over a connection of its own that needs no other worker's cooperation.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import pathlib
+import queue
+import socket
+import sys
+import tempfile
+import threading
+import time
+
+from tfadv import distributed, launcher
+
+INTERVAL = 1.0  # seconds between two reports of a worker
+
+
+class _Activity:
+    """What the main thread of this worker has been seen doing."""
+
+    def __init__(self):
+        self.count = 0
+        self.doing = "starting"
+        self.waiting = None
+
+    def report(self):
+        waits = self.doing.startswith("waiting") or bool(self.waiting and self.waiting())
+        return {"count": self.count, "doing": self.doing, "waits": waits}
+
+
+_activity = _Activity()
+
+
+def beat(doing):
+    """Says what this worker does from now on, such as `"update 12"`; that it says so is progress.
+
+    Args:
+        doing: String. If it begins with `"waiting"`, it is the others that are awaited.
+    """
+    _activity.count += 1
+    _activity.doing = doing
+
+
+def waits_when(function):
+    """Lets a function of no arguments say whether this worker waits for others, inside a graph."""
+    _activity.waiting = function
+
+
+@contextlib.contextmanager
+def watch(seconds, path, program):
+    """Watches over the workers for as long as the context lasts.
+
+    When none of them has made any progress for some time, rank 0 writes the stack traces of all
+    workers that can still give one to a file, names the workers that the others wait for in one
+    line, and ends itself with status 1; so the launcher ends the job. If it is rank 0 that does
+    not answer, not even from its other threads, every worker says so and ends.
+
+    Args:
+        seconds: How long is too long: more than the longest step, with its compilation. 0 for no
+            watch; nor is there one of a single worker.
+        path: Of the file of stack traces, on rank 0.
+        program: Name, as in messages.
+    """
+    if not seconds or distributed.size() == 1:
+        yield
+        return
+    # A connection that rank 0 accepts from the network gives no one more than a place in a list of
+    # ranks; and only from who knows the token.
+    server = token = address = None
+    if distributed.rank() == 0:
+        server = socket.create_server(("", 0))
+        token = os.urandom(16).hex()
+        address = (_own_address(), server.getsockname()[1])
+    address, token = distributed.broadcast_object((address, token))
+    ended = threading.Event()
+    threads = [threading.Thread(target=_tell, args=(address, token, seconds, program, ended))]
+    if server is not None:
+        watcher = _Watcher(server, token, seconds, pathlib.Path(path), program)
+        threads.append(threading.Thread(target=watcher.watch, args=(ended,)))
+    for thread in threads:
+        thread.daemon = True
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        _activity.waiting = None
+        if server is not None:
+            server.close()
+
+
+def _own_address():
+    """Where workers on other machines find this one, as the launcher has them find each other."""
+    given = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
+    if not given:
+        return socket.gethostname()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((given, 9))  # sends nothing; chooses the interface
+        return probe.getsockname()[0]
+
+
+def _tell(address, token, seconds, program, ended):
+    """Reports to rank 0 until the watch ends; ends this process if rank 0 does not answer."""
+    me = {"token": token, "rank": distributed.rank(), "pid": os.getpid()}
+    me["host"] = socket.gethostname()
+    answered = time.monotonic()
+    while not ended.wait(INTERVAL):
+        try:
+            with socket.create_connection(address, timeout=seconds) as connection:
+                connection.settimeout(max(seconds, 5 * INTERVAL))
+                stream = connection.makefile("rw", encoding="utf-8")
+                while not ended.is_set():
+                    _send(stream, {**me, **_activity.report()})
+                    if _receive(stream).get("traces"):
+                        _send(stream, {**me, "traces": _stack_traces()})
+                    answered = time.monotonic()
+                    ended.wait(INTERVAL)
+        except (OSError, ValueError):
+            if ended.is_set():
+                return
+            if time.monotonic() - answered > seconds and me["rank"] != 0:
+                _end(program, f"worker 0 did not answer for {seconds:g} s")
+
+
+class _Watcher:
+    """Rank 0's part."""
+
+    def __init__(self, server, token, seconds, path, program):
+        self._server = server
+        self._token = token
+        self._seconds = seconds
+        self._path = path
+        self._program = program
+        self._latest = {}  # rank -> its last report
+        self._heard = {}  # rank -> when that came
+        self._progress = time.monotonic()  # of any worker
+        self._traces = queue.Queue()
+        self._wanted = threading.Event()
+
+    def watch(self, ended):
+        threading.Thread(target=self._accept, daemon=True).start()
+        while not ended.wait(INTERVAL):
+            if time.monotonic() - self._progress > self._seconds:
+                self._conclude()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # closed, when the watch ends
+            while True:
+                connection, _ = self._server.accept()
+                threading.Thread(target=self._listen, args=(connection,), daemon=True).start()
+
+    def _listen(self, connection):
+        with contextlib.suppress(OSError, ValueError, KeyError), connection:
+            stream = connection.makefile("rw", encoding="utf-8")
+            while True:
+                report = _receive(stream)
+                if report["token"] != self._token:
+                    return
+                rank = report["rank"]
+                if "traces" in report:
+                    self._traces.put((rank, report["traces"]))
+                    continue
+                if report["count"] != self._latest.get(rank, {}).get("count"):
+                    self._progress = time.monotonic()
+                self._latest[rank], self._heard[rank] = report, time.monotonic()
+                _send(stream, {"traces": self._wanted.is_set()})
+
+    def _conclude(self):
+        self._wanted.set()
+        size, traces = distributed.size(), {}
+        deadline = time.monotonic() + 5 * INTERVAL
+        with contextlib.suppress(queue.Empty):
+            while len(traces) < size:
+                rank, text = self._traces.get(timeout=max(0.0, deadline - time.monotonic()))
+                traces[rank] = text
+        silent = [rank for rank in range(size) if rank not in traces]
+        hanging = [r for r in range(size) if r in silent or not self._latest[r]["waits"]]
+        named = ", ".join(map(self._name, hanging)) or "none by itself: all wait for each other"
+        with contextlib.suppress(OSError):
+            parts = [f"worker {rank}:\n{traces[rank]}" for rank in sorted(traces)]
+            self._path.write_text("\n".join(parts), encoding="utf-8")
+        _end(
+            self._program,
+            f"no worker made progress for {self._seconds:g} s; hanging: {named}; stack traces: "
+            f"{self._path}",
+        )
+
+    def _name(self, rank):
+        latest = self._latest.get(rank)
+        if latest is None:
+            return f"worker {rank} (never heard of)"
+        silent = time.monotonic() - self._heard[rank]
+        state = f"silent for {silent:.0f} s" if silent > 5 * INTERVAL else latest["doing"]
+        return f"worker {rank} (process {latest['pid']} on {latest['host']}; {state})"
+
+
+def _stack_traces():
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
+
+
+def _send(stream, message):
+    stream.write(json.dumps(message) + "\n")
+    stream.flush()
+
+
+def _receive(stream):
+    line = stream.readline()
+    if not line:
+        raise OSError("the connection has ended")
+    return json.loads(line)
+
+
+def _end(program, message):
+    launcher.report_status(1)
+    print(f"tfadv.{program}: {message}", file=sys.stderr, flush=True)
+    os._exit(1)  # the main thread hangs, and would never hear of an exception
