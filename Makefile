@@ -56,8 +56,9 @@ small: setup ## the paper's strategies on handwritten digits, and the report of 
 	done
 	@$(BIN)/python -m tfadv.report runs/small --output=runs/small/report
 
-benchmarks: setup ## compare with Keras's own layers, in one run; writes benchmarks/results
-	@$(BIN)/python -m benchmarks.normalization $(ARGS)
+benchmarks: setup ## measure, beside other libraries; fills docs/performance.md (ARGS="attack --quick")
+	@tools/setup_benchmarks.sh
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv and what tools left behind; runs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,27 +1,22 @@
 """tfadv's batch normalizations beside Keras's, in one run: `python -m benchmarks.normalization`.
 
-Each case is measured in rounds. In a round every contestant runs in turn, in an order that turns
-around from round to round, and the ratio of their times is taken within the round, so that what
-else the machine does falls on both. Before that, their results are compared.
+Before any time is taken, their results are compared. Times faster is Keras's time / ours: above 1,
+ours is faster.
 """
 
-import datetime
+import itertools
 import json
-import os
-import pathlib
-import platform
 import statistics
-import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import measuring
 from tfadv import layers, models
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 ROUNDS = 21
-SECONDS = 0.06  # about, of each contestant in each round
+SECONDS_PER_TURN = 0.06
 SHAPES = [
     (32, 56, 56, 64),  # a worker's 32 images in the four stages of a ResNet at 224 pixels
     (32, 28, 28, 128),
@@ -112,14 +107,6 @@ def inference_gradient(function, parts, upstream):
 MODES = {"training step": training_step, "gradient at inference": inference_gradient}
 
 
-def seconds(step, x, calls):
-    start = time.perf_counter()
-    for _ in range(calls):
-        results = step(x)
-    results[-1].numpy()  # waits for a GPU
-    return (time.perf_counter() - start) / calls
-
-
 def agree(ours, theirs, x, dtype):
     """Raises unless both give the same, as far as the dtype can tell."""
     tolerance = 1e-2 if dtype == "float32" else 0.1
@@ -129,85 +116,29 @@ def agree(ours, theirs, x, dtype):
         assert np.abs(mine - their).max() < tolerance * scale, (mine, their)
 
 
-def measure(ours, theirs, x):
+def measure(ours, theirs, x, turns):
     """Milliseconds of each, and the ratio theirs / ours within each round."""
-    for step in (ours, theirs):
-        seconds(step, x, 3)
-    calls = max(1, round(SECONDS / seconds(theirs, x, 3)))
-    times = {0: [], 1: []}
-    for turn in range(ROUNDS):
-        for which in ((0, 1), (1, 0))[turn % 2]:
-            times[which].append(1e3 * seconds((ours, theirs)[which], x, calls))
-    ratios = [their / mine for mine, their in zip(times[0], times[1], strict=True)]
+
+    def waited(step):
+        return lambda: step(x)[-1].numpy()
+
+    seconds = measuring.interleaved(
+        {"ours": waited(ours), "keras": waited(theirs)},
+        turns,
+        warm_up=3,
+        seconds_per_turn=SECONDS_PER_TURN,
+    )
     return {
-        "ours_ms": statistics.median(times[0]),
-        "keras_ms": statistics.median(times[1]),
-        "times_faster": {
-            "min": min(ratios),
-            "median": statistics.median(ratios),
-            "max": max(ratios),
-        },
-        "calls_per_round": calls,
+        **{f"{name}_ms": 1e3 * statistics.median(values) for name, values in seconds.items()},
+        "times_faster": measuring.ratio(seconds, "keras", "ours"),
     }
 
 
-def processor():
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        name = platform.processor()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores in use"
-
-
-def machine():
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor(),
-        "gpus": gpus,
-        "load_average_at_start": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
-
-
-def markdown(report):
-    lines = ["# Batch normalization: tfadv beside Keras", ""]
-    lines += [f"- {name}: {value}" for name, value in report["machine"].items()]
-    lines += [
-        f"- rounds: {ROUNDS}, interleaved; `python -m benchmarks.normalization` made this file",
-        "",
-        "Times faster = Keras's time / ours in the same round: above 1, ours is faster. "
-        "In a training step the mixture stands beside two Keras layers with half of the images "
-        "each and a concatenation, at inference beside one of them.",
-    ]
-    heading = None
-    for row in report["results"]:
-        if heading != (row["layer"], row["mode"]):
-            heading = (row["layer"], row["mode"])
-            lines += ["", f"## {row['layer']}, {row['mode']}", ""]
-            lines += [
-                "| shape | dtype | ours, ms | Keras, ms | times faster: median (min to max) |"
-            ]
-            lines += ["|---|---|--:|--:|--:|"]
-        ratio = row["times_faster"]
-        lines.append(
-            f"| {' x '.join(map(str, row['shape']))} | {row['dtype']} | {row['ours_ms']:.2f} "
-            f"| {row['keras_ms']:.2f} "
-            f"| {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def main():
-    report = {"machine": machine(), "results": []}
+def run(options):
+    results = []
     rng = np.random.default_rng(0)
-    for shape in SHAPES:
+    turns = measuring.rounds(options, ROUNDS)
+    for shape in SHAPES[-2:] if options.quick else SHAPES:
         x, upstream = (tf.constant(rng.normal(size=shape), tf.float32) for _ in range(2))
         for dtype in DTYPES:
             for layer, pair in contestants(shape, dtype).items():
@@ -217,14 +148,36 @@ def main():
                     ours, theirs = (make(*contestant, upstream) for contestant in pair)
                     agree(ours, theirs, x, dtype)
                     row = {"layer": layer, "mode": mode, "shape": shape, "dtype": dtype}
-                    report["results"].append({**row, **measure(ours, theirs, x)})
-                    print(json.dumps(report["results"][-1]), flush=True)
-    report["results"].sort(key=lambda row: (row["layer"], row["mode"] != "training step"))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "normalization.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "normalization.md").write_text(markdown(report))
-    print(markdown(report))
+                    results.append({**row, **measure(ours, theirs, x, turns)})
+                    measuring.progress(json.dumps(results[-1]))
+    results.sort(key=lambda row: (row["layer"], row["mode"] != "training step"))
+    return {"settings": {"seconds_per_turn": SECONDS_PER_TURN, **SETTINGS}, "results": results}
+
+
+def table(report):
+    parts = []
+    for (layer, mode), rows in itertools.groupby(
+        report["results"], key=lambda row: (row["layer"], row["mode"])
+    ):
+        rows = list(rows)
+        heading = ["shape, dtype", "ours, ms", "Keras, ms", "times faster: median (min to max)"]
+        parts.append(f"{layer}, {mode}, {rows[0]['times_faster']['rounds']} rounds:\n")
+        parts.append(
+            measuring.markdown_table(
+                heading,
+                [
+                    [
+                        f"{' x '.join(map(str, row['shape']))}, {row['dtype']}",
+                        f"{row['ours_ms']:.2f}",
+                        f"{row['keras_ms']:.2f}",
+                        measuring.in_words(row["times_faster"]),
+                    ]
+                    for row in rows
+                ],
+            )
+        )
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
-    main()
+    measuring.main("normalization", run, table)
