@@ -1,9 +1,11 @@
 """The programs end to end, on real Horovod workers where there are several."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -117,6 +119,7 @@ def test_tensorboard_shows_training_and_evaluation(run):
     assert set(found["."]) >= {"_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(run, tmp_path):
     directory, _ = run
     # As if killed in the second epoch, after its scalars were written and before its checkpoint.
@@ -128,10 +131,90 @@ def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(run, tmp_path
     done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
     assert "continued after epoch 1" in done.stdout
     np.testing.assert_equal(variables(again / "model.keras"), variables(directory / "model.keras"))
-    found, expected = shown(again), shown(directory)
-    assert set(found) == set(expected)
-    for part in set(found) - {"."}:  # without a step: its hyperparameters are there twice
-        assert found[part] == expected[part]
+    assert shown(again) == shown(directory)
+
+
+def started(directory, *flags, until):
+    """A launch by the real script on two workers, when its output has come to a text."""
+    if not (pathlib.Path(sys.executable).parent / "horovodrun").exists():
+        pytest.skip("needs Horovod")
+    process = subprocess.Popen(
+        ["./run_horovod.sh", "-np", "2", *TINY, f"--run_dir={directory}", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TFADV_RESTART_SECONDS": "0.1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if until in line:
+            return process
+    raise AssertionError(f"it ended with {process.wait()} before it said {until!r}")
+
+
+def log(directory):
+    """Its lines, without what is measured in seconds."""
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    return [
+        {name: v for name, v in line.items() if name not in ("seconds", "communication_share")}
+        for line in lines
+    ]
+
+
+def assert_as_if_never_stopped(directory, expected):
+    for name in ("model", "checkpoints/epoch-0001", "checkpoints/epoch-0002", "checkpoints/best"):
+        np.testing.assert_equal(
+            variables(directory / f"{name}.keras"), variables(expected / f"{name}.keras")
+        )
+    assert shown(directory) == shown(expected)
+    assert log(directory) == log(expected)
+
+
+def test_sigterm_stops_all_workers_behind_a_checkpoint(run, tmp_path):
+    directory, _ = run
+    again = tmp_path / "again"
+    with started(again, until="Epoch 1/2") as process:
+        # The first update, which is compiled, takes seconds: there is time for more than this.
+        process.send_signal(signal.SIGTERM)
+        said = process.stdout.read()
+        assert process.wait(120) == 75
+    [checkpoint] = (again / "checkpoints").iterdir()
+    assert f"\nstopped by SIGTERM, to be resumed from {checkpoint}\n" in said
+    assert "Traceback" not in said and "[1]" not in said
+    assert not (again / "model.keras").exists()
+    done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
+    assert f"run:         {again}, continued after " in done.stdout
+    assert_as_if_never_stopped(again, directory)
+
+
+@pytest.mark.slow
+def test_one_workers_sigterm_is_enough_and_the_launcher_starts_again(run, tmp_path):
+    directory, _ = run
+    again = tmp_path / "again"
+    with started(again, "--restarts=1", until="Epoch 1/2") as process:
+        mine = f"--run_dir={again}".encode()
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                rank = b"HOROVOD_RANK=1" in (entry / "environ").read_bytes().split(b"\0")
+                if rank and mine in command and b"tfadv.train" in command:
+                    os.kill(int(entry.name), signal.SIGTERM)
+        said = process.stdout.read()
+        assert process.wait(240) == 0, said
+    assert "ended with status 75; restart 1 of 1, from epoch-000" in said
+    assert "continued after " in said
+    assert_as_if_never_stopped(again, directory)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
+    with started(tmp_path / "run", until="Epoch 1/2") as process:
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait(120) == 75
+    done = program("train", *TINY, f"--run_dir={tmp_path / 'run'}", "--resume")
+    assert "workers:     1, and 2 before: updates take the same images, in other" in done.stdout
+    assert [(line["epoch"], line["step"]) for line in log(tmp_path / "run")] == [(1, 3), (2, 6)]
 
 
 def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):

@@ -1,0 +1,41 @@
+import pytest
+
+from tfadv import planning
+from tfadv.planning import devices
+
+# A ResNet-50 image's update: 24.3 GFLOP (tests/planning/test_network_costs.py counts them).
+UPDATE = 24.299e9
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "images_per_second"),
+    [
+        ("v100", "float32", 412),
+        ("v100", "float16", 1270),
+        ("a100", "float32", 909),
+        ("a100", "float16", 2375),
+    ],
+)
+def test_efficiency_is_that_of_the_published_throughput(name, dtype, images_per_second):
+    device = planning.known_device(name, dtype)
+    assert f"{images_per_second} images/s" in device.source
+    assert device.rate == pytest.approx(images_per_second * UPDATE, rel=0.04)
+
+
+def test_every_row_reads():
+    for name, dtype in devices._devices():
+        device = planning.known_device(name, dtype)
+        assert (device.name, device.dtype) == (name, dtype)
+        assert 0 < device.efficiency < 1 and device.source and device.units
+        assert device.memory is None or device.memory > 1e9
+
+
+def test_efficiency_can_be_given():
+    assert planning.known_device("h100", "bfloat16", 0.5).rate == 0.5 * 989e12
+
+
+def test_unknown_ones_name_the_known():
+    with pytest.raises(ValueError, match="device must be one of v100, a100, .*received 'v1000'"):
+        planning.known_device("v1000")
+    with pytest.raises(ValueError, match="one of float32, float16; received 'bfloat16'"):
+        planning.known_device("v100", "bfloat16")
