@@ -5,6 +5,7 @@ launch are counted in the environment that `horovodrun` or `mpirun` gives them, 
 `horovod.tensorflow` itself where the program has initialized it.
 """
 
+import contextlib
 import os
 import sys
 
@@ -67,6 +68,24 @@ def init():
             tf.config.threading.set_inter_op_parallelism_threads(max(2, cores))
         except RuntimeError:
             pass  # TensorFlow runs already, with the threads it has; slower, not wrong.
+
+
+_waiting = False
+
+
+def waits():
+    """Whether this worker is in a collective operation outside of a graph, seen from any thread."""
+    return _waiting
+
+
+@contextlib.contextmanager
+def _collective():
+    global _waiting
+    _waiting = True
+    try:
+        yield
+    finally:
+        _waiting = False
 
 
 def size():
@@ -139,7 +158,8 @@ def total(values):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return values
-    return horovod.allreduce(tf.constant(values), op=horovod.Sum, name="tfadv_total").numpy()
+    with _collective():
+        return horovod.allreduce(tf.constant(values), op=horovod.Sum, name="tfadv_total").numpy()
 
 
 def broadcast(variables):
@@ -153,7 +173,8 @@ def broadcast(variables):
         # Given Keras's variables themselves, Horovod raises.
         values = [variable.value for variable in variables]
         sent = [value for value in values if value.dtype != tf.bfloat16]
-        horovod.broadcast_variables(sent, root_rank=0)
+        with _collective():
+            horovod.broadcast_variables(sent, root_rank=0)
         for place, value in enumerate(values):
             if value.dtype == tf.bfloat16:
                 received = horovod.broadcast(_known(value), 0, name=f"tfadv_variable_{place}")
@@ -165,7 +186,8 @@ def broadcast_object(value):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return value
-    return horovod.broadcast_object(value, root_rank=0, name="tfadv_object")
+    with _collective():
+        return horovod.broadcast_object(value, root_rank=0, name="tfadv_object")
 
 
 def gather_object(value):
@@ -173,4 +195,5 @@ def gather_object(value):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return [value]
-    return horovod.allgather_object(value, name="tfadv_objects")
+    with _collective():
+        return horovod.allgather_object(value, name="tfadv_objects")

@@ -31,7 +31,7 @@ class _Activity:
         self.waiting = None
 
     def report(self):
-        waits = self.doing.startswith("waiting") or bool(self.waiting and self.waiting())
+        waits = distributed.waits() or bool(self.waiting and self.waiting())
         return {"count": self.count, "doing": self.doing, "waits": waits}
 
 
@@ -42,7 +42,7 @@ def beat(doing):
     """Says what this worker does from now on, such as `"update 12"`; that it says so is progress.
 
     Args:
-        doing: String. If it begins with `"waiting"`, it is the others that are awaited.
+        doing: String.
     """
     _activity.count += 1
     _activity.doing = doing

@@ -72,7 +72,6 @@ class Evaluator:
                 progress(done, source.num_batches)
         if progress is not None and source.num_batches is None:
             progress(done, done)
-        watchdog.beat("waiting behind an evaluation")
         # The only collective operation, which every worker reaches whatever its batches were.
         counts = distributed.total([total, *counts.ravel()]).round().astype(np.int64)
         total, counts = int(counts[0]), counts[1:].reshape(len(self.domains), -1, 3)
