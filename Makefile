@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs lint format quickstart small benchmarks clean clean-cache
+.PHONY: help setup test test-slow test-runs lint format quickstart small benchmarks chaos soak workers32 clean clean-cache
 # One after the other, even under -j: they share two workers' cores and one .venv.
 .NOTPARALLEL:
 
@@ -11,7 +11,7 @@ export TENSORFLOW ?= cpu
 BIN := .venv/bin
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv: dependencies, TensorFlow (TENSORFLOW=cpu or gpu), Horovod; at once if it is there
 	@tools/setup.sh
@@ -59,6 +59,15 @@ small: setup ## the paper's strategies on handwritten digits, and the report of 
 benchmarks: setup ## measure, beside other libraries; fills docs/performance.md (ARGS="attack --quick")
 	@tools/setup_benchmarks.sh
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: setup ## kill and resume a run on two workers, 38 times, and compare (half an hour at most)
+	@$(BIN)/python tools/chaos.py $(ARGS)
+
+soak: setup ## train 2,000 steps with every callback; memory and open files must not grow
+	@$(BIN)/python tools/soak.py $(ARGS)
+
+workers32: setup ## train a few steps on 32 workers, who must agree to the bit (16 GB, some minutes)
+	@$(BIN)/python tools/many_workers.py 32 $(ARGS)
 
 clean: ## remove .venv and what tools left behind; runs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

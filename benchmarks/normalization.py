@@ -1,4 +1,4 @@
-"""tfadv's batch normalizations beside Keras's, in one run: `python -m benchmarks.normalization`.
+"""tfadv's normalizations beside Keras's, in one run: `python -m benchmarks.normalization`.
 
 Before any time is taken, their results are compared. Times faster is Keras's time / ours: above 1,
 ours is faster.
@@ -15,7 +15,7 @@ import tensorflow as tf
 from benchmarks import measuring
 from tfadv import layers, models
 
-ROUNDS = 21
+ROUNDS = 15
 SECONDS_PER_TURN = 0.06
 SHAPES = [
     (32, 56, 56, 64),  # a worker's 32 images in the four stages of a ResNet at 224 pixels
@@ -53,6 +53,10 @@ def contestants(shape, dtype):
         made(keras.layers.BatchNormalization(dtype=dtype, **SETTINGS)) for _ in range(3)
     )
 
+    def grouped(kind):
+        model = made(kind(groups=16 if shape[-1] > 16 else 8, epsilon=1e-5, dtype=dtype))
+        return (lambda x, training: model(x)), [model]
+
     def mixed(x, training):
         return models.call(mixture, x, training, shape[0] // 2 if training else "adv")
 
@@ -69,6 +73,10 @@ def contestants(shape, dtype):
         "BatchNormalization": (
             (lambda x, training: ours(x, training=training), [ours]),
             (lambda x, training: theirs(x, training=training), [theirs]),
+        ),
+        "GroupNormalization": (
+            grouped(layers.GroupNormalization),
+            grouped(keras.layers.GroupNormalization),
         ),
         MIXTURE: ((mixed, [mixture]), pair(halves_by_slices)),
         MIXTURE_BY_SPLIT: ((mixed, [mixture]), pair(halves_by_split)),

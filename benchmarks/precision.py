@@ -17,7 +17,7 @@ from tfadv import attacks, callbacks, data, evaluation, models
 
 NUM_STEPS = 20
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
-TRAIN, EPOCHS, IMAGES = 8192, 4, 500
+TRAIN, EPOCHS, IMAGES = 4096, 4, 250
 
 
 def fashion(which, count):

@@ -222,14 +222,14 @@ def test_flags_are_checked_once_and_workers_started(house):
     assert (result.returncode, result.stderr) == (0, "")
     assert (house / "checks.txt").read_text() == "3 --check --num_steps=10,20 --a b\n"
     seen = launched(house)
-    assert seen["options"] == ["-np", "3", "--gloo"]
+    assert seen["options"] == ["-np", "3", "--gloo", "env", "--"]
     python = str(house / ".venv/bin/python")
     assert seen["command"] == [python, "-m", "tfadv.evaluate", "--num_steps=10,20", "--a b"]
 
 
 def test_mpi_replaces_gloo(house):
     run(house, "-np", "2", "--mpi")
-    assert launched(house)["options"] == ["-np", "2", "--mpi"]
+    assert launched(house)["options"] == ["-np", "2", "--mpi", "env", "--"]
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,8 @@ def real(house):
 
 @pytest.mark.slow
 def test_the_real_horovodrun(real):
-    result = run(real, "-np", "2", "--late", "--bar")
+    # horovodrun has options that begin with --network too.
+    result = run(real, "-np", "2", "--late", "--bar", "--network=resnet")
     assert result.returncode == 2
     assert result.stderr.splitlines() == ["a warning", "image 7 cannot be read: cat.jpg"]
     assert "hello from 0\n" in result.stdout and "Process" not in result.stdout

@@ -203,15 +203,17 @@ def main(arguments: list[str]) -> int:
         if sys.stdout.isatty():  # a worker writes to a pipe and cannot see it
             environment["TFADV_COLUMNS"] = str(shutil.get_terminal_size().columns)
         controller = [] if mpi or "--gloo" in request.values else ["--gloo"]
-        verbatim = ("--verbose", "-prefix-timestamp", "--prefix-output-with-timestamp")
+        marked = ("--verbose", "-prefix-timestamp", "--prefix-output-with-timestamp")
+        # Without `--` horovodrun takes --network for an abbreviation of two options of its own.
+        verbatim = ["env", "--", *program]
         run_directory = run_file.read_text()
 
         def start(again: bool) -> int:
             flags = [f"--run_dir={run_directory}", "--resume"] if again else []
             return launch.run(
-                [horovodrun, *request.options, *controller, *program, *request.flags, *flags],
+                [horovodrun, *request.options, *controller, *verbatim, *request.flags, *flags],
                 environment,
-                raw=request.value(*verbatim) is not None,
+                raw=request.value(*marked) is not None,
                 ends=b"\n" if mpi else b"\r\n",  # mpirun marks lines, horovodrun returns too
             )
 

@@ -97,6 +97,8 @@ def assert_close(found, expected, tolerance):
         assert found[1][name] == pytest.approx(value, abs=1e-5), name
 
 
+# Eight workers on two cores take most of their minute to start.
+COUNTS = [2, 3, pytest.param(8, marks=pytest.mark.slow)]
 # What every number of workers trains, in one launch: it takes most of such a test's time.
 STEP = (None, 24, 1, 1, 0.0, False)
 TWENTY = ("mbn", 48, 1, 20)
@@ -133,7 +135,7 @@ def trained():
     return get
 
 
-@pytest.mark.parametrize("count", [2, 3, 8])
+@pytest.mark.parametrize("count", COUNTS)
 def test_workers_make_the_step_of_one_with_all_their_images(trained, count):
     # Without batch statistics and at epsilon 0, where the adversarial images are the images.
     results = [result[STEP] for result in trained(count)]
@@ -141,7 +143,7 @@ def test_workers_make_the_step_of_one_with_all_their_images(trained, count):
     assert_close(results[0], train(*STEP), 1e-6)
 
 
-@pytest.mark.parametrize("count", [2, 3, 8])
+@pytest.mark.parametrize("count", COUNTS)
 def test_workers_hold_the_same_bits_after_twenty_adversarial_steps(trained, count):
     assert_same_bits([result[TWENTY] for result in trained(count)])
 
@@ -182,6 +184,6 @@ def test_compressed_gradients(trained):
     assert "communication_share" not in one[1]  # of whom nothing is sent
 
 
-@pytest.mark.parametrize("count", [2, 3, 8])
+@pytest.mark.parametrize("count", COUNTS)
 def test_workers_know_the_share_of_their_communication(trained, count):
     assert 0 < trained(count)[0][TWENTY][1]["communication_share"] < 1

@@ -140,10 +140,12 @@ def undisturbed(tmp_path_factory):
         ([(Kill(0, 1), "Checkpoint"), (Kill(0, 1), ""), (Kill(1), "Checkpoint")], (1, 3)),
         # After an epoch's last update; and with running statistics.
         ([(Kill(0, 3), ""), (Kill(2, 0), "")], (2, 1)),
+        # With the last update alone to make: its checkpoint is its epoch's, behind the records.
+        ([(Kill(0, 2), ""), (Kill(0), "Checkpoint")], (0, 3)),
         # When nothing is left to do.
         ([(Kill(2), "")], (3, 0)),
     ],
-    ids=["early", "late", "end"],
+    ids=["early", "late", "last", "end"],
 )
 def test_ends_as_if_never_stopped(undisturbed, tmp_path, kills, goes_on):
     for kill, before in kills:

@@ -76,8 +76,10 @@ class Checkpoint(keras.callbacks.Callback):
                 installed(self).step.requests.ask("checkpoint")
 
     def on_train_batch_end(self, batch, logs=None):
+        # Asked before an update that a resumed training passes over, it is agreed on in a later one.
         if self.minutes is not None and installed(self).step.requests.agreed("checkpoint"):
-            self.write(batch + 1)
+            if not self.is_last(batch):
+                self.write(batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
         value = (logs or {}).get(self.monitor)
