@@ -227,6 +227,19 @@ def test_a_resumed_training_has_each_step_once(tmp_path):
         assert list(Events(tmp_path / "batch_norm" / part).values(tag)) == [3, 6]
 
 
+def test_a_finished_training_resumed_has_its_last_step_once(tmp_path):
+    """As one that was killed between its last checkpoint and its end; or behind that."""
+    model = make()
+    write(model, BatchNormStatistics(tmp_path))
+    for every in (1, 2, 2):
+        callback = BatchNormStatistics(tmp_path, every=every)
+        callback.set_model(model)
+        callback.on_train_begin()
+        callback.on_train_end()
+        for part, tag in (("", "figure5"), ("adv", "gamma/norm0")):
+            assert list(Events(tmp_path / "batch_norm" / part).values(tag)) == [0]
+
+
 def test_an_exception_leaves_nothing_broken(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):

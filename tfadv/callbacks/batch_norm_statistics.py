@@ -63,6 +63,7 @@ class BatchNormStatistics(keras.callbacks.Callback):
         self.channels = arguments.integer("channels", channels, 1)
         self.seed = arguments.integer("seed", seed, 0)
         self._files = {}
+        self._first_step = None
         self._written_step = None
 
     def on_train_begin(self, logs=None):
@@ -76,19 +77,30 @@ class BatchNormStatistics(keras.callbacks.Callback):
         if self.layer is not None:
             figures.mixture_path(self.model, self.layer)
         self._close()  # of a training that an exception ended
-        if distributed.rank() == 0:
-            directory = os.path.join(self.log_dir, "batch_norm")
-            # Made now, so that a directory that cannot be written is known before training.
-            for domain in {record.domain for record in records} | {None}:
-                self._files[domain] = EventFile(os.path.join(directory, domain or ""), self._step())
+        self._first_step = self._step()
+        # Made now, so that a directory that cannot be written is known before training.
+        self._open({record.domain for record in records} | {None}, self._first_step)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0:
             self._write()
 
     def on_train_end(self, logs=None):
+        step = self._step()
+        if step == self._first_step != self._written_step:
+            # A resumed training with nothing left to do: the one before it may have written this.
+            domains = set(self._files)
+            self._close()
+            self._open(domains, step - 1)
         self._write()
         self._close()
+
+    def _open(self, domains, step):
+        if distributed.rank() == 0:
+            directory = os.path.join(self.log_dir, "batch_norm")
+            self._files = {
+                domain: EventFile(os.path.join(directory, domain or ""), step) for domain in domains
+            }
 
     def _step(self):
         return int(self.model.optimizer.iterations)

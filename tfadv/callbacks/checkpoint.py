@@ -76,7 +76,7 @@ class Checkpoint(keras.callbacks.Callback):
                 installed(self).step.requests.ask("checkpoint")
 
     def on_train_batch_end(self, batch, logs=None):
-        # Asked before an update that a resumed training passes over, it is agreed on in a later one.
+        # Asked before an update that a resumed training passes over, it is agreed on later.
         if self.minutes is not None and installed(self).step.requests.agreed("checkpoint"):
             if not self.is_last(batch):
                 self.write(batch + 1)
