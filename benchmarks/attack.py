@@ -145,9 +145,9 @@ def measure(name, options):
     seconds = measuring.interleaved(
         runners,
         measuring.rounds(options, CASES[name].rounds),
-        warm_up=1 if options.quick else 2,
+        warm_up=1,
         own_clock=True,
-        patience=20 if options.quick else 120,  # for sixteen bits without instructions for them
+        patience=20 if options.quick else 60,  # for sixteen bits without instructions for them
         label=name,
     )
     return {

@@ -91,7 +91,7 @@ def mixtures(part):
     ]
 
 
-# A subclass may compute anything; and TensorFlow's `isinstance` would count DepthwiseConv in.
+# By their exact types: a subclass may compute anything.
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _LINEAR = (
     keras.layers.Conv1D,
