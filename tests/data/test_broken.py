@@ -122,12 +122,7 @@ def test_a_damaged_record_costs_no_other(damaged, byte, skip, take, whole):
 
 def test_imagenet_with_a_damaged_record_and_a_damaged_image(tmp_path, monkeypatch, capfd):
     tfds.disable_progress_bar()
-    good = miniature_imagenet.jpeg
-    monkeypatch.setattr(
-        miniature_imagenet,
-        "jpeg",
-        lambda label, seed, mode="RGB": good(label, seed, mode)[: 400 if seed == 3 else None],
-    )
+    miniature_imagenet.cut_short(monkeypatch, 3)
     sizes = {"num_train_per_class": 4, "num_classes": 2, "num_validation": 2}
     miniature_imagenet.prepare(tmp_path, **sizes)
     for split in ("train", "validation"):
