@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfadv import layers
-from tfadv.models import graphs
+from tfadv.models import graphs, turned_convolution
 
 
 def folded(part, domain, dtype):
@@ -43,7 +43,7 @@ def folded(part, domain, dtype):
 
 
 def unfolded(part, domain, dtype, without):
-    """The layers with weights that were not folded, computed in another dtype.
+    """The layers with weights that were not folded, computed in another dtype or another way.
 
     Args:
         part, domain, dtype: As of `folded`.
@@ -51,12 +51,14 @@ def unfolded(part, domain, dtype, without):
 
     Returns:
         As of `folded`: convolutions and dense layers with their weights cast once, and batch
-        normalization as one product and one sum.
+        normalization as one product and one sum; without a dtype, convolutions that turn alone.
     """
     found = {}
     for node in graphs.nodes(part):
         layer = node.operation
         if id(layer) in without:
+            continue
+        if dtype is None and not turned_convolution.turns(layer):
             continue
         if _is_batch_norm(layer):
             norm = _branch(layer, domain)
@@ -65,8 +67,9 @@ def unfolded(part, domain, dtype, without):
             scale, offset = (ops.cast(ops.reshape(x, shape), dtype) for x in affine(norm))
             found[id(layer)] = _affine(scale, offset, dtype)
         elif _is_linear(layer):
-            bias = ops.cast(layer.bias, dtype) if layer.use_bias else None
-            activated = _apply(layer, ops.cast(layer.kernel, dtype), bias)
+            compute = dtype or layer.compute_dtype
+            bias = ops.cast(layer.bias, compute) if layer.use_bias else None
+            activated = _apply(layer, ops.cast(layer.kernel, compute), bias)
             found[id(layer)] = _then(activated, layer.activation)
     return found
 
@@ -153,10 +156,15 @@ def _apply(layer, kernel, bias):
     """A function of the layer's inputs, with other weights and without the activation."""
     data_format = getattr(layer, "data_format", None) or "channels_last"
     layout = "NC..." if data_format == "channels_first" else "N...C"
+    turned = None
+    if turned_convolution.turns(layer):
+        turned = turned_convolution.turned(kernel, layer.padding)
 
     def call(inputs, **_):
         inputs = ops.cast(inputs, kernel.dtype)
-        if isinstance(layer, keras.layers.Dense):
+        if turned is not None:
+            outputs = turned(inputs)
+        elif isinstance(layer, keras.layers.Dense):
             outputs = ops.matmul(inputs, kernel)
         elif isinstance(layer, _DEPTHWISE):
             outputs = ops.depthwise_conv(

@@ -12,8 +12,9 @@ class Frozen:
 
     Each batch normalization that alone follows a convolution, a depthwise convolution or a dense
     layer is folded into it, a mixture's through the branch of the domain, and all weights are cast
-    once for a whole attack, in the attack's own graph, from the variables as they are then. The
-    model itself is not changed. In functional and sequential models, and in those nested in any
+    once for a whole attack, in the attack's own graph, from the variables as they are then. On
+    CPUs the gradient of a convolution with stride 1 is made as a convolution, too, which is faster.
+    The model itself is not changed. In functional and sequential models, and in those nested in any
     model; what else there is computes as it always does.
 
     Args:
@@ -23,7 +24,7 @@ class Frozen:
             compute in that dtype what is safe in it: convolutions, dense layers, batch
             normalization, activations, sums and pooling, up to the layer that makes the logits. All
             other layers stay as they are, and the images, too, up to the first layer that computes.
-        fold: Boolean, whether to fold at all.
+        fold: Boolean, whether to fold at all. False, in float32: the model as it is.
         rematerialize: Boolean, as of `tfadv.models.call`.
 
     Call arguments:
@@ -84,8 +85,7 @@ class Frozen:
             outputs = part.outputs if part is whole and dtype is not None else []
             kept = {id(tensor._keras_history.operation) for tensor in outputs}
             found = folding.folded(part, self.domain, dtype) if self.fold else {}
-            if dtype is not None:
-                found.update(folding.unfolded(part, self.domain, dtype, kept | found.keys()))
+            found.update(folding.unfolded(part, self.domain, dtype, kept | found.keys()))
             tables.append((part, _chooser(part, found, dtype, kept)))
         return tables
 
