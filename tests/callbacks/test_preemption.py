@@ -4,9 +4,11 @@ import os
 import signal
 
 import keras
+import numpy as np
 import pytest
 
 from tests.training import cases
+from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, Checkpoint, Preemption
 
 X, Y = cases.images(12)  # three updates an epoch
@@ -94,6 +96,20 @@ def test_after_training_signals_are_what_they_were(tmp_path, handlers):
     assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     assert (tmp_path / "epoch-0002.keras").is_file()
+
+
+def test_no_worker_begins_before_all_can_be_asked(tmp_path, monkeypatch, handlers):
+    # One that a signal found without a handler would end, and take the others along.
+    found = []
+
+    def total(values):
+        found.append(signal.getsignal(signal.SIGTERM))
+        return np.asarray(values)
+
+    monkeypatch.setattr(distributed, "total", total)
+    first = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: found.append("begins"))
+    fit(tmp_path, first)
+    assert found[0] not in (handlers[signal.SIGTERM], "begins") and found[1] == "begins"
 
 
 def test_needs_adversarial_training(tmp_path):

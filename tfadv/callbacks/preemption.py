@@ -41,6 +41,8 @@ class Preemption(keras.callbacks.Callback):
             for number in self.signals
             if signal.getsignal(number) != signal.SIG_IGN  # as a shell's background has Ctrl-C
         }
+        # Nobody trains on before all of them can be asked: one that ended here would end the rest.
+        distributed.total([0])
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._asked is not None and not self.checkpoint.is_last(batch):
