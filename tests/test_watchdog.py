@@ -77,6 +77,27 @@ def test_progress_of_any_worker_counts(ended, tmp_path):
     assert not said and not any(t.name.startswith("_tell") for t in threading.enumerate())
 
 
+def test_a_worker_that_cannot_reach_rank_0_says_so_and_trains_on(ended, monkeypatch, capsys):
+    said, _ = ended
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()
+    watchdog._tell(closed, "token", 0.3, "train", threading.Event())
+    line = capsys.readouterr().err
+    expected = r"tfadv.train: no watch over worker 1, which cannot reach 127.0.0.1:\d+: "
+    assert re.match(expected, line)
+    assert line.count("\n") == 1 and not said
+
+
+def test_who_was_silent_is_known_afterwards(ended, tmp_path):
+    watcher = watchdog._Watcher(None, "token", 60, tmp_path / "stalled.log", "train")
+    now = time.monotonic()
+    for rank, heard in ((0, now), (1, now - 7), (2, now - 0.1)):
+        watcher._latest[rank] = {"pid": rank, "host": "there", "doing": "in step 5"}
+        watcher._heard[rank] = heard
+    assert watcher.silent() == ["worker 1 (process 1 on there; silent for 7 s)"]
+
+
 HANGS = """
 import os, signal, sys, time
 from tfadv import distributed, watchdog

@@ -20,6 +20,7 @@ import time
 from tfadv import distributed, launcher
 
 INTERVAL = 1.0  # seconds between two reports of a worker
+LONG = 5  # such intervals without an answer are silence
 
 
 class _Activity:
@@ -29,6 +30,7 @@ class _Activity:
         self.count = 0
         self.doing = "starting"
         self.waiting = None
+        self.silent = []
 
     def report(self):
         waits = distributed.waits() or bool(self.waiting and self.waiting())
@@ -53,6 +55,11 @@ def waits_when(function):
     _activity.waiting = function
 
 
+def silent():
+    """Names of the workers that rank 0 had not heard of for some seconds when its watch ended."""
+    return list(_activity.silent)
+
+
 @contextlib.contextmanager
 def watch(seconds, path, program):
     """Watches over the workers for as long as the context lasts.
@@ -60,7 +67,8 @@ def watch(seconds, path, program):
     When none of them has made any progress for some time, rank 0 writes the stack traces of all
     workers that can still give one to a file, names the workers that the others wait for in one
     line, and ends itself with status 1; so the launcher ends the job. If it is rank 0 that does
-    not answer, not even from its other threads, every worker says so and ends.
+    not answer any more, not even from its other threads, every worker says so and ends. A worker
+    that never reached rank 0 says that it is not watched, and trains on.
 
     Args:
         seconds: How long is too long: more than the longest step, with its compilation. 0 for no
@@ -93,6 +101,7 @@ def watch(seconds, path, program):
         ended.set()
         _activity.waiting = None
         if server is not None:
+            _activity.silent = watcher.silent()
             server.close()
 
 
@@ -110,11 +119,13 @@ def _tell(address, token, seconds, program, ended):
     """Reports to rank 0 until the watch ends; ends this process if rank 0 does not answer."""
     me = {"token": token, "rank": distributed.rank(), "pid": os.getpid()}
     me["host"] = socket.gethostname()
-    answered = time.monotonic()
+    if me["rank"] == 0:
+        address = ("localhost", address[1])  # which its own name may not lead to
+    began, answered = time.monotonic(), None
     while not ended.wait(INTERVAL):
         try:
             with socket.create_connection(address, timeout=seconds) as connection:
-                connection.settimeout(max(seconds, 5 * INTERVAL))
+                connection.settimeout(max(seconds, LONG * INTERVAL))
                 stream = connection.makefile("rw", encoding="utf-8")
                 while not ended.is_set():
                     _send(stream, {**me, **_activity.report()})
@@ -122,11 +133,16 @@ def _tell(address, token, seconds, program, ended):
                         _send(stream, {**me, "traces": _stack_traces()})
                     answered = time.monotonic()
                     ended.wait(INTERVAL)
-        except (OSError, ValueError):
-            if ended.is_set():
-                return
-            if time.monotonic() - answered > seconds and me["rank"] != 0:
+        except (OSError, ValueError) as error:
+            silence = time.monotonic() - (answered or began)
+            if ended.is_set() or me["rank"] == 0 or silence <= seconds:
+                continue
+            if answered is not None:
                 _end(program, f"worker 0 did not answer for {seconds:g} s")
+            # Perhaps a firewall: whoever trains well is not to end by it.
+            where = "{}:{}".format(*address)
+            _say(program, f"no watch over worker {me['rank']}, which cannot reach {where}: {error}")
+            return
 
 
 class _Watcher:
@@ -149,6 +165,15 @@ class _Watcher:
         while not ended.wait(INTERVAL):
             if time.monotonic() - self._progress > self._seconds:
                 self._conclude()
+
+    def silent(self):
+        return [self._name(rank) for rank in sorted(self._heard) if self._is_silent(rank)]
+
+    def _is_silent(self, rank):
+        return self._silence(rank) > LONG * INTERVAL
+
+    def _silence(self, rank):
+        return time.monotonic() - self._heard[rank]
 
     def _accept(self):
         with contextlib.suppress(OSError):  # closed, when the watch ends
@@ -175,7 +200,7 @@ class _Watcher:
     def _conclude(self):
         self._wanted.set()
         size, traces = distributed.size(), {}
-        deadline = time.monotonic() + 5 * INTERVAL
+        deadline = time.monotonic() + LONG * INTERVAL
         with contextlib.suppress(queue.Empty):
             while len(traces) < size:
                 rank, text = self._traces.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -196,8 +221,9 @@ class _Watcher:
         latest = self._latest.get(rank)
         if latest is None:
             return f"worker {rank} (never heard of)"
-        silent = time.monotonic() - self._heard[rank]
-        state = f"silent for {silent:.0f} s" if silent > 5 * INTERVAL else latest["doing"]
+        state = latest["doing"]
+        if self._is_silent(rank):
+            state = f"silent for {self._silence(rank):.0f} s"
         return f"worker {rank} (process {latest['pid']} on {latest['host']}; {state})"
 
 
@@ -220,7 +246,11 @@ def _receive(stream):
     return json.loads(line)
 
 
+def _say(program, message):
+    print(f"tfadv.{program}: {message}", file=sys.stderr, flush=True)
+
+
 def _end(program, message):
     launcher.report_status(1)
-    print(f"tfadv.{program}: {message}", file=sys.stderr, flush=True)
+    _say(program, message)
     os._exit(1)  # the main thread hangs, and would never hear of an exception

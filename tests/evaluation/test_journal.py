@@ -103,6 +103,33 @@ def test_other_numbers_of_workers_go_on(case, tmp_path, monkeypatch):
     assert correct.tolist() == [result.correct for result in expected]
 
 
+def test_workers_on_machines_of_their_own_know_what_all_of_them_found(case, tmp_path, monkeypatch):
+    model, data = case
+    expected, _ = run(model, data, None)
+    shape, totals, counted = [1, 3, 3], [], []
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "total", lambda x: totals.append(x) or np.array(x))
+
+    def of_both(kill_after=None):
+        journals = [evaluation.Journal(tmp_path / str(rank), {}) for rank in (0, 1)]
+        known = [journal.read(shape) for journal in journals]
+        monkeypatch.setattr(distributed, "gather_object", lambda mine: known)
+        for rank, journal in enumerate(journals):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            counted.extend(run(model, data, journal, kill_after)[1])
+
+    of_both(kill_after=1)
+    # What one found may be the other's share by now.
+    [found] = (tmp_path / "0").iterdir()
+    found.rename(tmp_path / "1" / "moved.jsonl")
+    of_both()
+    assert sorted(counted) == list(range(COUNT))
+    counts = np.sum(totals, axis=0).reshape(-1)
+    assert counts[0] == COUNT
+    correct = counts[1:].reshape(shape)[0, :, 0]
+    assert correct.tolist() == [result.correct for result in expected]
+
+
 def test_what_outcomes_depend_on(case):
     model, _ = case
     identities = [

@@ -40,7 +40,7 @@ def input_errors(program, state=None):
     Or a file that cannot be written, by whichever worker meets it; or weights that cannot be
     trained any further, to which `state()` adds what is left of the training.
     """
-    from tfadv import data
+    from tfadv import data, watchdog
     from tfadv.training.faults import TrainingError
 
     try:
@@ -51,9 +51,11 @@ def input_errors(program, state=None):
     except Exception as error:
         message = data.explain(error)
         if message is None and launcher.workers() > 1 and "horovod" in str(error).lower():
-            # Horovod stops everyone when one worker ends, who has said why.
+            # Horovod stops everyone when one worker ends, who has said why, or is silent too long.
+            silent = "".join(f"; {worker}" for worker in watchdog.silent())
             print(
-                f"tfadv.{program}: worker {launcher.rank()} stopped, since another one ended",
+                f"tfadv.{program}: worker {launcher.rank()} stopped, since another one ended"
+                f"{silent}",
                 file=sys.stderr,
                 flush=True,
             )

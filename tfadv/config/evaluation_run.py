@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import os
 
 from tfadv import distributed, evaluation, watchdog
 from tfadv.config import building, errors, loading
@@ -81,6 +82,8 @@ class EvaluationRun:
             "dataset": self.dataset.name,
             "image_shape": list(self.dataset.image_shape),
             "images": self.dataset.num_validation,
+            # As many images of the same name may be others elsewhere.
+            "data_dir": os.path.realpath(self.settings.data_dir or ""),
             **self.evaluator.identity,
         }
         return evaluation.Journal(f"{self.settings.output}.partial", identity)

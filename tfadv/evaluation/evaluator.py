@@ -7,6 +7,9 @@ from tfadv.evaluation.network import Network
 from tfadv.evaluation.results import Result
 from tfadv.evaluation.sources import open_source
 
+# What the watchdog hears of in between: a whole batch under PGD-2000 may take longer than it waits.
+_STEPS_TO_REPORT = 100
+
 
 class Evaluator:
     """An evaluation that can be repeated without compiling it again, as a model trains.
@@ -54,7 +57,11 @@ class Evaluator:
     def __call__(self, data, batch_size=64, limit=None, progress=None, journal=None):
         source = self.open(data, batch_size, limit)
         shape = [len(self.domains), 1 + len(self.num_steps), 3]
-        known = {} if journal is None else journal.read(shape)
+        known = {}
+        if journal is not None:
+            # All of them, on all workers: by their indices they are shared out, and left out.
+            for found in distributed.gather_object(journal.read(shape)):
+                known.update(found)
         if limit is not None:
             known = {index: found for index, found in known.items() if index < limit}
         mine = [found for i, found in known.items() if i % distributed.size() == distributed.rank()]
@@ -176,10 +183,13 @@ class Evaluator:
         current, goals = self.start(images, labels, indices, network.num_classes, restart)
         done = 0
         for number in numbers:
-            current = self.attack.advance(
-                network, images, current, goals, number - done, step_size, self.value_range
-            )
-            done = number
+            while done < number:
+                steps = min(number - done, _STEPS_TO_REPORT)
+                current = self.attack.advance(
+                    network, images, current, goals, steps, step_size, self.value_range
+                )
+                done += steps
+                watchdog.beat(f"behind step {done} of an attack")
             yield number, current, goals.numpy()
 
     def start(self, images, labels, indices, num_classes, restart=0):
