@@ -89,6 +89,20 @@ def test_gradients_of_a_loss_scale_optimizer_are_its_own_to_look_at():
     assert np.all(np.isfinite(model.get_layer("logits").kernel)) and np.all(np.isfinite(kernel))
 
 
+def test_at_the_smallest_scale_they_are_faults():
+    model = compiled()
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1.0)
+
+    def loss(y_true, y_pred):
+        # Finite, with a gradient that is not.
+        return tf.reduce_sum(tf.sqrt(y_pred - tf.stop_gradient(y_pred)), axis=-1)
+
+    model.compile(scaled, loss)
+    training = fit(model, {}, max_bad_steps=4)
+    assert training.step.faults.updates == 4
+    assert int(scaled.inner_optimizer.iterations) == 4  # the learning rate goes on
+
+
 def test_weights_that_differ_between_workers_are_an_error(monkeypatch):
     model = compiled()
     model.optimizer.build(model.trainable_variables)

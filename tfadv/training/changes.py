@@ -83,7 +83,8 @@ class Changes:
         """Averages the sums over parts and workers, and changes the model by them.
 
         If any of them is not finite, on whichever worker, the update is left out: it counts as one,
-        and changes nothing. (Gradients of a `LossScaleOptimizer` are its own to look at.)
+        and changes nothing. (Gradients of a `LossScaleOptimizer` are its own to look at, as long as
+        its scale is above 1.)
 
         Args:
             sums: List of tensors, as of `collect`.
@@ -98,6 +99,10 @@ class Changes:
         half = gradients if self.compression == "fp16" else 0
         scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
         flags = self.faults.flags(sent[gradients:] if scaled else sent)
+        if scaled:
+            # It leaves them out itself and lowers the scale; at 1 that is not what they come from.
+            unscaled = self.model.optimizer.dynamic_scale.value <= 1.0
+            flags = tf.where(unscaled, tf.maximum(flags, self.faults.flags(sent)), flags)
         sent.append(tf.concat([requests, flags], 0))
 
         def reduce():
@@ -118,7 +123,8 @@ class Changes:
 
     def _leave_out(self):
         # Counted all the same: the learning rate, the data and the random draws go on.
-        self.model.optimizer._iterations.assign_add(1)
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer._iterations.assign_add(1)
         return tf.constant(0)
 
     def _change(self, means, parts):
