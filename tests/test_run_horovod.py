@@ -12,6 +12,7 @@ from pathlib import Path
 
 import launcher
 import pytest
+import restarts
 import run_horovod
 
 ROOT = Path(__file__).parent.parent
@@ -393,6 +394,17 @@ def test_gives_up_with_the_reason_when_it_gets_nowhere(house):
         "run_horovod.sh: ended with status 75 and is not started again: since its last start it "
         "wrote no checkpoint newer than epoch-0001-step-000001.keras"
     )
+
+
+def test_progress_is_what_was_written_last_not_what_is_furthest(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert restarts.newest(tmp_path) is None
+    for second, name in enumerate(["epoch-0009.keras", "epoch-0002-step-000007.keras"], 1):
+        (folder / name).touch()
+        os.utime(folder / name, (second, second))
+        (folder / f"best-{second}.keras").touch()
+        assert restarts.newest(tmp_path)[-1] == name
 
 
 @pytest.mark.parametrize(

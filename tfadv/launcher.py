@@ -20,6 +20,11 @@ def rank():
     return _first(_RANK, 0)
 
 
+def lock_seconds():
+    """How long a restarted training waits for the one before it to end; 0 when nobody says."""
+    return float(os.environ.get("TFADV_LOCK_SECONDS", 0))
+
+
 def report_status(status):
     """Leaves this worker's exit status where `run_horovod.sh` looks for it.
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 # As tfadv.training.checkpoint_files names them: finished epochs, and updates of the next one.
-NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.keras")
+NAME = re.compile(r"epoch-\d+(-step-\d+)?\.keras")
 RESUME = 75
 USERS_MISTAKE = 2
 
@@ -51,13 +51,12 @@ def supervise(start, launch, run_directory: str, times: int) -> int:
 
 
 def newest(run_directory: str) -> tuple | None:
-    """Of a run's newest checkpoint what tells it from others: its place, time and name."""
-    found = []
-    for path in Path(run_directory, "checkpoints").glob("epoch-*.keras"):
-        match = NAME.fullmatch(path.name)
-        if match:
-            place = int(match[1]), int(match[2] or 0)
-            found.append((place, path.stat().st_mtime_ns, path.name))
+    """Of the checkpoint that a run wrote last what tells it from others: its time and name.
+
+    Not the one that is furthest on: if that is broken, the training begins again behind it.
+    """
+    paths = Path(run_directory, "checkpoints").glob("epoch-*.keras")
+    found = [(p.stat().st_mtime_ns, p.name) for p in paths if NAME.fullmatch(p.name)]
     return max(found, default=None)
 
 

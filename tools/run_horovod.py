@@ -210,9 +210,11 @@ def main(arguments: list[str]) -> int:
 
         def start(again: bool) -> int:
             flags = [f"--run_dir={run_directory}", "--resume"] if again else []
+            # A worker may take its time to end after the launcher that waited for it.
+            waits = {"TFADV_LOCK_SECONDS": "60"} if again else {}
             return launch.run(
                 [horovodrun, *request.options, *controller, *verbatim, *request.flags, *flags],
-                environment,
+                environment | waits,
                 raw=request.value(*marked) is not None,
                 ends=b"\n" if mpi else b"\r\n",  # mpirun marks lines, horovodrun returns too
             )

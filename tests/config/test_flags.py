@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -158,7 +159,7 @@ def test_a_run_killed_before_its_flags_were_written_can_be_started(tmp_path):
     assert sorted(p.name for p in run.path.iterdir()) == [".lock", "checkpoints", "flags.txt"]
 
 
-def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path):
+def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path, monkeypatch):
     code = (
         "import sys\nfrom tfadv import config\nfrom tfadv.config import flag_table\n"
         "settings, run = config.train(sys.argv[1:])\nrun.open(flag_table.TRAIN, settings)\n"
@@ -174,7 +175,11 @@ def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path):
         again = [QUICK, "--run_dir=x", "--resume"]
         with pytest.raises(ValueError, match="run_dir must not be in use by another training"):
             config.train(again)
-        other.kill()
+        # One that a launcher starts again waits for the one before it.
+        monkeypatch.setenv("TFADV_LOCK_SECONDS", "60")
+        threading.Timer(0.5, other.kill).start()
+        config.train(again)
+        monkeypatch.delenv("TFADV_LOCK_SECONDS")
     assert (tmp_path / "x" / ".lock").exists()
     settings, run = config.train(again)
     run.open(flag_table.TRAIN, settings)

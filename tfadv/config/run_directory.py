@@ -1,6 +1,7 @@
 import fcntl
 import os
 import pathlib
+import time
 
 from tfadv import launcher, whole_files
 from tfadv.config import outputs, parsing
@@ -127,11 +128,16 @@ class RunDirectory:
     def _take_lock(self):
         # The system frees such a lock when its process ends, however it ends.
         descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise ValueError(
-                f"run_dir must not be in use by another training; received {self.path}"
-            ) from None
-        self._lock = descriptor
+        until = time.monotonic() + launcher.lock_seconds()
+        while self._lock is None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock = descriptor
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.2)
+                    continue
+                os.close(descriptor)
+                raise ValueError(
+                    f"run_dir must not be in use by another training; received {self.path}"
+                ) from None
