@@ -80,6 +80,14 @@ def test_resumes_from_the_newest_that_is_whole_and_says_what_changes(tmp_path, c
         "workers:     1, and 2 before: updates take the same images, in other mini-batches, and "
         "the bits are not those of 2 to the end",
     ]
+    again.dataset.reaches_any = False  # as of ImageNet
+    assert (
+        again._description(1)
+        .splitlines()[1]
+        .startswith(
+            "workers:     1, and 2 before: epochs take the same images, of this one some twice and "
+        )
+    )
     (directory / "epoch-0002-step-000009.keras").unlink()
     again = prepare(tmp_path, "--resume")
     assert again.progress.step == 7 and "workers:" not in again._description(1)

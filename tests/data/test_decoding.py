@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_decoded_is_named(damaged):
     names = ["good.JPEG", 'a dir/it\'s [odd] "été".JPEG', "never.JPEG"]
     seen, error = _first_error((names, [_encoded("JPEG"), damaged, _encoded("JPEG")]))
     assert seen == 1
-    why = "" if damaged else " (it is empty)"
+    why = "" if damaged else " (nothing could be read)"
     assert errors.explain(error) == f"unreadable image file: {names[1]}{why}"
 
 

@@ -91,7 +91,7 @@ READ = {
     "lossy WebP": (LOSSY, RED, 6),
 }
 UNREAD = {
-    "zero bytes": (b"", " (it is empty)"),
+    "zero bytes": (b"", " (nothing could be read)"),
     "text": (b"a thesis", ""),
     "half a JPEG": (JPEG[: len(JPEG) // 2], ""),
     "half a PNG": (encoded(plain("RGB", RED), "PNG")[:50], ""),

@@ -38,7 +38,8 @@ class Checkpoint(keras.callbacks.Callback):
         path: Of the last checkpoint; None before the first.
 
     Raises:
-        ValueError: If `keep` or `minutes` is no such number.
+        ValueError: If `keep` or `minutes` is no such number; and from `fit`, within an epoch, for
+            compiled metrics with states of more than 64 KiB as JSON.
         OSError: From `fit`, if a file cannot be written; those before it stay.
     """
 

@@ -141,10 +141,7 @@ class TrainingRun:
         start = f", continued after {self.progress}" if str(self.progress) else ""
         before = self.progress.workers
         if start and before != size:
-            start += (
-                f"\nworkers:     {size}, and {before} before: updates take the same images, in "
-                f"other mini-batches, and the bits are not those of {before} to the end"
-            )
+            start += f"\nworkers:     {size}, and {before} before: {self._other_workers()}"
         return (
             f"run:         {self.run.path}{start}\n"
             f"data:        {self.dataset.name}, {self.dataset.num_train} images of "
@@ -157,6 +154,14 @@ class TrainingRun:
             f"{settings.images_per_worker} images x {parts} accumulated steps; "
             f"{self.steps_per_epoch} updates an epoch, {settings.epochs} epochs"
         )
+
+    def _other_workers(self):
+        """What another number of workers than before changes."""
+        bits = f"the bits are not those of {self.progress.workers} to the end"
+        if self.dataset.reaches_any:
+            return f"updates take the same images, in other mini-batches, and {bits}"
+        this = ", of this one some twice and some never" if self.progress.step else ""
+        return f"epochs take the same images{this}, in other updates, and {bits}"
 
     def _say(self, text):
         if distributed.rank() == 0:

@@ -17,10 +17,14 @@ class Dataset:
         num_validation: Number of validation examples.
         class_names: A list of `num_classes` strings, or None.
         passed_over: A `broken.Report`, of the training images that could not be read.
+        reaches_any: Whether an update's images are the same for any number of workers; else an
+            epoch's are.
 
     A subclass says where examples come from: `_train_batches` and `_validation_batches`; one that
     cannot reach examples by their index also says in which order they come, `_epoch`.
     """
+
+    reaches_any = True
 
     def __init__(self, name, num_classes, image_shape, num_train, num_validation, class_names=None):
         self.name = name

@@ -159,7 +159,12 @@ for _row, (_place, _mark, *_sides) in enumerate(_SIDES):
         _WEIGHTS[_side, list(_bytes)] = 256 ** np.arange(len(_bytes))
         _DIVISORS[_side], _MODULI[_side], _ADDED[_side] = _rule
 
-_PROBLEMS = ("", " (it is empty)", f" (more than {MAX_PIXELS:,} pixels)", " (a BMP with a palette)")
+_PROBLEMS = (
+    "",
+    " (nothing could be read)",
+    f" (more than {MAX_PIXELS:,} pixels)",
+    " (a BMP with a palette)",
+)
 
 
 def _problem(contents):

@@ -39,6 +39,8 @@ class ImageNet(EncodedDataset):
         ValueError: If the files are not TFRecord files.
     """
 
+    reaches_any = False  # a worker has a stretch of the epoch to itself
+
     def __init__(self, name, builder, train_split, validation_split, image_size, buffer=_BUFFER):
         import tensorflow_datasets as tfds
 
