@@ -17,7 +17,8 @@ setup: ## make .venv: dependencies, TensorFlow (TENSORFLOW=cpu or gpu), Horovod;
 	@tools/setup.sh
 
 test: lint ## lint, then run every test but the slow ones (ARGS="-k name" chooses)
-	@$(BIN)/python -m pytest -q -m "not slow and not runs" -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow and not runs" -n 2 --dist loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the slow tests
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)

@@ -1,10 +1,10 @@
-"""`tfadv.plan` on flagfiles of the paper, and its users' mistakes."""
+"""`tfadv.plan` on flagfiles of the paper; test_bad_flags.py has its users' mistakes."""
 
 import re
 
 import pytest
 
-from tfadv import config, plan
+from tfadv import plan
 
 
 def run_program(monkeypatch, capsys, *flags):
@@ -35,29 +35,3 @@ def test_measured_on_this_machine(monkeypatch, capsys):
     said = run_program(monkeypatch, capsys, *flags)
     assert said["devices"].startswith("2 like this one, measured now: attack 0.001 TFLOP/s")
     assert re.search(r"communication [\d.]+%, waiting for the slowest [\d.]+%", said["update"])
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--device=v1000"], "device must be here or one of v100, a100, h100, .*'v1000'"),
-        (["--device=v100", "--dtype=mixed_bfloat16"], "dtype of device v100 .*'bfloat16'"),
-        (["--workers=7"], "batch_size must be a multiple of .* times 7 workers; received 4096"),
-        (["--device=here", "--efficiency=0.5"], "efficiency must not be given with device=here"),
-        (["--efficiency=2"], "efficiency must be between 1e-06 and 1; received 2"),
-        (["--dataset=image_folder"], "steps_per_epoch must be given to plan for"),
-        (["--dataset=imagenet"], "the data set must be one of digits, .*'imagenet'"),
-        (["--norm=batch"], "norm.* must be one of"),
-    ],
-)
-def test_mistakes(flags, message):
-    with pytest.raises(ValueError, match=message):
-        config.plan(flags)
-
-
-def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["tfadv.plan", "--device=v1000"])
-    with pytest.raises(SystemExit) as end:
-        plan.main()
-    assert end.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1

@@ -170,18 +170,28 @@ def assert_as_if_never_stopped(directory, expected):
     assert log(directory) == log(expected)
 
 
-def test_sigterm_stops_all_workers_behind_a_checkpoint(run, tmp_path):
-    directory, _ = run
-    again = tmp_path / "again"
-    with started(again, until="Epoch 1/2") as process:
+def assert_sigterm_stops_behind_a_checkpoint(directory):
+    with started(directory, until="Epoch 1/2") as process:
         # The first update, which is compiled, takes seconds: there is time for more than this.
         process.send_signal(signal.SIGTERM)
         said = process.stdout.read()
-        assert process.wait(120) == 75
-    [checkpoint] = (again / "checkpoints").iterdir()
-    assert f"\nstopped by SIGTERM, to be resumed from {checkpoint}\n" in said
+        assert process.wait(120) == 75, said
+    found = [*(directory / "checkpoints").iterdir()]
+    assert len(found) == 1, said
+    assert f"\nstopped by SIGTERM, to be resumed from {found[0]}\n" in said
     assert "Traceback" not in said and "[1]" not in said
-    assert not (again / "model.keras").exists()
+    assert not (directory / "model.keras").exists()
+
+
+def test_sigterm_stops_all_workers_behind_a_checkpoint(tmp_path):
+    assert_sigterm_stops_behind_a_checkpoint(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_stopped_by_sigterm_and_resumed_ends_as_if_never_stopped(run, tmp_path):
+    directory, _ = run
+    again = tmp_path / "again"
+    assert_sigterm_stops_behind_a_checkpoint(again)
     done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
     assert f"run:         {again}, continued after " in done.stdout
     assert_as_if_never_stopped(again, directory)
@@ -217,6 +227,7 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
     assert [(line["epoch"], line["step"]) for line in log(tmp_path / "run")] == [(1, 3), (2, 6)]
 
 
+@pytest.mark.slow
 def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
     directory, _ = run
     counts, doubts = [], []

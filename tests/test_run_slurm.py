@@ -52,6 +52,7 @@ def launch(environment, *flags):
     )
 
 
+@pytest.mark.slow
 def test_three_tasks_on_two_nodes_are_three_workers(cluster, tmp_path):
     pytest.importorskip("horovod")
     done = launch(

@@ -98,7 +98,7 @@ def assert_close(found, expected, tolerance):
 
 
 # Eight workers on two cores take most of their minute to start.
-COUNTS = [2, 3, pytest.param(8, marks=pytest.mark.slow)]
+COUNTS = [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 8))]
 # What every number of workers trains, in one launch: it takes most of such a test's time.
 STEP = (None, 24, 1, 1, 0.0, False)
 TWENTY = ("mbn", 48, 1, 20)

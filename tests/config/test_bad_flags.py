@@ -119,6 +119,19 @@ predict | --model=text.txt --class_names other | class_names needs run_dir, or d
 predict | --model=text.txt --output=other other | output must be a file; other is a directory
 predict | --model=text.txt nowhere | the images must be in a directory; received 'nowhere'
 predict | --model=text.txt empty | the directory must hold images; 'empty' holds no file
+plan | --device=v1000 | device must be here or one of v100, a100, h100
+plan | --device=v100 --dtype=mixed_bfloat16 | dtype of device v100 must be one of
+plan | --device=here --efficiency=0.5 | efficiency must not be given with device=here
+plan | --efficiency=2 | efficiency must be between 1e-06 and 1; received 2
+plan | --workers=0 | workers must be between 1 and 1000000; received 0
+plan | --workers=7 | batch_size must be a multiple of images_per_worker=32 times 7 workers
+plan | --bandwidth=0 | bandwidth must be between 1e-06
+plan | --latency=-1 | latency must be between 0
+plan | --jitter=2 | jitter must be between 0 and 1; received 2.0
+plan | --dataset=image_folder | steps_per_epoch must be given to plan for
+plan | --dataset=imagenet | the data set must be one of digits, mnist
+plan | Q --depth=9 | depth of small_resnet must be 6n + 2
+plan | Q run | arguments must be flags (--name=value); received 'run'
 report |  | directories must be given, behind the flags; received none
 report | nowhere | directories must hold runs of tfadv.train that were evaluated; nowhere: no run
 report | --output=text.txt other | output must be a directory; received text.txt

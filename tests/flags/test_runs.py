@@ -36,7 +36,6 @@ def train(name, directory, *flags):
     settings = cases.train(name)
     last = ["--running_statistics=1"] if settings.running_statistics else []
     arguments = [f"--flagfile={cases.file(name)}", *SIZES, *last, f"--run_dir={directory}"]
-    keras.utils.clear_session()
     training_run.prepare(*config.train([*arguments, *flags])).fit()
     return settings
 
