@@ -160,8 +160,10 @@ def _training(depth, images, num_steps, wait, **_):
                 return tf.identity(images), tf.argmax(labels, axis=-1)
 
         attack.targeted = True
+    # Linear layers, of pixels up to 255, would soon overflow.
+    rate = 0.01 if wait is None else 0.0
     network.compile(
-        keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+        keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
         keras.losses.CategoricalCrossentropy(from_logits=True),
         jit_compile=False,
     )
