@@ -15,7 +15,7 @@ from tfadv import attacks, data, models
 
 ROUNDS = 5
 BATCH = 32
-BATCHES = 6
+BATCHES = 20  # a turn
 NUM_STEPS = 30  # the paper's
 SHAPE = (375, 500, 3)  # of a usual ImageNet image: 500 x 375 pixels, about 110 kB
 
@@ -48,20 +48,20 @@ def run(options):
         size = make_images(pathlib.Path(directory), 64)
         dataset = data.load("image_folder", directory, 224)
         kinds = {
-            "training": dataset.train_batches(BATCH, BATCHES + 1, seed=0),
+            "training": dataset.train_batches(BATCH, BATCHES, seed=0),
             "evaluation": dataset.validation_batches(BATCH).repeat(),
         }
-        iterators = {name: iter(one_core(batches)) for name, batches in kinds.items()}
 
-        def images_of(name):
+        def images_of(batches):
             def take():
-                for _ in range(BATCHES):
-                    next(iterators[name])[0].numpy()
+                # From its beginning: what is prefetched while the others have their turn is free.
+                for batch in one_core(batches).take(BATCHES):
+                    batch[0].numpy()
 
             return take
 
         seconds = measuring.interleaved(
-            {name: images_of(name) for name in iterators}, turns, label="one core"
+            {name: images_of(batches) for name, batches in kinds.items()}, turns, label="one core"
         )
     model = models.ResNet(50, num_classes=10, image_size=224)
     x, y = tf.zeros([4, 224, 224, 3]), tf.range(4)
