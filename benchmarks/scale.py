@@ -244,8 +244,8 @@ def table(report):
     check = results["published"]
     return (
         "FLOPs for each clean image of training, at 224 pixels (a GMAC is 2 GFLOP):\n\n"
-        f"{by_depth}\nThe model against this machine, within "
-        f"{report['settings']['allowed']:.0%} as required:\n\n{by_workers}\n"
+        f"{by_depth}\nThe model against this machine (required: within "
+        f"{report['settings']['allowed']:.0%}):\n\n{by_workers}\n"
         f"ResNet-152, PGD-30, 100% adv + 0% clean on 128 V100: {check['predicted_hours']:.1f} "
         f"hours predicted, about {check['published_hours']} published "
         f"({check['difference']:+.0%}). The prediction takes {check['efficiency']:.0%} of the "

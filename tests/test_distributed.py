@@ -2,12 +2,13 @@
 
 import os
 import sys
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv import distributed
+from tfadv import distributed, launcher
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +141,18 @@ def test_threads_of_a_running_tensorflow_stay(monkeypatch):
 
     monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", running)
     distributed.init()
+
+
+def test_horovods_thread_leaves_workers_their_cores(monkeypatch):
+    found = []
+    stub = types.SimpleNamespace(
+        is_initialized=lambda: False, init=lambda: found.append(os.environ["HOROVOD_CYCLE_TIME"])
+    )
+    monkeypatch.setitem(sys.modules, "horovod", types.SimpleNamespace(tensorflow=stub))
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", stub)
+    monkeypatch.setattr(launcher, "workers", lambda: 2)
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "3")
+    distributed._horovod()
+    monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    distributed._horovod()
+    assert found == ["3", "10"]
