@@ -269,6 +269,7 @@ def test_data_that_do_not_fit_the_model_are_refused(run):
     assert done.stderr.startswith("tfadv.evaluate: data must have images of shape (8, 8, 1)")
 
 
+@pytest.mark.slow
 def test_a_mistake_found_by_a_worker_is_one_line_and_status_2(tmp_path):
     folder = tmp_path / "images"
     for split in ("train", "val"):

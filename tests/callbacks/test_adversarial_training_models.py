@@ -38,7 +38,13 @@ class Recording(tfadv.attacks.PGD):
         return made, goals
 
 
-@pytest.mark.parametrize("form", ["plain batch normalization", "nested, with a mixture"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("plain batch normalization", marks=pytest.mark.slow),
+        "nested, with a mixture",
+    ],
+)
 def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
     x, y = photos()
     model = mobilenet()

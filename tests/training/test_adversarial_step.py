@@ -274,7 +274,7 @@ def test_refuses_layers_that_assign_what_gradients_train():
         cases.train(cases.compiled(model), X, Y)
 
 
-@pytest.mark.parametrize("norm", ["keras", "mbn"])
+@pytest.mark.parametrize("norm", [pytest.param("keras", marks=pytest.mark.slow), "mbn"])
 def test_attack_compiled_with_xla_makes_the_same_step(norm):
     # What happens on a GPU; the last batch is smaller, so that sizes are known in the graph alone.
     models, made = [], []

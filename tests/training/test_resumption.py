@@ -139,7 +139,7 @@ def undisturbed(tmp_path_factory):
         # TensorBoard and in the log, and has no checkpoint.
         ([(Kill(0, 1), "Checkpoint"), (Kill(0, 1), ""), (Kill(1), "Checkpoint")], (1, 3)),
         # After an epoch's last update; and with running statistics.
-        ([(Kill(0, 3), ""), (Kill(2, 0), "")], (2, 1)),
+        pytest.param([(Kill(0, 3), ""), (Kill(2, 0), "")], (2, 1), marks=pytest.mark.slow),
         # With the last update alone to make: its checkpoint is its epoch's, behind the records.
         ([(Kill(0, 2), ""), (Kill(0), "Checkpoint")], (0, 3)),
         # When nothing is left to do.
