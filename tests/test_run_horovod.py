@@ -297,12 +297,15 @@ def test_output_in_pieces():
     said = []
     output = launcher.Output(Target(), said, raw=False, ends=b"\r\n")
     data = b"[0]<stdout>:a\r[0]<stdout>:b[1]<stderr>\n[1,3]<stderr>:c\nTerminating\n"
-    data += b"[0]<stdout>:endProcess 0 exit with status code 143.\n[10]<stdout>:last"
+    data += b"[0]<stdout>:endProcess 0 exit with status code 143.\n[1]<stderr>:Terminated\n"
+    data += b"[10]<stdout>:last"
     for i in range(len(data)):
         output.feed(data[i : i + 1])
     output.feed(b"")
     assert output.target.text == b"a\rb[1]<stderr>\n[3] c\nend[10] last"
-    assert said == [b"Terminating\n", b"Process 0 exit with status code 143.\n"]
+    # The last is its shell's word on a worker that it ended.
+    ended = b"Process 0 exit with status code 143.\n"
+    assert said == [b"Terminating\n", ended, b"[1]<stderr>:Terminated\n"]
 
 
 def test_a_workers_status_reaches_the_user_without_horovodruns_traceback(house):

@@ -57,6 +57,9 @@ class Output:
         if said:
             self.launcher.append(said.group())
             text = text[: said.start()]
+        if text.strip() == b"Terminated":  # horovodrun's shell, of a worker that it ended
+            self.launcher.append(record)
+            return b""
         rank = int(mark.group(1))
         return text if rank == 0 else b"[%d] %b" % (rank, text)
 
