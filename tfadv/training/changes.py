@@ -101,8 +101,8 @@ class Changes:
         flags = self.faults.flags(sent[gradients:] if scaled else sent)
         if scaled:
             # It leaves them out itself and lowers the scale; at 1 that is not what they come from.
-            unscaled = self.model.optimizer.dynamic_scale.value <= 1.0
-            flags = tf.where(unscaled, tf.maximum(flags, self.faults.flags(sent)), flags)
+            unscaled = tf.cast(self.model.optimizer.dynamic_scale.value <= 1.0, tf.float32)
+            flags = tf.maximum(flags, unscaled * self.faults.flags(sent[:gradients]))
         sent.append(tf.concat([requests, flags], 0))
 
         def reduce():
