@@ -89,4 +89,5 @@ def describe(machine):
     return (
         f"{devices}; {versions}; load average {load['start']} at the start and "
         f"{load['end']} at the end; {machine['date']}."
+        + (f" {machine['note']}" if machine.get("note") else "")
     )

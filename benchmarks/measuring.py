@@ -17,7 +17,8 @@ A benchmark is one module of this folder and one line in `performance.BENCHMARKS
 `python -m benchmarks.NAME` then writes results/NAME.json, which holds the machine, the versions and
 what `run` returned, and puts the table, with a line on the machine below it, between the markers
 `<!-- NAME -->` and `<!-- end -->` of docs/performance.md. With `--quick` it prints them and writes
-nothing. Progress goes to stderr.
+nothing; with `--machine=h200` all of it is called NAME.h200, so that another machine's numbers
+stand beside the usual one's. Progress goes to stderr.
 """
 
 import argparse
@@ -158,12 +159,16 @@ def main(name, run, table, *, packages=(), arguments=None, argv=None):
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="few rounds; writes no file")
     parser.add_argument("--rounds", type=int, help="how many rounds, in place of the usual number")
+    parser.add_argument("--machine", help="what to call this machine's own file and table")
+    parser.add_argument("--note", help="a sentence on the machine, for below the table")
     if arguments is not None:
         arguments(parser)
     options = parser.parse_args(argv)
     # Before TensorFlow starts its threads, which would count.
     start = load_average()
+    name += f".{options.machine}" if options.machine else ""
     report = {"benchmark": name, "machine": machine(packages), **run(options)}
+    report["machine"]["note"] = options.note
     report["machine"]["load_average"] = {"start": start, "end": load_average()}
     # As it will be read back: names as strings, tuples as lists.
     report = json.loads(json.dumps(report))

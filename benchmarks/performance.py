@@ -1,7 +1,7 @@
 """Rewrites the tables of docs/performance.md: `python -m benchmarks.performance`.
 
-They come from results/*.json. A table stands between `<!-- NAME -->` and the next `<!-- end -->`;
-everything else stays as it is.
+They come from results/*.json, NAME.json or, of another machine, NAME.MACHINE.json. A table stands
+between `<!-- NAME -->` and the next `<!-- end -->`; everything else stays as it is.
 """
 
 import importlib
@@ -58,12 +58,13 @@ def rewrite(tables):
 
 def main():
     tables = {}
-    for name in BENCHMARKS:
+    others = sorted(path.stem for path in measuring.RESULTS.glob("*.*.json"))
+    for name in (*BENCHMARKS, *others):
         report = measuring.read(name)
         if report is None:
             measuring.progress(f"{name}: not measured yet; its table stays as it is")
             continue
-        module = importlib.import_module(f"benchmarks.{name}")
+        module = importlib.import_module(f"benchmarks.{name.partition('.')[0]}")
         tables[name] = section(report, module.table)
     rewrite(tables)
 

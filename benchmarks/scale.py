@@ -30,9 +30,10 @@ ANSWERS = (
     ("table7/resnet152-pgd30-mbn", 128, "v100"),
     ("table7/resnet152-pgd30-mbn", 128, "a100"),
     ("table7/resnet152-pgd30-mbn", 128, "h100"),
+    ("table7/resnet152-pgd30-mbn", 128, "h200"),
     ("table7/resnet152-pgd30-mbn", 8, "h100"),
     ("table7/resnet638-pgd30-clean0-running", 128, "v100"),
-    ("table7/resnet638-pgd30-clean0-running", 128, "h100"),
+    ("table7/resnet638-pgd30-clean0-running", 128, "h200"),
 )
 
 
@@ -148,12 +149,12 @@ def answer(name, workers, device, cost):
     flags = [f"--flagfile=flags/{name}.flags", f"--workers={workers}", f"--device={device}"]
     settings = config.plan(flags)
     work = planning_run.work(settings, workers)
-    rate = planning.known_device(device).rate
+    device = planning.known_device(device)
     prediction = planning.predict(
         work,
         cost,
-        attack_rate=rate,
-        update_rate=rate,
+        attack_rate=device.rate,
+        update_rate=device.update_rate,
         link=Link(1e9 * settings.bandwidth, 1e-6 * settings.latency),
         workers=workers,
         jitter=settings.jitter,
@@ -254,8 +255,9 @@ def table(report):
         f"by PGD-100 on 16 V100, published as about {check['evaluation_published_hours']} hour, is "
         f"predicted as {check['evaluation_predicted_hours']:.1f}: the model knows nothing of how "
         f"images are read and programs started.\n\n"
-        f"Answers of `python -m tfadv.plan --flagfile=flags/...`, in float32 (TF32 on A100 and "
-        f"H100; for the H100 what it reaches is assumed from its memory's bandwidth):\n\n{told}"
+        f"Answers of `python -m tfadv.plan --flagfile=flags/...`, in float32 (TF32 on all but the "
+        f"V100). What an H200 reaches was measured on one, what an H100 does is assumed from that "
+        f"and its memory's bandwidth; between devices nothing was measured:\n\n{told}"
     )
 
 

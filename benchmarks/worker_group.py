@@ -35,7 +35,7 @@ class Group:
         count: How many.
         **settings: Of `_train`: `wait` (seconds in the place of all arithmetic, or None),
             `images`, `num_steps`, `depth`, `updates` (of one turn), `measure` (whether to measure
-            at the end what the machine reaches).
+            at the end what the machine reaches), `core` (of the first worker).
     """
 
     def __init__(self, count, **settings):
@@ -59,8 +59,16 @@ class Group:
 
     def turn(self):
         """Lets the group make some updates; returns rank 0's seconds for each, as a list."""
+        self.start()
+        return self.finish()
+
+    def start(self):
+        """The first half of a turn, which does not wait for the updates."""
         self._send(signal.SIGCONT)
         (self.folder / f"turn{self._turn}").touch()
+
+    def finish(self):
+        """The second half of a turn: waits, and returns what `turn` returns."""
         seconds = json.loads(self._wait_for(f"done{self._turn}.0"))
         for rank in range(1, self.count):
             self._wait_for(f"done{self._turn}.{rank}")
@@ -73,6 +81,9 @@ class Group:
         self._send(signal.SIGCONT)
         (self.folder / "end").touch()
         results = [json.loads(self._wait_for(f"result{rank}")) for rank in range(self.count)]
+        # An iterator that lives until Python ends keeps it waiting for TensorFlow's autotuning,
+        # which looks up once a minute.
+        self._send(signal.SIGKILL)
         self._process.wait()
         self._log.close()
         self._folder.cleanup()
@@ -99,23 +110,23 @@ def _write(path, value):
     aside.rename(path)
 
 
-def _pin():
-    """One core to each worker; before TensorFlow starts its threads."""
-    cores = sorted(os.sched_getaffinity(0))
+def _pin(first):
+    """One core to each worker, from `first` on; before TensorFlow starts its threads."""
+    cores = sorted(os.sched_getaffinity(0))[first:]
     if int(os.environ["HOROVOD_LOCAL_SIZE"]) <= len(cores):
         os.sched_setaffinity(0, {cores[int(os.environ["HOROVOD_LOCAL_RANK"])]})
 
 
 def _work(folder):
     """One worker."""
-    _pin()
+    settings = json.loads((folder / "settings").read_text(encoding="utf-8"))
+    _pin(settings["core"])
     import keras
 
     import tfadv
     from tfadv import distributed
 
     distributed.init()
-    settings = json.loads((folder / "settings").read_text(encoding="utf-8"))
     model, data, attack, work = _training(**settings)
     turns = _turns(keras.callbacks.Callback, folder, distributed.rank(), settings["updates"])
     training = tfadv.callbacks.AdversarialTraining(attack, value_range=(0, 255))

@@ -1,11 +1,13 @@
 """Weak scaling over Horovod's workers on this machine: `python -m benchmarks.workers`.
 
-Each worker has one thread, and each its own images: the more workers, the more images. Groups of
-1 and 2 workers, a core each, train for real, in turns. Beyond the cores, and for 1 and 2 as well,
-all arithmetic is replaced by a wait: gradients of the same size, the collective operation and its
-waiting for each other stay what they are. All train by `fit` with `AdversarialTraining`.
+Each worker has one thread, and each its own images: the more workers, the more images. As many as
+there are cores train for real, in turns with two single workers that know nothing of each other:
+what the machine has to give. Beyond the cores, and for the few as well, all arithmetic is replaced
+by a wait: gradients of the same size, the collective operation and its waiting for each other stay
+what they are. All train by `fit` with `AdversarialTraining`.
 """
 
+import os
 import statistics
 
 from benchmarks import measuring
@@ -14,50 +16,76 @@ from benchmarks.worker_group import Group
 COUNTS = (1, 2, 4, 8)
 REQUIRED = 1.9
 WAIT = 1.0  # seconds
-NETWORK = dict(depth=20, images=16, num_steps=5)
+APART = "2, apart"
+NETWORK = dict(depth=20, images=32, num_steps=10)  # as the quickstart
+
+
+class Apart:
+    """Two groups of one worker, each on its core, which train at the same time."""
+
+    def __init__(self, **settings):
+        self._groups = [Group(1, core=core, **settings) for core in (0, 1)]
+
+    def turn(self):
+        """Seconds of each update of a pair as fast as both together."""
+        for group in self._groups:
+            group.start()
+        both = [group.finish() for group in self._groups]
+        return [2 / (1 / a + 1 / b) for a, b in zip(*both, strict=True)]
+
+    def end(self):
+        return [group.end() for group in self._groups][0]
 
 
 def measure(counts, rounds, label, **settings):
     """Seconds of every update, by number of workers, and what the workers found at the end."""
-    groups, updates = {}, {}
+    arithmetic = settings["wait"] is None
+    groups = {}
     for count in counts:
-        groups[count] = Group(count, measure=count == 1 and settings["wait"] is None, **settings)
-        updates[count] = []
+        groups[count] = Group(count, core=0, measure=arithmetic and count == 1, **settings)
         measuring.progress(f"{label}: {count} workers are warm")
+    if arithmetic:
+        groups[APART] = Apart(measure=False, **settings)
+    updates = {name: [] for name in groups}
 
-    def turn(count):
-        seconds = groups[count].turn()
-        updates[count].append(seconds)
+    def turn(name):
+        seconds = groups[name].turn()
+        updates[name].append(seconds)
         return statistics.median(seconds)
 
-    contestants = {count: (lambda count=count: turn(count)) for count in counts}
+    contestants = {name: (lambda name=name: turn(name)) for name in groups}
     seconds = measuring.interleaved(
         contestants, rounds, warm_up=0, own_clock=True, label=f"{label}, by workers"
     )
-    ends = {count: groups[count].end() for count in counts}
-    return [
-        {
-            "stage": label,
-            "workers": count,
-            "seconds": seconds[count],
-            "updates": updates[count],
-            # Images of N workers in a second, over those of one.
-            "times_one": measuring.spread(
-                [count * a / b for a, b in zip(seconds[1], seconds[count], strict=True)]
-            ),
-            **ends[count][0],
-        }
-        for count in counts
-    ]
+    results = []
+    for name, group in groups.items():
+        measuring.progress(f"{label}: {name} workers end")
+        count = 2 if name == APART else name
+        # Images of N workers in a second, over those of one.
+        times_one = [count * a / b for a, b in zip(seconds[1], seconds[name], strict=True)]
+        results.append(
+            {
+                "stage": f"{label}, apart" if name == APART else label,
+                "workers": count,
+                "seconds": seconds[name],
+                "updates": updates[name],
+                "times_one": measuring.spread(times_one),
+                **group.end()[0],
+            }
+        )
+    return results
 
 
 def run(options):
     rounds = measuring.rounds(options, 9)
+    cores = len(os.sched_getaffinity(0))
     settings = {**NETWORK, "updates": 2 if options.quick else 3}
     return {
         "settings": {**settings, "required": REQUIRED, "wait_seconds": WAIT},
         "results": [
-            *measure(COUNTS[:2], rounds, "arithmetic", wait=None, **settings),
+            *measure(
+                [n for n in COUNTS if n <= cores], rounds, "arithmetic", wait=None, **settings
+            ),
             *measure(COUNTS, min(rounds, 5), "wait", wait=WAIT, **settings),
         ],
     }
@@ -70,6 +98,7 @@ def table(report):
     rows = []
     for result in report["results"]:
         count = result["workers"]
+        talking = count > 1 and not result["stage"].endswith("apart")
         rows.append(
             [
                 result["stage"],
@@ -77,15 +106,21 @@ def table(report):
                 measuring.in_words(measuring.spread(result["seconds"]), 3),
                 measuring.in_words(result["times_one"]),
                 f"{result['times_one']['median'] / count:.0%}",
-                f"{result['communication_share']:.1%}" if count > 1 else "",
-                f"{1e3 * result['reductions']['all']:.1f}" if count > 1 else "",
+                f"{result['communication_share']:.1%}" if talking else "",
+                f"{1e3 * result['reductions']['all']:.1f}" if talking else "",
             ]
         )
-    two = next(r for r in report["results"] if r["stage"] == "arithmetic" and r["workers"] == 2)
-    words = measuring.in_words(two["times_one"])
+    two, apart = (
+        measuring.in_words(
+            next(r for r in report["results"] if (r["stage"], r["workers"]) == (stage, 2))[
+                "times_one"
+            ]
+        )
+        for stage in ("arithmetic", "arithmetic, apart")
+    )
     return (
-        f"2 workers of one thread against one: {words} times the images a second; at least "
-        f"{settings['required']} is required.\n\n"
+        f"2 workers of one thread against one: {two} times the images a second; at least "
+        f"{settings['required']} is required. Two that know nothing of each other: {apart}.\n\n"
         + measuring.markdown_table(heading, rows)
         + f"\nSmallResNet-{settings['depth']} for 32x32 pixels, PGD-{settings['num_steps']}, "
         f"{settings['images']} images a worker and update, 100% adv + 100% clean; an update sends "

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import types
 
 import numpy as np
@@ -143,16 +144,52 @@ def test_threads_of_a_running_tensorflow_stay(monkeypatch):
     distributed.init()
 
 
-def test_horovods_thread_leaves_workers_their_cores(monkeypatch):
-    found = []
-    stub = types.SimpleNamespace(
-        is_initialized=lambda: False, init=lambda: found.append(os.environ["HOROVOD_CYCLE_TIME"])
-    )
-    monkeypatch.setitem(sys.modules, "horovod", types.SimpleNamespace(tensorflow=stub))
-    monkeypatch.setitem(sys.modules, "horovod.tensorflow", stub)
-    monkeypatch.setattr(launcher, "workers", lambda: 2)
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "3")
-    distributed._horovod()
+class Horovod:
+    """`horovod.tensorflow`, whose `init` notes the cycle and starts a thread, as the real one."""
+
+    def __init__(self, monkeypatch):
+        self.cycle = self.thread = None
+        self._end = threading.Event()
+        monkeypatch.setitem(sys.modules, "horovod", types.SimpleNamespace(tensorflow=self))
+        monkeypatch.setitem(sys.modules, "horovod.tensorflow", self)
+        monkeypatch.setattr(launcher, "workers", lambda: 2)
+
+    def is_initialized(self):
+        return False
+
+    def init(self):
+        self.cycle = os.environ.get("HOROVOD_CYCLE_TIME")
+        self.thread = threading.Thread(target=self._end.wait)
+        self.thread.start()
+
+    def end(self):
+        self._end.set()
+        self.thread.join()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "taken"), [(0, "3", "3"), (0, None, "10"), (2, "3", "3"), (2, None, None)]
+)
+def test_horovods_thread_asks_seldom_where_it_shares_a_core(monkeypatch, gpus, given, taken):
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "")  # is put back as it was
     monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    if given:
+        monkeypatch.setenv("HOROVOD_CYCLE_TIME", given)
+    horovod = Horovod(monkeypatch)
+    Machine(monkeypatch, gpus)
     distributed._horovod()
-    assert found == ["3", "10"]
+    horovod.end()
+    assert horovod.cycle == taken
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of other systems stay as they are")
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_horovods_thread_steps_back_where_it_shares_a_core(monkeypatch, gpus):
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "10")
+    horovod = Horovod(monkeypatch)
+    Machine(monkeypatch, gpus)
+    distributed._horovod()
+    found = os.sched_getscheduler(horovod.thread.native_id)
+    horovod.end()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert found == (os.SCHED_OTHER if gpus else os.SCHED_IDLE)

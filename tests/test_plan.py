@@ -35,3 +35,17 @@ def test_measured_on_this_machine(monkeypatch, capsys):
     said = run_program(monkeypatch, capsys, *flags)
     assert said["devices"].startswith("2 like this one, measured now: attack 0.001 TFLOP/s")
     assert re.search(r"communication [\d.]+%, waiting for the slowest [\d.]+%", said["update"])
+
+
+def test_attack_and_update_have_rates_of_their_own(monkeypatch, capsys):
+    flags = ["--flagfile=flags/quickstart.flags", "--width=4", "--device=h200", "--workers=2"]
+    one = run_program(monkeypatch, capsys, *flags)
+    assert "0.151 (the attack) and 0.046 (the update's pass) of 494 TFLOP/s" in one["devices"]
+    two = run_program(monkeypatch, capsys, *flags, "--attack_precision=bfloat16")
+    assert "attack in bfloat16 on tensor cores: 0.121 of 989" in two["devices"]
+    assert "update in float32 on TF32 tensor cores: 0.046 of 494" in two["devices"]
+    # Evaluations are attacked in float32 in both.
+    assert (
+        re.search("([^ ]+) hours of", one["training"])[0]
+        == (re.search("([^ ]+) hours of", two["training"])[0])
+    )

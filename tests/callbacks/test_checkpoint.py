@@ -172,6 +172,26 @@ def test_within_epochs_by_the_clock(tmp_path, monkeypatch):
     assert names(tmp_path) == ["epoch-0002.keras"]
 
 
+def test_before_the_last_update_of_an_epoch_that_ends_long(tmp_path):
+    seen = []
+    cases.compiled(cases.network()).fit(
+        X,
+        Y,
+        batch_size=1,
+        epochs=2,
+        verbose=0,
+        callbacks=[
+            AdversarialTraining(cases.Mirror(), value_range=(0, 1)),
+            Checkpoint(tmp_path, minutes=60, long_ends=lambda epoch: epoch == 0),
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: seen.append(names(tmp_path))
+            ),
+        ],
+    )
+    before, after = "epoch-0000-step-000003.keras", "epoch-0001.keras"
+    assert seen == [[], [], [before], [before], *[[after]] * 4]
+
+
 def test_a_full_disk_leaves_what_was_there(model, tmp_path, monkeypatch):
     fit(model, tmp_path, [0.1])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -33,8 +33,8 @@ class Signal(keras.callbacks.Callback):
             os.kill(os.getpid(), self.number)
 
 
-def fit(directory, sender, signals=(signal.SIGTERM,)):
-    checkpoint = Checkpoint(directory)
+def fit(directory, sender, signals=(signal.SIGTERM,), **options):
+    checkpoint = Checkpoint(directory, **options)
     cases.compiled(cases.network()).fit(
         X,
         Y,
@@ -80,6 +80,16 @@ def test_stops_behind_a_checkpoint(tmp_path, monkeypatch, capsys, moment, name):
     assert capsys.readouterr().out == f"\nstopped by SIGTERM, to be resumed from {path}\n"
     # A second signal is not ours: it ends the process, whatever Python is doing.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("moment", [(1, 2), (1, "end")])
+def test_a_long_end_of_an_epoch_is_left_at_once(tmp_path, capsys, moment):
+    with pytest.raises(SystemExit) as stopped:
+        fit(tmp_path, Signal(moment), minutes=60, long_ends=lambda epoch: epoch == 1)
+    assert stopped.value.code == 75
+    path = tmp_path / "epoch-0001-step-000002.keras"  # before the last of three updates
+    assert capsys.readouterr().out == f"\nstopped by SIGTERM, to be resumed from {path}\n"
+    assert sorted(each.name for each in tmp_path.glob("*.keras")) == [path.name, "epoch-0001.keras"]
 
 
 def test_any_signal_counts_and_then_none_is_held(tmp_path, capsys):

@@ -31,7 +31,15 @@ def test_every_row_reads():
 
 
 def test_efficiency_can_be_given():
-    assert planning.known_device("h100", "bfloat16", 0.5).rate == 0.5 * 989e12
+    device = planning.known_device("h100", "bfloat16", 0.5)
+    assert device.rate == device.update_rate == 0.5 * 989e12
+
+
+def test_the_pass_of_an_update_has_an_efficiency_of_its_own_where_it_is_known():
+    h200 = planning.known_device("h200")
+    assert h200.rate == pytest.approx(74.6e12, rel=0.01)
+    assert h200.update_rate == pytest.approx(22.7e12, rel=0.01)
+    assert planning.known_device("v100").update_rate == planning.known_device("v100").rate
 
 
 def test_unknown_ones_name_the_known():

@@ -33,9 +33,13 @@ class Checkpoint(keras.callbacks.Callback):
         keep: Integer, how many of those after an epoch stay (10 in the pipeline).
         minutes: Number above 0, after how many minutes without a checkpoint to write one within the
             epoch, which needs `AdversarialTraining` before it; None never does.
+        long_ends: Function of the epoch, from 0, that says whether its end takes long, as with an
+            evaluation; then, if `minutes` is given, one is written before its last update as well,
+            so that what is stopped in its end loses no more than that.
 
     Attributes:
-        path: Of the last checkpoint; None before the first.
+        path: Of the last checkpoint, or that within an epoch which this training was resumed from;
+            None before.
 
     Raises:
         ValueError: If `keep` or `minutes` is no such number; and from `fit`, within an epoch, for
@@ -43,7 +47,9 @@ class Checkpoint(keras.callbacks.Callback):
         OSError: From `fit`, if a file cannot be written; those before it stay.
     """
 
-    def __init__(self, directory, monitor="val_pgd10_accuracy", keep=10, minutes=None):
+    def __init__(
+        self, directory, monitor="val_pgd10_accuracy", keep=10, minutes=None, long_ends=None
+    ):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.monitor = monitor
@@ -51,18 +57,22 @@ class Checkpoint(keras.callbacks.Callback):
         self.minutes = minutes
         if minutes is not None:
             self.minutes = arguments.positive("minutes", minutes, "None for never")
+        self.long_ends = long_ends or (lambda epoch: False)
         # Without a clock nothing is done after an update, for which Keras then need not wait.
         self.async_safe = minutes is None
         self._record = self.directory / "best.json"
-        self.path = None
+        self.path = self._position = None
         self._epoch = 0
         self._written_at = 0.0
 
     def on_train_begin(self, logs=None):
-        self.path = None
+        self.path = self._position = None
         self._written_at = time.monotonic()
         if self.minutes is not None:
-            installed(self)
+            resumed = installed(self).progress
+            if resumed is not None and resumed.step:
+                # Not written again: it would look like progress to who starts a training again.
+                self._wrote(resumed)
         if distributed.rank() == 0:
             # Only here: a directory that is gone in the middle of a training is not made again.
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -77,10 +87,12 @@ class Checkpoint(keras.callbacks.Callback):
                 installed(self).step.requests.ask("checkpoint")
 
     def on_train_batch_end(self, batch, logs=None):
+        if self.minutes is None or self.is_last(batch):
+            return
         # Asked before an update that a resumed training passes over, it is agreed on later.
-        if self.minutes is not None and installed(self).step.requests.agreed("checkpoint"):
-            if not self.is_last(batch):
-                self.write(batch + 1)
+        agreed = installed(self).step.requests.agreed("checkpoint")
+        if agreed or (self.is_last(batch + 1) and self.long_ends(self._epoch)):
+            self.write(batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
         value = (logs or {}).get(self.monitor)
@@ -95,13 +107,18 @@ class Checkpoint(keras.callbacks.Callback):
         steps = self.params["steps"]
         return steps is not None and batch + self.model.steps_per_execution >= steps
 
+    def is_behind_by_one(self):
+        """Whether the last checkpoint is the one before this epoch's last update."""
+        steps = self.params["steps"]
+        return steps is not None and self._position == (self._epoch, steps - 1)
+
     def write(self, step):
         """Writes a checkpoint after `step` updates of this epoch, on rank 0."""
         sums = installed(self).step.sums
         self._write(Progress(self._epoch, step, distributed.size(), sums))
 
     def _write(self, progress, value=None):
-        path = self.directory / checkpoint_files.name(progress.epoch, progress.step)
+        path = self._path(progress)
         if distributed.rank() == 0 and path != self.path:
             with whole_files.aside(path) as temporary:
                 checkpoints.write(self.model, temporary, progress)
@@ -113,8 +130,15 @@ class Checkpoint(keras.callbacks.Callback):
                         temporary, {"epoch": progress.epoch, self.monitor: float(value)}
                     )
             self._remove_older(progress.epoch, progress.step)
-        self.path = path
+        self._wrote(progress)
+
+    def _wrote(self, progress):
+        self.path = self._path(progress)
+        self._position = progress.epoch, progress.step
         self._written_at = time.monotonic()
+
+    def _path(self, progress):
+        return self.directory / checkpoint_files.name(progress.epoch, progress.step)
 
     def _best(self):
         if not self._record.is_file():

@@ -14,7 +14,9 @@ class Preemption(keras.callbacks.Callback):
     there every worker ends with `SystemExit(75)`, a status (EX_TEMPFAIL) that asks to be started
     again. A second signal ends a worker at once, and so does a signal after training.
 
-    The wait is at most one update and a checkpoint; in an epoch's end it is the evaluation too.
+    The wait is at most one update and a checkpoint. In an epoch's end, evaluations and all, there
+    is none if the checkpoint before the epoch's last update was written (`Checkpoint(long_ends)`):
+    that update and the epoch's end are then done again, and every worker needs a signal of its own.
     Signals reach a process in Python's main thread, where `fit` must run.
 
     Args:
@@ -31,11 +33,12 @@ class Preemption(keras.callbacks.Callback):
         self.checkpoint = checkpoint
         self.signals = tuple(signals)
         self._asked = None
+        self._ends = False  # the epoch, of which nothing but its last update could be lost
         self._previous = {}
 
     def on_train_begin(self, logs=None):
         installed(self)
-        self._asked = None
+        self._asked, self._ends = None, False
         self._previous = {
             number: signal.signal(number, self._ask)
             for number in self.signals
@@ -52,8 +55,12 @@ class Preemption(keras.callbacks.Callback):
         if installed(self).step.requests.agreed("stop"):
             self.checkpoint.write(batch + 1)
             self._stop()
+        self._ends = self.checkpoint.is_last(batch) and self.checkpoint.is_behind_by_one()
+        if self._ends and self._asked is not None:
+            self._leave(self._asked)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._ends = False
         # All workers meet here, whoever was asked.
         if distributed.total([self._asked is not None])[0]:
             self._stop()
@@ -66,11 +73,15 @@ class Preemption(keras.callbacks.Callback):
         self._asked = number
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)  # which needs no Python: an update may be long
+        if self._ends:
+            self._leave(number)
 
     def _stop(self):
         # Whoever ends first takes the others along, so all wait until the checkpoint is written.
         numbers = distributed.gather_object(self._asked)
-        number = next(number for number in numbers if number is not None)
+        self._leave(next(number for number in numbers if number is not None))
+
+    def _leave(self, number):
         if distributed.rank() == 0:
             name = signal.Signals(number).name
             print(f"\nstopped by {name}, to be resumed from {self.checkpoint.path}", flush=True)

@@ -131,6 +131,9 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
         monitor=f"val_pgd{max(numbers)}_accuracy",
         keep=settings.keep_checkpoints,
         minutes=settings.checkpoint_minutes or None,
+        long_ends=lambda epoch: any(
+            steps and due(epoch) for due, steps in evaluations_due(settings)
+        ),
     )
     return [
         *found,

@@ -112,8 +112,7 @@ class PlanningRun:
             link=link,
             workers=workers,
             jitter=settings.jitter,
-            # Evaluations are attacked in the network's own precision.
-            evaluation_rate=rates[settings.attack_precision != "float32"],
+            evaluation_rate=self._evaluation_rate(rates),
         )
         for name, text in (
             ("network", self._network(cost)),
@@ -129,7 +128,8 @@ class PlanningRun:
 
     def _rates(self, cost):
         if self.devices:
-            return [device.rate for device in self.devices]
+            attack, update = self.devices
+            return attack.rate, update.update_rate
         settings = self.settings
         building.compile_model(self.model, settings, self.work.updates)
         return planning.measure_rates(
@@ -141,6 +141,13 @@ class PlanningRun:
             rematerialize=settings.rematerialize,
             attack_precision=settings.attack_precision,
         )
+
+    def _evaluation_rate(self, rates):
+        # Evaluations are attacked in the network's own precision.
+        if self.devices:
+            return self.devices[1].rate
+        attack, own = checks.compute_dtypes(self.settings)
+        return rates[attack != own]
 
     def _network(self, cost):
         giga = [f"{flops / 1e9:.4g}" for flops in (cost.forward, cost.image_gradient, cost.update)]
@@ -173,7 +180,7 @@ class PlanningRun:
         if self.devices[0] == self.devices[1]:
             uses = {"all": self.devices[0]}
         return f"{workers} {self.devices[0].name}; " + "; ".join(
-            f"{use} in {device.dtype} on {device.units}: {device.efficiency:.3g} of "
+            f"{use} in {device.dtype} on {device.units}: {_share(use, device)} of "
             f"{device.peak / 1e12:g} TFLOP/s ({device.source})"
             for use, device in uses.items()
         )
@@ -198,6 +205,16 @@ class PlanningRun:
             deeper = {"none": "step", "step": "all"}.get(self.settings.rematerialize)
             text += ": too much" + (f" (--rematerialize={deeper} takes less)" if deeper else "")
         return text
+
+
+def _share(use, device):
+    """What share of its peak a device reaches in the attack, the update's pass, or both."""
+    attack, update = f"{device.efficiency:.3g}", f"{device.update_efficiency:.3g}"
+    if attack == update:
+        return attack
+    return {"attack": attack, "update": update}.get(
+        use, f"{attack} (the attack) and {update} (the update's pass)"
+    )
 
 
 def _update(prediction):

@@ -1,8 +1,9 @@
 """The devices of devices.tsv: what they could compute, and the share of it that is reached.
 
-`efficiency` is that share for residual networks in TensorFlow; `source` says where it comes from.
-float32 is what TensorFlow makes of it: TF32 on GPUs that have it. Peaks, memory and its bandwidth
-are the makers' data sheets (SXM models, without sparsity).
+`efficiency` is that share for residual networks in TensorFlow, `update_efficiency` that of the
+update's pass where it is known to be another; `source` says where they come from. float32 is what
+TensorFlow makes of it: TF32 on GPUs that have it. Peaks, memory and its bandwidth are the makers'
+data sheets (SXM models, without sparsity).
 """
 
 import csv
@@ -22,9 +23,10 @@ class Device:
         dtype: `"float32"`, `"bfloat16"` or `"float16"`.
         units: What computes in it.
         peak: FLOP/s.
-        efficiency: The share of `peak` that training reaches.
+        efficiency: The share of `peak` that the attack reaches.
+        update_efficiency: The share that the forward and backward pass of an update reaches.
         memory: Bytes; None if unknown.
-        source: Of `efficiency`.
+        source: Of the efficiencies.
     """
 
     name: str
@@ -32,13 +34,19 @@ class Device:
     units: str
     peak: float
     efficiency: float
+    update_efficiency: float
     memory: float | None
     source: str
 
     @property
     def rate(self):
-        """FLOP/s that training reaches."""
+        """FLOP/s that the attack reaches."""
         return self.peak * self.efficiency
+
+    @property
+    def update_rate(self):
+        """FLOP/s that the forward and backward pass of an update reaches."""
+        return self.peak * self.update_efficiency
 
 
 @functools.cache
@@ -52,6 +60,7 @@ def _devices():
                 row["units"],
                 1e12 * float(row["teraflops"]),
                 float(row["efficiency"]),
+                float(row["update_efficiency"] or row["efficiency"]),
                 1e9 * float(row["memory_gb"]) if row["memory_gb"] else None,
                 row["source"],
             )
@@ -70,7 +79,7 @@ def known_device(name, dtype="float32", efficiency=None):
     Args:
         name: One of `known_devices()`.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`.
-        efficiency: Float, in place of the table's; None for that.
+        efficiency: Float, in place of both of the table's; None for those.
 
     Returns:
         A `Device`.
@@ -86,4 +95,6 @@ def known_device(name, dtype="float32", efficiency=None):
     device = _devices()[name, dtype]
     if efficiency is None:
         return device
-    return dataclasses.replace(device, efficiency=efficiency, source="as given")
+    return dataclasses.replace(
+        device, efficiency=efficiency, update_efficiency=efficiency, source="as given"
+    )
