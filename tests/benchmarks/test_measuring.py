@@ -107,6 +107,15 @@ def test_the_command_line_writes_json_and_table(page):
     assert before == "<!-- tried -->\n\n" and after.endswith("2026-01-01.\n\n<!-- end -->\n")
 
 
+def test_another_machine_has_a_file_and_a_table_of_its_own(page):
+    page.write_text(page.read_text() + "<!-- tried.big -->\n<!-- end -->\n")
+    measuring.main("tried", run, table, argv=["--machine=big", "--note=Borrowed."])
+    assert measuring.read("tried") is None and measuring.read("tried.big")["results"]
+    usual, _, other = page.read_text().partition("<!-- tried.big -->")
+    assert "rounds" not in usual and "rounds: 9" in other
+    assert other.endswith("2026-01-01. Borrowed.\n\n<!-- end -->\n")
+
+
 def test_quick_writes_nothing(page, capsys):
     before = page.read_text()
     measuring.main("tried", run, table, argv=["--quick"])

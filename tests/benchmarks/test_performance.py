@@ -48,13 +48,15 @@ def test_the_command_fills_the_page_from_what_was_measured(tmp_path, monkeypatch
     faster = {"min": 1.0, "median": 1.5, "max": 2.0, "rounds": 7}
     row |= {"ours_ms": 2.0, "keras_ms": 3.0, "times_faster": faster}
     path = tmp_path / "performance.md"
-    path.write_text("Prose.\n<!-- normalization -->\n<!-- end -->\n<!-- attack -->\n<!-- end -->\n")
+    names = ("normalization", "normalization.big", "attack")
+    path.write_text("Prose.\n" + "".join(f"<!-- {name} -->\n<!-- end -->\n" for name in names))
     monkeypatch.setattr(performance, "PAGE", path)
     monkeypatch.setattr(measuring, "RESULTS", tmp_path)
-    measuring.write({"benchmark": "normalization", "machine": machine, "results": [row]})
+    for name in names[:2]:
+        measuring.write({"benchmark": name, "machine": machine, "results": [row]})
     performance.main()
     text = path.read_text()
-    assert "BN, training step, 7 rounds:" in text
+    assert text.count("BN, training step, 7 rounds:") == 2
     assert "| 2 x 3, float32 | 2.00 | 3.00 | 1.50 (1.00 to 2.00) |" in text
     assert (
         "2 cores of abacus" in text and "load average 0.1 at the start and 0.2 at the end" in text
