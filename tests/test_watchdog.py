@@ -106,6 +106,7 @@ who, how = int(sys.argv[1]), sys.argv[2]
 with watchdog.watch(5, sys.argv[3], "train"):
     for step in range(20):
         watchdog.beat(f"step {step}")
+        time.sleep(0.2)
         if step == 3 and distributed.rank() == who:
             if how == "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -134,5 +135,5 @@ def test_real_workers_that_hang(tmp_path, who, how, line):
     assert re.search(line, done.stderr + done.stdout)
     if who:
         traces = (tmp_path / "stalled.log").read_text()
-        assert "worker 0:\n" in traces and 'hangs.py", line 13' in traces  # where the others wait
-        assert ("worker 1:\n" in traces and 'hangs.py", line 12' in traces) or how == "stop"
+        assert "worker 0:\n" in traces and 'hangs.py", line 14' in traces  # where the others wait
+        assert ("worker 1:\n" in traces and 'hangs.py", line 13' in traces) or how == "stop"

@@ -122,7 +122,7 @@ def _tell(address, token, seconds, program, ended):
     if me["rank"] == 0:
         address = ("localhost", address[1])  # which its own name may not lead to
     began, answered = time.monotonic(), None
-    while not ended.wait(INTERVAL):
+    while True:
         try:
             with socket.create_connection(address, timeout=seconds) as connection:
                 connection.settimeout(max(seconds, LONG * INTERVAL))
@@ -135,13 +135,17 @@ def _tell(address, token, seconds, program, ended):
                     ended.wait(INTERVAL)
         except (OSError, ValueError) as error:
             silence = time.monotonic() - (answered or began)
-            if ended.is_set() or me["rank"] == 0 or silence <= seconds:
-                continue
-            if answered is not None:
-                _end(program, f"worker 0 did not answer for {seconds:g} s")
-            # Perhaps a firewall: whoever trains well is not to end by it.
-            where = "{}:{}".format(*address)
-            _say(program, f"no watch over worker {me['rank']}, which cannot reach {where}: {error}")
+            if not ended.is_set() and me["rank"] and silence > seconds:
+                if answered is not None:
+                    _end(program, f"worker 0 did not answer for {seconds:g} s")
+                # Perhaps a firewall: whoever trains well is not to end by it.
+                where = "{}:{}".format(*address)
+                _say(
+                    program,
+                    f"no watch over worker {me['rank']}, which cannot reach {where}: {error}",
+                )
+                return
+        if ended.wait(INTERVAL):
             return
 
 

@@ -57,6 +57,16 @@ def test_a_checkpoint_of_its_own_wins(finished, tmp_path):
     assert " parameters that train" in again._description(1)
 
 
+def test_says_what_there_is_to_resume(tmp_path):
+    run = prepare(tmp_path, "--resume")
+    first = run._description(1).splitlines()[0]
+    assert first.endswith("from the beginning: it holds no checkpoint to resume from")
+    run.model.optimizer.build(run.model.trainable_variables)
+    checkpoints.save(run.model, run.run.checkpoints / "epoch-0020.keras", Progress(20))
+    first = prepare(tmp_path, "--resume")._description(1).splitlines()[0]
+    assert first.endswith(", continued after epoch 20, to its end: nothing is left to train")
+
+
 def test_resumes_from_the_newest_that_is_whole_and_says_what_changes(tmp_path, capsys):
     run = prepare(tmp_path)
     run.model.optimizer.build(run.model.trainable_variables)

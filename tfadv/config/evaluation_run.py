@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import os
+import pathlib
 
 from tfadv import distributed, evaluation, watchdog
 from tfadv.config import building, errors, loading
@@ -52,6 +53,7 @@ class EvaluationRun:
             journal = self._journal()
             results = self.evaluator(*given, evaluation.progress_bar(), journal)
             _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")
+            self._keep_previous()
             self._write(results)  # hours of work, which no failing check shall take along
             if journal is not None:
                 journal.remove()
@@ -87,6 +89,14 @@ class EvaluationRun:
             **self.evaluator.identity,
         }
         return evaluation.Journal(f"{self.settings.output}.partial", identity)
+
+    def _keep_previous(self):
+        """Gives the results of an earlier evaluation, hours of work too, another name."""
+        output = pathlib.Path(self.settings.output or "")
+        if distributed.rank() == 0 and output.is_file():
+            previous = output.with_suffix(f".previous{output.suffix}")
+            output.replace(previous)
+            _say(f"the results before these are now {previous}")
 
     def _write(self, results, **details):
         if self.settings.output:

@@ -139,8 +139,12 @@ class TrainingRun:
             strategy += f"; trains {what}{settings.init_from}"
         count = int(sum(np.prod(v.shape) for v in self.model.trainable_variables))
         start = f", continued after {self.progress}" if str(self.progress) else ""
+        if settings.resume and not start:
+            start = ", from the beginning: it holds no checkpoint to resume from"
+        if self.progress.epoch >= settings.epochs:
+            start += ", to its end: nothing is left to train"
         before = self.progress.workers
-        if start and before != size:
+        if str(self.progress) and before != size:
             start += f"\nworkers:     {size}, and {before} before: {self._other_workers()}"
         return (
             f"run:         {self.run.path}{start}\n"

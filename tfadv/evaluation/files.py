@@ -1,8 +1,6 @@
 import json
-import os
-import tempfile
 
-from tfadv import distributed
+from tfadv import distributed, whole_files
 
 
 def write_json(path, results, **details):
@@ -16,19 +14,4 @@ def write_json(path, results, **details):
     if distributed.rank() != 0:
         return
     document = {**details, "results": [result.as_dict() for result in results]}
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    folder, name = os.path.split(os.fspath(path))
-    # In the same folder, since a file can only be renamed at once within its file system.
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder or ".")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's file is for its owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    whole_files.write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
