@@ -42,6 +42,9 @@ def test_attack_and_update_have_rates_of_their_own(monkeypatch, capsys):
     one = run_program(monkeypatch, capsys, *flags)
     assert "0.151 (the attack) and 0.046 (the update's pass) of 494 TFLOP/s" in one["devices"]
     assert one["update"].endswith("while kernels start, which is not counted")
+    flags_of_a_cpu = [*flags[:-2], "--device=cpu", "--workers=2"]
+    cpu = run_program(monkeypatch, capsys, *flags_of_a_cpu)
+    assert cpu["update"].endswith("clean images a second")
     two = run_program(monkeypatch, capsys, *flags, "--attack_precision=bfloat16")
     assert "attack in bfloat16 on tensor cores: 0.121 of 989" in two["devices"]
     assert "update in float32 on TF32 tensor cores: 0.046 of 494" in two["devices"]

@@ -10,6 +10,7 @@ import pytest
 from tests.training import cases
 from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, Checkpoint, checkpoint
+from tfadv.training.progress import Progress
 
 X, Y = cases.images(4)
 
@@ -135,14 +136,9 @@ def test_other_workers_write_nothing(model, tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_within_epochs_by_the_clock(tmp_path, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+def files_after_updates(directory, checkpoint, progress=None):
+    """Trains two epochs of four updates, and lists the directory after each of them."""
     seen = []
-
-    def begin(batch, logs=None):
-        now[0] += 60.0  # each update takes a minute
-
     cases.compiled(cases.network()).fit(
         X,
         Y,
@@ -150,14 +146,31 @@ def test_within_epochs_by_the_clock(tmp_path, monkeypatch):
         epochs=2,
         verbose=0,
         callbacks=[
-            AdversarialTraining(cases.Mirror(), value_range=(0, 1)),
-            keras.callbacks.LambdaCallback(on_train_batch_begin=begin),
-            Checkpoint(tmp_path, minutes=2, keep=1),
+            AdversarialTraining(cases.Mirror(), value_range=(0, 1), progress=progress),
+            checkpoint,
             keras.callbacks.LambdaCallback(
-                on_train_batch_end=lambda batch, logs: seen.append(names(tmp_path))
+                on_train_batch_end=lambda batch, logs: seen.append(names(directory))
             ),
         ],
     )
+    return seen
+
+
+class MinuteByMinute(Checkpoint):
+    """By whose clock each update takes a minute."""
+
+    def __init__(self, monkeypatch, *args, **options):
+        super().__init__(*args, **options)
+        self.now = 0.0
+        monkeypatch.setattr(checkpoint.time, "monotonic", lambda: self.now)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.now += 60.0
+        super().on_train_batch_begin(batch, logs)
+
+
+def test_within_epochs_by_the_clock(tmp_path, monkeypatch):
+    seen = files_after_updates(tmp_path, MinuteByMinute(monkeypatch, tmp_path, minutes=2, keep=1))
     first, second = "epoch-0000-step-000002.keras", "epoch-0001-step-000002.keras"
     assert seen == [
         [],
@@ -172,23 +185,17 @@ def test_within_epochs_by_the_clock(tmp_path, monkeypatch):
     assert names(tmp_path) == ["epoch-0002.keras"]
 
 
+def test_a_request_ends_with_its_epoch(tmp_path, monkeypatch):
+    # It is asked while the updates before the resumed one are passed over, where none is agreed on.
+    minutes = MinuteByMinute(monkeypatch, tmp_path, minutes=2)
+    seen = files_after_updates(tmp_path, minutes, Progress(0, 3))
+    assert seen[:5] == [[], [], [], [], ["epoch-0001.keras"]]
+
+
 def test_before_the_last_update_of_an_epoch_that_ends_long(tmp_path):
-    seen = []
-    cases.compiled(cases.network()).fit(
-        X,
-        Y,
-        batch_size=1,
-        epochs=2,
-        verbose=0,
-        callbacks=[
-            AdversarialTraining(cases.Mirror(), value_range=(0, 1)),
-            Checkpoint(tmp_path, minutes=60, long_ends=lambda epoch: epoch == 0),
-            keras.callbacks.LambdaCallback(
-                on_train_batch_end=lambda batch, logs: seen.append(names(tmp_path))
-            ),
-        ],
-    )
+    ends_long = Checkpoint(tmp_path, minutes=60, long_ends=lambda epoch: epoch == 0)
     before, after = "epoch-0000-step-000003.keras", "epoch-0001.keras"
+    seen = files_after_updates(tmp_path, ends_long)
     assert seen == [[], [], [before], [before], *[[after]] * 4]
 
 

@@ -61,18 +61,18 @@ class Checkpoint(keras.callbacks.Callback):
         # Without a clock nothing is done after an update, for which Keras then need not wait.
         self.async_safe = minutes is None
         self._record = self.directory / "best.json"
-        self.path = self._position = None
+        self.path = None
         self._epoch = 0
         self._written_at = 0.0
 
     def on_train_begin(self, logs=None):
-        self.path = self._position = None
+        self.path = None
         self._written_at = time.monotonic()
         if self.minutes is not None:
             resumed = installed(self).progress
             if resumed is not None and resumed.step:
                 # Not written again: it would look like progress to who starts a training again.
-                self._wrote(resumed)
+                self.path = self._path(resumed.epoch, resumed.step)
         if distributed.rank() == 0:
             # Only here: a directory that is gone in the middle of a training is not made again.
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,13 @@ class Checkpoint(keras.callbacks.Callback):
                 installed(self).step.requests.ask("checkpoint")
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.minutes is None or self.is_last(batch):
+        if self.minutes is None:
             return
-        # Asked before an update that a resumed training passes over, it is agreed on later.
+        # Asked before an update that a resumed training passes over, it is agreed on later: behind
+        # an epoch's last one too, where nothing is written, but the request is over.
         agreed = installed(self).step.requests.agreed("checkpoint")
-        if agreed or (self.is_last(batch + 1) and self.long_ends(self._epoch)):
+        due = agreed or (self.is_last(batch + 1) and self.long_ends(self._epoch))
+        if due and not self.is_last(batch):
             self.write(batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -110,7 +112,7 @@ class Checkpoint(keras.callbacks.Callback):
     def is_behind_by_one(self):
         """Whether the last checkpoint is the one before this epoch's last update."""
         steps = self.params["steps"]
-        return steps is not None and self._position == (self._epoch, steps - 1)
+        return steps is not None and self.path == self._path(self._epoch, steps - 1)
 
     def write(self, step):
         """Writes a checkpoint after `step` updates of this epoch, on rank 0."""
@@ -118,7 +120,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._write(Progress(self._epoch, step, distributed.size(), sums))
 
     def _write(self, progress, value=None):
-        path = self._path(progress)
+        path = self._path(progress.epoch, progress.step)
         if distributed.rank() == 0 and path != self.path:
             with whole_files.aside(path) as temporary:
                 checkpoints.write(self.model, temporary, progress)
@@ -130,15 +132,11 @@ class Checkpoint(keras.callbacks.Callback):
                         temporary, {"epoch": progress.epoch, self.monitor: float(value)}
                     )
             self._remove_older(progress.epoch, progress.step)
-        self._wrote(progress)
-
-    def _wrote(self, progress):
-        self.path = self._path(progress)
-        self._position = progress.epoch, progress.step
+        self.path = path
         self._written_at = time.monotonic()
 
-    def _path(self, progress):
-        return self.directory / checkpoint_files.name(progress.epoch, progress.step)
+    def _path(self, epoch, step):
+        return self.directory / checkpoint_files.name(epoch, step)
 
     def _best(self):
         if not self._record.is_file():

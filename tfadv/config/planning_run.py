@@ -10,8 +10,8 @@ from tfadv.training.batches import clean_count
 
 # The optimizer's numbers for each parameter.
 _SLOTS = {"sgd": 1, "rmsprop": 2}
-# Seconds of an update below which arithmetic is not what takes the time: the quickstart's took 0.07
-# on an H200, which could have computed it a thousand times in that.
+# Seconds of an update below which arithmetic is not what takes a GPU's time: the quickstart's took
+# 0.07 on an H200, which could have computed it a thousand times in that.
 _STARTS = 0.05
 
 
@@ -190,7 +190,7 @@ class PlanningRun:
 
     def _doubt(self, prediction):
         seconds = prediction.attack + prediction.update
-        if self.devices and seconds < _STARTS:
+        if self.devices and self.devices[0].name != "cpu" and seconds < _STARTS:
             return "; more than that is lost while kernels start, which is not counted"
         return ""
 
