@@ -108,11 +108,80 @@ def test_each_local_rank_takes_one_gpu_with_memory_growth(monkeypatch, gpus, wor
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_fewer_gpus_than_workers_is_an_error(monkeypatch, gpus):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    machine = Machine(monkeypatch, gpus=gpus, workers=3, rank=2)
-    message = f"GPU of its own; received 3 workers and {gpus} GPUs"
+    Machine(monkeypatch, gpus=gpus, workers=3, rank=2)
+    message = f"GPU of its own; received 3 workers and {gpus} GPUs on "
     with pytest.raises(ValueError, match=message):
         distributed.init()
-    assert machine.told == []
+
+
+def seat(machine="a", gpus=1, bus_id=None, narrowed=True, workers=2):
+    return distributed._Seat(machine, f"host-{machine}", workers, gpus, bus_id, narrowed)
+
+
+def test_workers_that_see_one_gpu_each_may_not_see_the_same():
+    # As with CUDA_VISIBLE_DEVICES=0 in a shell that then starts two workers.
+    shared = [seat(bus_id="0000:3B:00.0"), seat(bus_id="0000:3B:00.0")]
+    message = (
+        r"^each worker needs a GPU of its own; workers 0 and 1 on host-a would share GPU "
+        r"0000:3B:00\.0 \(its 2 workers see 1 GPU\(s\) each: start fewer, or look at "
+        r"CUDA_VISIBLE_DEVICES\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        distributed._check_gpus(shared)
+
+
+def test_equal_bus_numbers_on_two_machines_are_two_gpus():
+    distributed._check_gpus([seat("a", bus_id="0000:3B:00.0"), seat("b", bus_id="0000:3B:00.0")])
+
+
+def test_workers_that_slurm_gives_two_gpus_each_may_be_more_than_two():
+    # Four tasks with --gpus-per-task=2, each of which takes one of its own two.
+    ids = ("0000:3B:00.0", "0000:AF:00.0", "0000:D8:00.0", "0000:18:00.0")
+    distributed._check_gpus([seat(gpus=2, bus_id=i, narrowed=False, workers=4) for i in ids])
+
+
+def test_a_machine_without_its_gpus_is_named():
+    # As after a driver's failure: 8 workers on GPUs would wait for 8 on cores.
+    seats = [seat("a", bus_id="0"), seat("a", bus_id="1"), seat("b", gpus=0), seat("b", gpus=0)]
+    message = (
+        r"^either all workers or none must have a GPU; received none for worker\(s\) 2, 3 "
+        r"\(the first on host-b\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        distributed._check_gpus(seats)
+    distributed._check_gpus(seats[2:])
+
+
+def test_a_gpus_bus_number_is_that_of_cudas_driver(monkeypatch):
+    class Driver:
+        cuInit = staticmethod(lambda flags: 0)
+
+        @staticmethod
+        def cuDeviceGet(device, number):
+            device._obj.value = 40 + number
+            return 0
+
+        @staticmethod
+        def cuDeviceGetPCIBusId(text, size, device):
+            text.value = f"0000:{device.value}:00.0".encode()[: size - 1]
+            return 0
+
+    monkeypatch.setattr(distributed.ctypes, "CDLL", lambda name: Driver())
+    assert distributed._bus_id(2) == "0000:42:00.0"
+    Driver.cuInit = staticmethod(lambda flags: 100)  # CUDA_ERROR_NO_DEVICE
+    assert distributed._bus_id(2) is None
+
+
+def test_a_tensorflow_that_runs_already_cannot_take_one_gpu(monkeypatch):
+    Machine(monkeypatch, gpus=2)
+
+    def running(*_):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", running)
+    message = r"^tfadv\.distributed\.init\(\) must come before the first TensorFlow operation"
+    with pytest.raises(RuntimeError, match=message):
+        distributed.init()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,12 @@ launch are counted in the environment that `horovodrun` or `mpirun` gives them, 
 """
 
 import contextlib
+import ctypes
 import os
+import pathlib
+import socket
 import sys
+import typing
 
 import numpy as np
 import tensorflow as tf
@@ -65,21 +69,22 @@ def init():
 
     Raises:
         ImportError: If several workers were launched and Horovod is not installed.
-        ValueError: If there are GPUs, but fewer than local workers.
+        RuntimeError: If TensorFlow has touched a GPU before.
+        ValueError: If two workers would share a GPU, or some workers have one and others do not;
+            on all workers.
     """
     workers = local_size()
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        # A launcher that gives each worker a GPU of its own shows it only that one.
-        narrowed = len(gpus) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
-        if len(gpus) < workers and not narrowed:
-            raise ValueError(
-                f"each local worker needs a GPU of its own; received {workers} workers "
-                f"and {len(gpus)} GPUs"
-            )
         mine = gpus[local_rank() % len(gpus)]
-        tf.config.set_visible_devices(mine, "GPU")
-        tf.config.experimental.set_memory_growth(mine, True)
+        try:
+            tf.config.set_visible_devices(mine, "GPU")
+            tf.config.experimental.set_memory_growth(mine, True)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "tfadv.distributed.init() must come before the first TensorFlow operation, so that "
+                f"this worker takes one GPU alone ({error})"
+            ) from None
     elif workers > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         cores = max(1, len(os.sched_getaffinity(0)) // workers)
         try:
@@ -88,6 +93,80 @@ def init():
             tf.config.threading.set_inter_op_parallelism_threads(max(2, cores))
         except RuntimeError:
             pass  # TensorFlow runs already, with the threads it has; slower, not wrong.
+    # Last: TensorFlow is set up by the first operation, and Horovod gathers through one.
+    _check_gpus(gather_object(_Seat.of_this_worker(gpus)))
+
+
+class _Seat(typing.NamedTuple):
+    """Where a worker runs.
+
+    Args:
+        machine: What tells machines apart, also those of containers that share one.
+        host: The machine's name.
+        local_workers: How many workers run there.
+        gpus: How many GPUs this worker sees.
+        bus_id: Of the GPU that it takes; None without one, or where it cannot be known.
+        narrowed: Whether the launcher may have shown this worker a GPU of its own.
+    """
+
+    machine: str
+    host: str
+    local_workers: int
+    gpus: int
+    bus_id: str | None
+    narrowed: bool
+
+    @classmethod
+    def of_this_worker(cls, gpus):
+        host, boot = socket.gethostname(), pathlib.Path("/proc/sys/kernel/random/boot_id")
+        return cls(
+            machine=boot.read_text() if boot.exists() else host,
+            host=host,
+            local_workers=local_size(),
+            gpus=len(gpus),
+            bus_id=_bus_id(local_rank() % len(gpus)) if gpus else None,
+            narrowed=len(gpus) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ,
+        )
+
+
+def _check_gpus(seats):
+    """Raises where NCCL would refuse, which names neither the workers nor the GPU."""
+    without = [rank for rank, seat in enumerate(seats) if not seat.gpus]
+    if without and len(without) < len(seats):
+        raise ValueError(
+            "either all workers or none must have a GPU; received none for worker(s) "
+            f"{', '.join(map(str, without))} (the first on {seats[without[0]].host})"
+        )
+    taken = {}
+    for rank, seat in enumerate(seats):
+        if seat.bus_id is not None:
+            other = taken.setdefault((seat.machine, seat.bus_id), rank)
+            if other != rank:
+                raise ValueError(
+                    f"each worker needs a GPU of its own; workers {other} and {rank} on "
+                    f"{seat.host} would share GPU {seat.bus_id} (its {seat.local_workers} workers "
+                    f"see {seat.gpus} GPU(s) each: start fewer, or look at CUDA_VISIBLE_DEVICES)"
+                )
+        elif 0 < seat.gpus < seat.local_workers and not seat.narrowed:
+            raise ValueError(
+                f"each local worker needs a GPU of its own; received {seat.local_workers} workers "
+                f"and {seat.gpus} GPUs on {seat.host}"
+            )
+
+
+def _bus_id(number):
+    """The PCI bus of a GPU, by which NCCL tells GPUs apart; None where CUDA cannot say."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, text = ctypes.c_int(), ctypes.create_string_buffer(32)
+    failed = (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGet(ctypes.byref(device), number)
+        or cuda.cuDeviceGetPCIBusId(text, len(text), device)
+    )
+    return None if failed else text.value.decode()
 
 
 _waiting = False
@@ -106,6 +185,11 @@ def _collective():
         yield
     finally:
         _waiting = False
+
+
+def _on_host():
+    # A few bytes, which NCCL would have travel over the GPU and wait there for its other work.
+    return tf.device("CPU:0")
 
 
 def size():
@@ -178,7 +262,7 @@ def total(values):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return values
-    with _collective():
+    with _collective(), _on_host():
         return horovod.allreduce(tf.constant(values), op=horovod.Sum, name="tfadv_total").numpy()
 
 
@@ -206,7 +290,7 @@ def broadcast_object(value):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return value
-    with _collective():
+    with _collective(), _on_host():
         return horovod.broadcast_object(value, root_rank=0, name="tfadv_object")
 
 
@@ -215,5 +299,5 @@ def gather_object(value):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return [value]
-    with _collective():
+    with _collective(), _on_host():
         return horovod.allgather_object(value, name="tfadv_objects")

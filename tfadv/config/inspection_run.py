@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 from tensorboard.plugins.histogram import summary_v2 as histograms
 
-from tfadv import callbacks, evaluation, inspection, models
+from tfadv import callbacks, distributed, evaluation, inspection, models
 from tfadv.config import building, errors, loading, random_batches
 from tfadv.event_files import EventFile
 from tfadv.inspection import batch_figure, figures, layer_statistics
@@ -24,6 +24,7 @@ def prepare(settings, path, run):
     Returns:
         An `InspectionRun`.
     """
+    distributed.init()  # which leaves others on a GPU its memory
     model = loading.classifier(path, settings.value_range, compile=True)
     layers = layer_statistics.normalizations(model)
     if not layers:

@@ -5,7 +5,7 @@ import sys
 
 import tensorflow as tf
 
-from tfadv import data, models
+from tfadv import data, distributed, models
 from tfadv.config import loading
 from tfadv.data import unlabelled
 
@@ -21,6 +21,7 @@ def prepare(settings, path):
         A `PredictionRun`.
     """
     files = unlabelled.list_files(settings.directory)
+    distributed.init()  # which leaves others on a GPU its memory
     model = loading.classifier(path, settings.value_range)
     shape = tuple(model.input_shape[1:])
     if None in shape[:2] and settings.image_size is None:
