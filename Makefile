@@ -3,15 +3,14 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs lint format quickstart small benchmarks chaos soak workers32 clean clean-cache
+.PHONY: help setup test test-slow test-runs test-gpu-build lint format quickstart small benchmarks chaos soak workers32 clean clean-cache
 # One after the other, even under -j: they share two workers' cores and one .venv.
 .NOTPARALLEL:
 
-export TENSORFLOW ?= cpu
 BIN := .venv/bin
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv: dependencies, TensorFlow (TENSORFLOW=cpu or gpu), Horovod; at once if it is there
 	@tools/setup.sh
@@ -25,6 +24,9 @@ test-slow: setup ## run the slow tests
 
 test-runs: setup ## take every run of the paper's tables down to a few steps
 	@$(BIN)/python -m pytest -q -n 2 tests/flags $(ARGS)
+
+test-gpu-build: setup ## build Horovod for GPUs from nothing and start it; needs no GPU (2 GB, 10 minutes)
+	@$(BIN)/python tools/gpu_build.py $(ARGS)
 
 lint: setup ## check style and formatting
 	@$(BIN)/ruff check --quiet .

@@ -213,17 +213,41 @@ def test_tensorflow_is_cpu_or_gpu(clone):
     assert result.stderr == "setup: TENSORFLOW must be cpu or gpu; received tpu\n"
 
 
-def test_build_script_without_tensorflow_says_so(clone):
-    python = clone.parent / "python"
-    python.write_text("#!/bin/sh\necho 'ModuleNotFoundError: tensorflow' >&2\nexit 1\n")
-    python.chmod(0o755)
-    result = subprocess.run(
+@pytest.mark.parametrize(("given", "taken"), [({}, "tpu"), ({"TENSORFLOW": "vax"}, "vax")])
+def test_a_venv_keeps_its_choices_until_they_are_given_again(clone, given, taken):
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / ".choices").write_text("TENSORFLOW=tpu\nHOROVOD_GPU_OPERATIONS=NCCL\n")
+    result = set_up(clone, **given)
+    assert result.stderr == f"setup: TENSORFLOW must be cpu or gpu; received {taken}\n"
+
+
+def build_horovod(clone, python, **variables):
+    """Runs tools/build_horovod.sh with a shell script in place of Python."""
+    path = clone.parent / "python"
+    path.write_text(f"#!/bin/sh\n{python}\n")
+    path.chmod(0o755)
+    given = {"PYTHON": str(path), "CXX": "true", "HOROVOD_CMAKE": "true"} | variables
+    return path, subprocess.run(
         [clone / "tools" / "build_horovod.sh"],
-        env=os.environ | {"PYTHON": str(python), "CXX": "true", "HOROVOD_CMAKE": "true"},
+        env=os.environ | given,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_build_for_gpus_needs_a_tensorflow_for_gpus(clone):
+    facts = "printf '2.21.0\\ninclude\\nprefix\\ncpu\\nmissing\\nnone\\n\\nv2.21\\nlinux\\n'"
+    _, result = build_horovod(clone, facts, HOROVOD_GPU_OPERATIONS="NCCL")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "build_horovod: HOROVOD_GPU_... needs a TensorFlow built for GPUs, as tfadv[gpu] installs "
+        "it; received TensorFlow 2.21.0 for CPUs\n"
+    )
+
+
+def test_build_script_without_tensorflow_says_so(clone):
+    python, result = build_horovod(clone, "echo 'ModuleNotFoundError: tensorflow' >&2\nexit 1")
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
         "ModuleNotFoundError: tensorflow",

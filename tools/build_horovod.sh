@@ -8,14 +8,17 @@
 # `make setup` calls it. By default: Gloo over TCP, no MPI, no NCCL. What these variables say is
 # passed on to Horovod's own build, so a cluster builds by the same script:
 #
-#   HOROVOD_GPU_OPERATIONS=NCCL        reduce on the GPUs; with HOROVOD_CUDA_HOME, HOROVOD_NCCL_HOME,
-#                                      HOROVOD_NCCL_INCLUDE, _LIB, HOROVOD_NCCL_LINK=SHARED|STATIC,
-#                                      HOROVOD_BUILD_CUDA_CC_LIST=80,90
+#   HOROVOD_GPU_OPERATIONS=NCCL        reduce on the GPUs
+#   HOROVOD_CUDA_HOME, HOROVOD_NCCL_HOME, HOROVOD_NCCL_INCLUDE, _LIB, HOROVOD_NCCL_LINK=SHARED|STATIC
+#                                      where CUDA and NCCL are; by default nvcc is looked for in
+#                                      PATH, CUDA_HOME and /usr/local/cuda and then taken from PyPI,
+#                                      and NCCL is that of TensorFlow's extra and-cuda
+#   HOROVOD_BUILD_CUDA_CC_LIST=80,90   GPU architectures; by default all that nvcc knows
 #   HOROVOD_WITH_MPI=1                 start and reduce by MPI as well
 #   HOROVOD_WITHOUT_GLOO=1             leave Gloo out
 #
-# Only the default was run here; NCCL was compiled and linked, never run; MPI was not tried.
-# NVIDIA's NCCL package has a libnccl.so.2 alone: link it as libnccl.so in a folder of your own.
+# `make test-gpu-build` builds against NCCL from nothing and starts the result on a machine without a
+# GPU; docs/installation.md says what was seen of each build. ROCm (HOROVOD_GPU=ROCM) was never tried.
 #
 # The built wheel is kept under ${TFADV_CACHE:-~/.cache/tfadv}, by what it was built for (Horovod,
 # TensorFlow, Python, processor, options), so a second clone on this machine takes seconds instead
@@ -75,6 +78,8 @@ pip() {
 
 export TF_CPP_MIN_LOG_LEVEL=3
 if ! "$PYTHON" - >"$WORK/facts" 2>"$WORK/error" <<'EOF'; then
+import ctypes
+import importlib.util
 import platform
 import sys
 
@@ -83,6 +88,13 @@ import tensorflow as tf
 print(tf.version.VERSION)
 print(tf.sysconfig.get_include())
 print(sys.prefix)
+print("cuda" if tf.test.is_built_with_cuda() else "cpu")
+framework = ctypes.CDLL(f"{tf.sysconfig.get_lib()}/libtensorflow_framework.so.2")
+gpu_stream = "_ZN15stream_executor3gpu16AsGpuStreamValueEPNS_6StreamE"
+print("exported" if hasattr(framework, gpu_stream) else "missing")
+nccl = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.nccl")
+print(nccl.submodule_search_locations[0] if nccl else "none")
+print(*tf.sysconfig.get_compile_flags())
 print(tf.version.GIT_VERSION, tf.version.COMPILER_VERSION, tf.test.is_built_with_cuda())
 print(sys.implementation.cache_tag, platform.system(), platform.machine())
 EOF
@@ -93,17 +105,29 @@ fi
   read -r TENSORFLOW
   read -r INCLUDE
   read -r PREFIX
+  read -r BUILT_FOR
+  read -r GPU_STREAM
+  read -r NCCL
+  read -ra TF_FLAGS
 } <"$WORK/facts"
 
 # Horovod's own switches. A variable that is set but empty would count as set in its CMake files.
+for NAME in $(env | grep -oE '^HOROVOD_[A-Z_]+=$' | tr -d '='); do unset "$NAME"; done
 export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1
 if [ "${HOROVOD_WITHOUT_GLOO:-}" != 1 ]; then export HOROVOD_WITH_GLOO=1; fi
 if [ "${HOROVOD_WITH_MPI:-}" != 1 ]; then export HOROVOD_WITHOUT_MPI=1; fi
 
+on_gpus() { # of CUDA; ROCm finds its own
+  env | grep -qE '^HOROVOD_GPU_[A-Z]+=.' && [ "${HOROVOD_GPU:-CUDA}" = CUDA ]
+}
+if on_gpus && [ "$BUILT_FOR" = cpu ]; then
+  fail "HOROVOD_GPU_... needs a TensorFlow built for GPUs, as tfadv[gpu] installs it; received TensorFlow $TENSORFLOW for CPUs"
+fi
+
 # What the wheel depends on. Horovod compiles for this machine's AVX, FMA and F16C where there are
 # such, so a home folder that differing machines share needs the three in the key.
 KEY=$({
-  echo "horovod $HOROVOD"
+  echo "horovod $HOROVOD, recipe 2" # the number changes with what this script does to the build
   tail -n 2 "$WORK/facts" && echo "$TENSORFLOW"
   grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null | grep -oE '\b(avx|fma|f16c)\b' | sort
   env | grep -E '^HOROVOD_(WITH|WITHOUT|GPU|CPU_OPERATIONS|NCCL|CUDA|ROCM|MPI|BUILD|ALLOW|DEBUG)' | sort
@@ -116,12 +140,23 @@ works() {
   "$PYTHON" - >>"$LOG" 2>&1 <<'EOF'
 import os
 
-import horovod.tensorflow as hvd
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a training may run on that GPU
+import horovod.tensorflow as hvd  # loads every symbol at once: a missing one shows here
+import tensorflow as tf
 
 hvd.init()
 assert (hvd.rank(), hvd.size()) == (0, 1)
 if os.environ.get("HOROVOD_GPU_OPERATIONS") == "NCCL":
     assert hvd.nccl_built(), "Horovod was built without NCCL"
+    if tf.config.list_physical_devices("GPU"):
+
+        @tf.function(jit_compile=False)
+        def reduce(x):
+            return hvd.allreduce(x, op=hvd.Sum, name="works")
+
+        with tf.device("GPU:0"):
+            total = reduce(tf.ones([1000]))
+        assert "GPU" in total.device and total.numpy().sum() == 1000, total
 EOF
 }
 
@@ -158,7 +193,7 @@ for header in service/custom_call_target_registry.h service/hlo.pb.h shape.h xla
   forward $XLA/$header xla/$header
 done
 if env | grep -qE '^HOROVOD_GPU(_[A-Z]+)?=.'; then
-  # The sources for GPUs use a name that has gone as well.
+  # The sources for GPUs use two names that have gone as well. The first is a type of XLA's.
   cat >>"$WORK/include/$XLA/client/xla_builder.h" <<'EOF'
 #include "absl/status/statusor.h"
 namespace xla {
@@ -166,6 +201,52 @@ template <typename T>
 using StatusOr = absl::StatusOr<T>;
 }
 EOF
+  # The second is a function, which TensorFlow exported up to 2.20: the CUDA stream of a stream of
+  # TensorFlow's. Without it Horovod links and cannot be imported. An object of our own defines it
+  # as TensorFlow did. LDFLAGS link it into CMake's trial programs too, which have no TensorFlow: so
+  # nothing stays of what its header brings along.
+  if [ "$GPU_STREAM" = missing ]; then
+    cat >"$WORK/gpu_stream.cc" <<'EOF'
+#include "xla/stream_executor/stream.h"
+
+namespace stream_executor::gpu {
+void* AsGpuStreamValue(Stream* stream) { return stream->platform_specific_handle().stream; }
+}  // namespace stream_executor::gpu
+EOF
+    quietly "${CXX:-g++}" "${TF_FLAGS[@]}" -w -O2 -fPIC -ffunction-sections \
+      -c "$WORK/gpu_stream.cc" -o "$WORK/whole.o"
+    quietly objcopy --strip-unneeded -j .note.GNU-stack \
+      -j .text._ZN15stream_executor3gpu16AsGpuStreamValueEPNS_6StreamE \
+      "$WORK/whole.o" "$WORK/gpu_stream.o"
+    export LDFLAGS="$WORK/gpu_stream.o ${LDFLAGS:-}"
+  fi
+fi
+if on_gpus; then
+  # A Python package has libnccl.so.2 alone, where a linker looks for libnccl.so. TensorFlow's extra
+  # and-cuda brings that package, and one process must not load two.
+  if [ "$NCCL" != none ] && ! env | grep -qE '^HOROVOD_NCCL_(HOME|INCLUDE|LIB)=.'; then
+    mkdir -p "$WORK/nccl/lib"
+    ln -s "$NCCL/include" "$WORK/nccl/include"
+    ln -s "$NCCL/lib/libnccl.so.2" "$WORK/nccl/lib/libnccl.so"
+    export HOROVOD_NCCL_HOME=$WORK/nccl HOROVOD_NCCL_LINK=SHARED
+    # From horovod/tensorflow/, so that the wheel serves any environment.
+    export LDFLAGS="-Wl,-rpath,\$ORIGIN/../../nvidia/nccl/lib ${LDFLAGS:-}"
+  fi
+  if [ -z "${HOROVOD_CUDA_HOME:-}" ]; then
+    if [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+      export HOROVOD_CUDA_HOME=${CUDA_HOME:-/usr/local/cuda}
+    elif ! command -v nvcc >/dev/null; then
+      echo "There is no nvcc here; using the one of PyPI."
+      pip install --target "$WORK/pypi" --no-deps -c "$CONSTRAINTS" nvidia-cuda-cccl \
+        nvidia-cuda-crt nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-nvvm
+      export HOROVOD_CUDA_HOME=$WORK/pypi/nvidia/cu13
+      ln -s lib "$HOROVOD_CUDA_HOME/lib64"
+      ln -s libcudart.so.13 "$HOROVOD_CUDA_HOME/lib/libcudart.so"
+    fi
+  fi
+  if [ -n "${HOROVOD_CUDA_HOME:-}" ]; then
+    export CUDA_HOME=$HOROVOD_CUDA_HOME PATH=$HOROVOD_CUDA_HOME/bin:$PATH
+  fi
 fi
 # CPLUS_INCLUDE_PATH comes after the -I folders, so nothing here hides a header of TensorFlow's.
 THIRD_PARTY=$INCLUDE/external

@@ -5,19 +5,32 @@
 #   PYTHON=python3.12    which Python (python3, or else the newest that TensorFlow supports)
 #   HOROVOD_...          passed on to tools/build_horovod.sh
 #
+# A .venv keeps its TENSORFLOW and HOROVOD_... until they are given again (HOROVOD_GPU_OPERATIONS=
+# takes one back): `make quickstart` after `make setup TENSORFLOW=gpu` stays on the GPU.
+#
 # Whatever is missing on the machine is said before anything is downloaded. When all of it was done
 # before, for the same files and choices, this returns at once; when it was interrupted, it goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TENSORFLOW=${TENSORFLOW:-cpu}
 VENV=$PWD/.venv
+CHOICES=$VENV/.choices
+if [ -f "$CHOICES" ]; then
+  while IFS='=' read -r NAME VALUE; do
+    [ -n "${!NAME+given}" ] || export "$NAME=$VALUE"
+  done <"$CHOICES"
+fi
+TENSORFLOW=${TENSORFLOW:-cpu}
 STAMP=$VENV/.setup-done
 export SETUP_LOG=$VENV/setup.log
 
 fail() {
   echo "setup: $*" >&2
   exit 1
+}
+
+chosen() {
+  env | grep -E '^HOROVOD_(WITH|WITHOUT|GPU|CPU_OPERATIONS|NCCL|CUDA|ROCM|MPI|BUILD|ALLOW|DEBUG)[A-Z_]*=.' | sort
 }
 
 case $TENSORFLOW in cpu | gpu) ;; *) fail "TENSORFLOW must be cpu or gpu; received $TENSORFLOW" ;; esac
@@ -42,7 +55,7 @@ BASE="$("$PYTHON" -c 'import sys; print(sys.version.split()[0], sys.base_prefix)
 KEY=$({
   echo "$BASE"
   cat setup.py requirements/constraints.txt tools/setup.sh tools/build_horovod.sh
-  env | grep -E '^HOROVOD_(WITH|WITHOUT|GPU|CPU_OPERATIONS|NCCL|CUDA|ROCM|MPI|BUILD|ALLOW|DEBUG)' | sort
+  chosen
 } | sha256sum || true)
 if [ "$(cat "$STAMP" 2>/dev/null)" = "$KEY" ] && [ -x "$VENV/bin/python" ]; then exit 0; fi
 
@@ -87,6 +100,7 @@ pip install 'setuptools<81' wheel
 pip install --no-build-isolation -e ".[$TENSORFLOW,test,quickstart]"
 PYTHON=$VENV/bin/python tools/build_horovod.sh
 
+{ echo "TENSORFLOW=$TENSORFLOW"; chosen || true; } >"$CHOICES"
 # Last: without it everything above is looked at again.
 echo "$KEY" >"$STAMP"
 echo "tfadv is set up in .venv."
