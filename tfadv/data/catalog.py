@@ -6,10 +6,10 @@ import json
 import os
 import re
 
+from tfadv.data import folders
+
 # ImageNet's own archives, which only its authors hand out.
 IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
-
-_FOLDER_SPLITS = ("train", "val")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ ENTRIES = _table(
         50000,
         resizable=True,
     ),
-    Entry("image_folder", "folder", "image_folder", None, 224, 3, *_FOLDER_SPLITS, resizable=True),
+    Entry("image_folder", "folder", "image_folder", None, 224, 3, *folders.SPLITS, resizable=True),
     Entry(
         "synthetic",
         "synthetic",
@@ -96,7 +96,8 @@ def check(name, data_dir=None, image_size=None):
     Raises:
         ValueError: In one line that says what to do: if the name is unknown, the size is not to be
             had, the files are not there (with the one command that prepares them), the folders are
-            not in ImageNet's layout, or scikit-learn is missing for `digits`.
+            not in ImageNet's layout or hold classes without images, or scikit-learn is missing for
+            `digits`.
     """
     if name not in ENTRIES:
         raise ValueError(f"the data set must be one of {', '.join(ENTRIES)}; received {name!r}")
@@ -114,7 +115,7 @@ def check(name, data_dir=None, image_size=None):
     if entry.kind == "tfds":
         prepared_directory(name, data_dir)
     if entry.kind == "folder":
-        folder_classes(data_dir)
+        folders.classes(data_dir)
 
 
 def resolve_data_dir(name, data_dir=None):
@@ -176,48 +177,6 @@ def prepared_directory(name, data_dir=None):
                 f"{name} in {directory} has no split {split!r}; remove it and run: {command}"
             )
     return directory
-
-
-def folder_classes(data_dir):
-    """Names of the classes of a directory in ImageNet's layout, `{train,val}/<class>/<images>`.
-
-    Args:
-        data_dir: The directory.
-
-    Returns:
-        The class folders' names, sorted: label k is the k-th.
-
-    Raises:
-        ValueError: If the layout is another one, or `train` and `val` hold different classes.
-    """
-    if not data_dir:
-        raise ValueError("data_dir must be given for image_folder; received None")
-    data_dir = os.path.expanduser(data_dir)
-    classes = {}
-    for split in _FOLDER_SPLITS:
-        folder = os.path.join(data_dir, split)
-        if not os.path.isdir(folder):
-            raise ValueError(
-                f"data_dir must hold the folders train and val, each with one folder a class; "
-                f"{folder} is not there"
-            )
-        with os.scandir(folder) as items:
-            classes[split] = sorted(item.name for item in items if _is_class(item))
-        if not classes[split]:
-            raise ValueError(f"data_dir must hold one folder a class; {folder} holds none")
-    train, validation = (classes[split] for split in _FOLDER_SPLITS)
-    if train != validation:
-        odd = sorted(set(train) ^ set(validation))[0]
-        here, there = ("train", "val") if odd in set(train) else ("val", "train")
-        raise ValueError(
-            f"train and val must hold the same class folders; in {data_dir} {odd!r} is in {here} "
-            f"and not in {there}"
-        )
-    return train
-
-
-def _is_class(item):
-    return item.is_dir() and not item.name.startswith(".")
 
 
 def _prepare_command(name, data_dir):
