@@ -221,6 +221,24 @@ def test_init_from_is_a_file_or_a_run(tmp_path, monkeypatch):
     config.train(again)
 
 
+def test_a_plan_takes_the_flags_of_a_run(tmp_path):
+    settings, run = config.train([QUICK, "--run_dir=x", "--seed=7", "--epochs=3"])
+    run.open(flag_table.TRAIN, settings)
+    run.close()
+    for flags in (["--run_dir=x"], ["--run_dir", "x"], ["--flagfile=x/flags.txt"]):
+        planned = config.plan(["--workers=2", *flags])
+        assert (planned.dataset, planned.seed, planned.epochs) == ("digits", 7, 3)
+    # A flag that is given wins, wherever it stands, and so does a flagfile.
+    assert config.plan(["--epochs=4", "--run_dir=x"]).epochs == 4
+    assert config.plan([QUICK, "--run_dir=x"]).epochs == 20
+    # Where a flagfile lets a training write does not matter to a plan.
+    (tmp_path / "y.flags").write_text("--run_dir=x\n--epochs=5\n")
+    assert config.plan([QUICK, "--flagfile=y.flags"]).seed == 0
+    for nowhere in ("nowhere", "."):
+        with pytest.raises(ValueError, match="run_dir must hold a run of tfadv.train"):
+            config.plan([f"--run_dir={nowhere}"])
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

@@ -116,12 +116,18 @@ def predict(arguments):
 
 def plan(arguments):
     """Settings of `tfadv.plan`, checked: those of a training, and what it shall run on."""
-    settings = parsing.parse(
+    program = (
         "tfadv.plan",
         "Says how long a training takes on N devices of a kind, before it is started.",
         flag_table.PLAN,
-        arguments,
     )
+    settings = parsing.parse(*program, arguments)
+    # In a flagfile it says where a training shall write, which a plan does not.
+    run_dir = parsing.given_directly(flag_table.PLAN, arguments, "run_dir")
+    if run_dir:
+        run = RunDirectory(run_dir)
+        run.settings(flag_table.TRAIN)  # an error unless it holds a run
+        settings = parsing.parse(*program, [f"--flagfile={run.flags.resolve()}", *arguments])
     checks.check_plan(settings)
     return settings
 

@@ -109,8 +109,10 @@ def check_inspect(settings):
 def check_plan(settings):
     """Raises `ValueError`, in one line, for settings that cannot be planned for."""
     _check_one_process("plan")
-    if settings.dataset not in catalog.ENTRIES:
-        catalog.check(settings.dataset)  # which names those there are
+    entry = catalog.ENTRIES.get(settings.dataset)
+    # Other data sets need not be here: their numbers are known.
+    if entry is None or entry.kind == "folder":
+        catalog.check(settings.dataset, settings.data_dir)
     if settings.device != "here":
         if settings.device not in devices.known_devices():
             raise ValueError(
@@ -124,10 +126,6 @@ def check_plan(settings):
             f"efficiency must not be given with device=here; received {settings.efficiency}"
         )
     check_strategy(settings, settings.workers)
-    if catalog.ENTRIES[settings.dataset].num_train is None and not settings.steps_per_epoch:
-        raise ValueError(
-            f"steps_per_epoch must be given to plan for dataset={settings.dataset}; received none"
-        )
 
 
 def check_predict(settings):

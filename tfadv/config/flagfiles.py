@@ -24,6 +24,15 @@ def expand(arguments):
     Raises:
         ValueError: If a file does not exist, includes itself, or holds something that is no flag.
     """
+    return _replaced(arguments, lambda name: _read(name, pathlib.Path.cwd(), ()))
+
+
+def without(arguments):
+    """The arguments of a command line that are not `--flagfile`."""
+    return _replaced(arguments, lambda name: [])
+
+
+def _replaced(arguments, read):
     expanded = []
     rest = iter(arguments)
     for argument in rest:
@@ -33,8 +42,7 @@ def expand(arguments):
         if name not in ("--flagfile", "-flagfile"):
             expanded.append(argument)
             continue
-        value = value if equals else next(rest, "")
-        expanded += _read(value, pathlib.Path.cwd(), ())
+        expanded += read(value if equals else next(rest, ""))
     return expanded
 
 

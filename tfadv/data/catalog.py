@@ -118,6 +118,36 @@ def check(name, data_dir=None, image_size=None):
         folders.classes(data_dir)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many classes, training images and validation images a data set has."""
+
+    num_classes: int
+    num_train: int
+    num_validation: int
+
+
+def sizes(name, data_dir=None):
+    """The numbers of a data set, without opening it: counted in a folder, else those of the table.
+
+    Args:
+        name: The data set's name.
+        data_dir: Its directory; needed for a folder alone.
+
+    Returns:
+        A `Sizes`.
+
+    Raises:
+        ValueError: As `check`, of a folder.
+    """
+    entry = ENTRIES[name]
+    if entry.kind != "folder":
+        return Sizes(entry.num_classes, entry.num_train, entry.num_validation)
+    classes = folders.classes(data_dir)
+    counts = [folders.count(data_dir, split, classes) for split in folders.SPLITS]
+    return Sizes(len(classes), *counts)
+
+
 def resolve_data_dir(name, data_dir=None):
     """The directory a data set is read from: the one given, or tensorflow-datasets' default.
 
