@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import warnings
 
 import pytest
 
@@ -52,3 +53,19 @@ def test_a_signal_before_the_first_update_loses_nothing(number, status):
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def test_a_warning_is_one_line_once_and_from_rank_0(monkeypatch, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: print("as Python does:", message)
+        errors.show_warnings("train")
+        for _ in range(2):
+            warnings.warn("epsilon=0.03 is\nin pixels of 255", stacklevel=1)
+        monkeypatch.setenv("HOROVOD_RANK", "1")
+        warnings.warn("another", stacklevel=1)
+        # One of a library's that is not meant for a user stays as Python prints it.
+        warnings.warn("overflow", RuntimeWarning, stacklevel=1)
+    said = capsys.readouterr()
+    assert said.err == "tfadv.train: warning: epsilon=0.03 is in pixels of 255\n"
+    assert said.out == "as Python does: overflow\n"

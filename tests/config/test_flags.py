@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import tfadv
+from tests.data.conftest import folder  # noqa: F401
 from tfadv import config, launcher
 from tfadv.config import flag_table, parsing
 
@@ -131,6 +132,36 @@ def test_the_number_of_workers_decides_what_divides(monkeypatch):
     assert launcher.workers() == 3
     with pytest.raises(ValueError, match="times 3 workers; received 64"):
         config.train([QUICK])
+
+
+def test_a_batch_of_more_images_than_there_are_is_warned_of(folder, monkeypatch):  # noqa: F811
+    config.train([QUICK, "--batch_size=1437", "--images_per_worker=1437"])  # each image once
+    message = (
+        "^batch_size=4096 is more than the 1437 training images of digits: every update takes each "
+        "image about 2.85 times; a batch_size of at most 1437 takes it at most once$"
+    )
+    for read in (config.train, config.plan):
+        with pytest.warns(UserWarning, match=message):
+            read([QUICK, "--batch_size=4096"])
+    flags = ["--dataset=image_folder", f"--data_dir={folder}", "--batch_size=32"]
+    with pytest.warns(UserWarning, match="than the 12 training images of image_folder: .* 2.67"):
+        config.train(flags)
+    # One worker says so; and none where the launcher has checked the flags before.
+    with monkeypatch.context() as patch:
+        patch.setenv("HOROVOD_RANK", "1")
+        config.train(flags)
+    monkeypatch.setenv("TFADV_STATUS_FILE", "status")
+    config.train(flags)
+
+
+def test_the_check_warns_in_one_line(folder):  # noqa: F811
+    flags = ["--dataset=image_folder", f"--data_dir={folder}", "--batch_size=32", "--check"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tfadv.train", *flags], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout == ""
+    assert done.stderr.startswith("tfadv.train: warning: batch_size=32 is more than the 12 ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_run_directories_are_safe(tmp_path):

@@ -23,6 +23,9 @@ def train(arguments):
         arguments,
     )
     checks.check_train(settings)
+    # Once for all workers: a launcher that checks the flags has warned already.
+    if launcher.rank() == 0 and not launcher.was_checked():
+        checks.warn_of_large_batch(settings)
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
     if settings.init_from:
         # As it is written to the run's flags, which are read from other directories too.
@@ -129,6 +132,7 @@ def plan(arguments):
         run.settings(flag_table.TRAIN)  # an error unless it holds a run
         settings = parsing.parse(*program, [f"--flagfile={run.flags.resolve()}", *arguments])
     checks.check_plan(settings)
+    checks.warn_of_large_batch(settings)
     return settings
 
 

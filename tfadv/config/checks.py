@@ -1,5 +1,7 @@
 """The rules that tie flags to each other, to the launch and to the data; without TensorFlow."""
 
+import warnings
+
 from tfadv import launcher
 from tfadv.data import catalog
 from tfadv.layers import normalizations
@@ -82,6 +84,19 @@ def accumulation_steps(settings, workers=None):
             f" {workers} workers; received {settings.batch_size}"
         )
     return settings.batch_size // at_once
+
+
+def warn_of_large_batch(settings):
+    """Warns if one update takes more images than there are, and so some of them more than once."""
+    batch = settings.batch_size
+    images = catalog.num_train(settings.dataset, settings.data_dir, limit=batch)
+    if images < batch:
+        warnings.warn(
+            f"batch_size={batch} is more than the {images} training images of {settings.dataset}: "
+            f"every update takes each image about {batch / images:.3g} times; a batch_size of at "
+            f"most {images} takes it at most once",
+            stacklevel=2,
+        )
 
 
 def compute_dtypes(settings):

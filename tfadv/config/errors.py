@@ -7,8 +7,29 @@
 import contextlib
 import signal
 import sys
+import warnings
 
 from tfadv import launcher
+
+
+def show_warnings(program):
+    """Has each warning printed as one line, once and by rank 0, for as long as the process lives.
+
+    Python's own form of it, a path and a line of code, tells a user of a program nothing. Warnings
+    that are not for users, such as those of NumPy's arithmetic, keep it.
+    """
+    before, shown = warnings.showwarning, set()
+
+    def show(message, category, *place, **options):
+        if not issubclass(category, UserWarning):
+            before(message, category, *place, **options)
+            return
+        text = " ".join(str(message).split())
+        if launcher.rank() == 0 and text not in shown:
+            shown.add(text)
+            print(f"tfadv.{program}: warning: {text}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show
 
 
 @contextlib.contextmanager

@@ -148,6 +148,17 @@ def sizes(name, data_dir=None):
     return Sizes(len(classes), *counts)
 
 
+def num_train(name, data_dir=None, limit=None):
+    """Number of training images, as of `sizes`, or `limit` if there are as many.
+
+    Of a folder with more images than `limit` not all are counted.
+    """
+    entry = ENTRIES[name]
+    if entry.kind == "folder":
+        return folders.count(data_dir, entry.train_split, folders.classes(data_dir), limit)
+    return entry.num_train if limit is None else min(entry.num_train, limit)
+
+
 def resolve_data_dir(name, data_dir=None):
     """The directory a data set is read from: the one given, or tensorflow-datasets' default.
 
