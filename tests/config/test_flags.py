@@ -63,8 +63,45 @@ def test_flagfiles_include_each_other_from_anywhere_and_the_last_value_wins(tmp_
 
 
 @pytest.mark.parametrize(
+    "line, name, value",
+    [
+        ("--run_dir='runs/my run'", "run_dir", "runs/my run"),
+        ('--run_dir="runs/my run"', "run_dir", "runs/my run"),
+        ("--run_dir=runs/my run", "run_dir", "runs/my run"),
+        ("""--run_dir="it's mine\"""", "run_dir", "it's mine"),
+        ("--run_dir=it's mine", "run_dir", "it's mine"),
+        ("--run_dir=say 'x'", "run_dir", "say 'x'"),
+        ("""--run_dir="'x'\"""", "run_dir", "'x'"),
+        (r"--run_dir='a\'", "run_dir", "a\\"),
+        ("--run_dir=''", "run_dir", None),
+        ("--norm='mbn'", "norm", "mbn"),
+        ('--decay_epochs="3,5"', "decay_epochs", (3, 5)),
+        ("--epsilon='8'", "epsilon", 8.0),
+        ('--targeted="false"', "targeted", False),
+        ("--flagfile='other.flags'", "epochs", 3),
+    ],
+)
+def test_quotes_around_a_value_in_a_flagfile_are_taken_off(line, name, value, tmp_path):
+    (tmp_path / "other.flags").write_text("--epochs=3\n")
+    (tmp_path / "x.flags").write_text(line + "\n")
+    settings = parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"])
+    assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize("name", ["'x'", '"x"', "'", "\"'", "'a' 'b'", "it's", 'a"b', "\\'"])
+def test_quotes_that_belong_to_a_value_are_written_and_read_again(name, tmp_path):
+    settings = parsing.parse("train", "", flag_table.TRAIN, [f"--run_dir={name}"])
+    assert settings.run_dir == name  # on a command line quotes are the shell's
+    (tmp_path / "x.flags").write_text(parsing.flagfile(flag_table.TRAIN, settings))
+    assert parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"]) == settings
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
+        ("--run_dir='runs/x\n", "line 1: a value that begins with ' must end with it; received"),
+        ('--run_dir="\n', 'line 1: a value that begins with " must end with it'),
+        ("--run_dir='runs/x'  # mine\n", "line 1: a value that begins with ' must end with it"),
         ("--flagfile=x.flags\n", "must not include itself"),
         ("epochs=3\n", "line 1: must be a flag or a comment; received 'epochs=3'"),
         ("--flagfile x.flags\n", "line 1: --flagfile needs '='"),

@@ -74,7 +74,7 @@ def flagfile(table, settings):
         elif isinstance(value, tuple):
             lines.append(f"--{flag.name}={','.join(map(str, value))}")
         else:
-            lines.append(f"--{flag.name}={value}")
+            lines.append(f"--{flag.name}={flagfiles.quoted(str(value))}")
     return "\n".join(lines) + "\n"
 
 
