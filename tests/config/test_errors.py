@@ -9,6 +9,7 @@ import pytest
 
 from tfadv import launcher
 from tfadv.config import errors
+from tfadv.data.errors import FAILED, UNREADABLE
 
 
 @pytest.fixture
@@ -33,6 +34,25 @@ def test_before_the_work_it_is_the_users_mistake(status, capsys):
         raise PermissionError(errno.EACCES, "Permission denied", "/root/run")
     assert ended.value.code == 2 and status.read_text() == "2"
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC])
+def test_a_machine_that_fails_is_no_mistake_of_the_users(number, status, monkeypatch, capsys):
+    monkeypatch.setenv("HOROVOD_RANK", "1")  # no other worker knows of it
+    with pytest.raises(SystemExit) as ended, errors.user_errors("train"):
+        raise OSError(number, os.strerror(number), "data/train")
+    assert ended.value.code == 1 and status.read_text() == "1"
+    assert capsys.readouterr().err.startswith(f"tfadv.train: [Errno {number}] ")
+
+
+@pytest.mark.parametrize("detail, code", [("", 2), (" (a BMP with a palette)", 2), (FAILED, 1)])
+def test_an_image_is_the_users_mistake_and_its_disk_is_not(detail, code, status, tmp_path, capsys):
+    (tmp_path / "1.jpg").touch()
+    text = f"assertion failed: [{UNREADABLE}] [{tmp_path}/1.jpg{detail}]"
+    with pytest.raises(SystemExit) as ended, errors.input_errors("train"):
+        raise RuntimeError(text)  # of TensorFlow's
+    assert ended.value.code == code and status.read_text() == str(code)
+    assert capsys.readouterr().err == f"tfadv.train: {UNREADABLE}: {tmp_path}/1.jpg{detail}\n"
 
 
 def test_a_status_file_of_another_machine_is_no_mistake(monkeypatch, tmp_path):
