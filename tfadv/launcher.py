@@ -20,6 +20,11 @@ def rank():
     return _first(_RANK, 0)
 
 
+def was_checked():
+    """Whether this is a worker of a launcher that ran the program with `--check` before it."""
+    return "TFADV_STATUS_FILE" in os.environ
+
+
 def lock_seconds():
     """How long a restarted training waits for the one before it to end; 0 when nobody says."""
     return float(os.environ.get("TFADV_LOCK_SECONDS", 0))
