@@ -10,10 +10,11 @@ import statistics
 import keras
 
 from benchmarks import measuring
-from tfadv import config, models, planning
-from tfadv.config import planning_run
+from tfadv import models, planning
 from tfadv.models import architectures
 from tfadv.planning import Link, Work
+from tfadv.programs import command_lines
+from tfadv.programs import plan as plan_program
 
 PUBLISHED_HOURS = 52  # ResNet-152, PGD-30, 100% adv + 0% clean, 128 V100 (the pipeline's readme)
 PUBLISHED_EVALUATION_HOURS = 1  # "about": ResNet-152, PGD-100, 50,000 images, 16 V100
@@ -147,8 +148,8 @@ def published(cost):
 def answer(name, workers, device, cost):
     """What `python -m tfadv.plan` says of a flagfile: its prediction, and the work."""
     flags = [f"--flagfile=flags/{name}.flags", f"--workers={workers}", f"--device={device}"]
-    settings = config.plan(flags)
-    work = planning_run.work(settings, workers)
+    settings = command_lines.plan(flags)
+    work = plan_program.work(settings, workers)
     device = planning.known_device(device)
     prediction = planning.predict(
         work,
@@ -171,7 +172,7 @@ def run(options):
     mixtures = {}
     answers = []
     for name, count, device in ANSWERS:
-        settings = config.plan([f"--flagfile=flags/{name}.flags", f"--workers={count}"])
+        settings = command_lines.plan([f"--flagfile=flags/{name}.flags", f"--workers={count}"])
         if settings.depth not in costs:
             continue
         key = settings.depth, settings.norm

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the top down. The root package stands where it may be asked to register all there is below.
 ORDER = (
     ("train", "evaluate", "inspect", "report", "predict", "plan"),
-    ("config",),
+    ("programs",),
     ("__init__",),
     ("reporting",),
     ("callbacks",),
@@ -179,12 +179,6 @@ def test_nobody_imports_keras_by_another_name(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_files_are_short(path):
-    """About 250 lines, and never more than 300."""
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
-
-
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_only_programs_and_config_read_flags(path):
-    if room(module_name(path)) not in (*ORDER[0], "config"):
+def test_only_programs_read_flags(path):
+    if room(module_name(path)) != "programs":
         assert not any(name.split(".")[0] == "absl" for name in imports_of(path))

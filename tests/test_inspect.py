@@ -8,15 +8,18 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from tests.config.test_flags import QUICK
-from tfadv import config, inspect, models
-from tfadv.config import building, flag_table, random_batches
+from tests.programs.test_flags import QUICK
+from tfadv import models
+from tfadv.programs import building, command_lines, start
+from tfadv.programs import inspect as inspect_program
 
 
 def make_run(directory, norm):
     """The directory of a run as training leaves it, its network with random statistics."""
-    settings, run = config.train([QUICK, f"--norm={norm}", "--width=4", f"--run_dir={directory}"])
-    run.open(flag_table.TRAIN, settings)
+    settings, run = command_lines.train(
+        [QUICK, f"--norm={norm}", "--width=4", f"--run_dir={directory}"]
+    )
+    run.open(settings)
     run.close()
     model = models.SmallResNet(8, norm=norm, image_size=8, channels=1, width=4, seed=1)
     generator = np.random.default_rng(0)
@@ -29,9 +32,8 @@ def make_run(directory, norm):
     return model
 
 
-def run_program(monkeypatch, *flags):
-    monkeypatch.setattr("sys.argv", ["tfadv.inspect", *map(str, flags)])
-    inspect.main()
+def run_program(*flags):
+    start.run("inspect", list(map(str, flags)))
 
 
 def rows(path):
@@ -53,7 +55,7 @@ def test_a_mixture(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     model = make_run(run, "mbn")
     flags = [f"--run_dir={run}", "--layer=res3_block0_norm1", "--channels=3", "--num_steps=2"]
-    run_program(monkeypatch, *flags)
+    run_program(*flags)
     output = run / "inspection"
     for name in ("figure5.png", "figure6.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
@@ -73,9 +75,9 @@ def test_a_mixture(tmp_path, monkeypatch, capsys):
     # The layer behind the first convolution, in the same mini-batches.
     batches = rows(output / "batch_statistics.csv")
     assert len(batches) == 2 * len(found)
-    settings, _, _ = config.inspect(flags)
+    settings, _, _ = command_lines.inspect(flags)
     stem = keras.Model(model.inputs, model.get_layer("norm0").input)
-    made = random_batches.made(
+    made = inspect_program.random_mini_batches(
         settings.trained, model, building.dataset(settings.trained), 2, settings.seed
     )
     for number, (images, domain) in enumerate(made, 1):
@@ -106,9 +108,9 @@ def test_a_mixture(tmp_path, monkeypatch, capsys):
 def test_plain_batch_normalization_has_figure_6_alone(tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "run", "bn")
     flags = [f"--run_dir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"]
-    run_program(monkeypatch, *flags, "--figure6=false")
+    run_program(*flags, "--figure6=false")
     assert not (tmp_path / "out" / "figure6.png").exists()
-    run_program(monkeypatch, *flags, "--adversarial=false")  # in place of the first
+    run_program(*flags, "--adversarial=false")  # in place of the first
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"figure6.png", "statistics.csv", "batch_statistics.csv", "tensorboard"}
     assert {row["domain"] for row in rows(tmp_path / "out" / "statistics.csv")} == {""}
@@ -127,10 +129,10 @@ def test_a_file_needs_data_for_figure_6(tmp_path, monkeypatch, capsys):
     bare = models.SmallResNet(8, norm="bn", image_size=8, channels=1, width=4)
     bare.save(tmp_path / "bare.keras")  # never compiled
     flags = [f"--model={tmp_path / 'bare.keras'}", f"--output={tmp_path / 'out'}"]
-    run_program(monkeypatch, *flags)
+    run_program(*flags)
     assert "no dataset was given, and so no Figure 6" in capsys.readouterr().out
     assert not (tmp_path / "out" / "figure6.png").exists()
-    run_program(monkeypatch, *flags, "--dataset=digits", "--num_steps=1", "--clean_ratio=0.5")
+    run_program(*flags, "--dataset=digits", "--num_steps=1", "--clean_ratio=0.5")
     printed = capsys.readouterr().out
     assert "32 adversarial images (PGD-1) and 16 clean ones" in printed
     [(step, _)] = events(tmp_path / "out" / "tensorboard" / "inspection")["figure6"]
@@ -176,7 +178,7 @@ def networks(tmp_path_factory):
 def test_mistakes_are_one_line_and_status_2(flags, message, networks, monkeypatch, capsys):
     monkeypatch.chdir(networks)
     with pytest.raises(SystemExit, match="2"):
-        run_program(monkeypatch, *flags)
+        run_program(*flags)
     written = capsys.readouterr()
     assert written.err.startswith(f"tfadv.inspect: {message}") and written.err.count("\n") == 1
     assert not written.out and not list(networks.glob("*/inspection"))

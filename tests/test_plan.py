@@ -4,20 +4,19 @@ import re
 
 import pytest
 
-from tfadv import plan
+from tfadv.programs import start
 
 
-def run_program(monkeypatch, capsys, *flags):
+def run_program(capsys, *flags):
     """What it prints, as a dictionary."""
-    monkeypatch.setattr("sys.argv", ["tfadv.plan", *flags])
-    plan.main()
+    start.run("plan", flags)
     return dict(re.split(": +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
 
 def test_the_published_52_hours(monkeypatch, capsys):
     # ResNet-152, PGD-30, 100% adv + 0% clean on 128 V100 took "about 52 hours" (pipeline).
     flagfile = "--flagfile=flags/table7/resnet152-pgd30-clean0.flags"
-    said = run_program(monkeypatch, capsys, flagfile, "--workers=128", "--device=v100")
+    said = run_program(capsys, flagfile, "--workers=128", "--device=v100")
     assert re.match("resnet152, norm bn, 60,192,808 parameters; .*forward 23.03,", said["network"])
     assert said["strategy"].startswith("PGD-30, 100% adv + 0% clean; 1450 GFLOP a clean image, 95%")
     hours, device_hours = re.search(
@@ -32,20 +31,20 @@ def test_measured_on_this_machine(monkeypatch, capsys):
 
     monkeypatch.setattr(measured_rates, "measure_rates", lambda *_, **__: (1e9, 2e9))
     flags = ["--flagfile=flags/quickstart.flags", "--width=4", "--device=here", "--workers=2"]
-    said = run_program(monkeypatch, capsys, *flags)
+    said = run_program(capsys, *flags)
     assert said["devices"].startswith("2 like this one, measured now: attack 0.001 TFLOP/s")
     assert re.search(r"communication [\d.]+%, waiting for the slowest [\d.]+%", said["update"])
 
 
 def test_attack_and_update_have_rates_of_their_own(monkeypatch, capsys):
     flags = ["--flagfile=flags/quickstart.flags", "--width=4", "--device=h200", "--workers=2"]
-    one = run_program(monkeypatch, capsys, *flags)
+    one = run_program(capsys, *flags)
     assert "0.151 (the attack) and 0.046 (the update's pass) of 494 TFLOP/s" in one["devices"]
     assert one["update"].endswith("while kernels start, which is not counted")
     flags_of_a_cpu = [*flags[:-2], "--device=cpu", "--workers=2"]
-    cpu = run_program(monkeypatch, capsys, *flags_of_a_cpu)
+    cpu = run_program(capsys, *flags_of_a_cpu)
     assert cpu["update"].endswith("clean images a second")
-    two = run_program(monkeypatch, capsys, *flags, "--attack_precision=bfloat16")
+    two = run_program(capsys, *flags, "--attack_precision=bfloat16")
     assert "attack in bfloat16 on tensor cores: 0.121 of 989" in two["devices"]
     assert "update in float32 on TF32 tensor cores: 0.046 of 494" in two["devices"]
     # Evaluations are attacked in float32 in both.
@@ -61,7 +60,7 @@ def test_a_folder_is_counted_as_its_training_counts_it(monkeypatch, capsys, tmp_
                 (tmp_path / split / name / f"{number}.jpg").touch()
     flags = ["--dataset=image_folder", f"--data_dir={tmp_path}", "--image_size=32", "--depth=8"]
     flags += ["--blocks=1,1", "--width=4", "--batch_size=32", "--epochs=2", "--device=cpu"]
-    said = run_program(monkeypatch, capsys, *flags)
+    said = run_program(capsys, *flags)
     assert said["data"] == "image_folder, 192 training and 15 validation images, 3 classes"
     assert said["training"].startswith("12 updates and ")  # 192 images in batches of 32, twice
     assert "0 seconds of evaluations" not in said["training"]
@@ -69,12 +68,12 @@ def test_a_folder_is_counted_as_its_training_counts_it(monkeypatch, capsys, tmp_
     flags[0] = "--dataset=synthetic"
     parameters = [
         int(re.search("([0-9,]+) parameters", each["network"])[1].replace(",", ""))
-        for each in (said, run_program(monkeypatch, capsys, *flags))
+        for each in (said, run_program(capsys, *flags))
     ]
     assert (parameters[1] - parameters[0]) % 997 == 0 and parameters[1] > parameters[0]
 
 
 def test_times_are_said_in_units_that_a_person_reads(monkeypatch, capsys):
     flags = ["--flagfile=flags/quickstart.flags", "--width=4", "--device=h100", "--epochs=1"]
-    said = run_program(monkeypatch, capsys, *flags, "--steps_per_epoch=1")
+    said = run_program(capsys, *flags, "--steps_per_epoch=1")
     assert not re.search(r"\de[-+]\d", said["update"] + said["training"])

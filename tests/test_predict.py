@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import tfadv
-from tfadv import config
-from tfadv.config import prediction_run
+from tfadv.programs import command_lines
+from tfadv.programs import predict as predict_program
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_labels_names_and_probabilities(case, domain, capsys):
     root, right = case
     flags = [f"--model={root}/model.keras", f"--domain={domain}", "--batch_size=2"]
     more = ["--class_names", "--probability", "--dataset=digits"]
-    settings, path = config.predict([*flags, *more, str(root / "images")])
-    assert prediction_run.prepare(settings, path).run() == 2
+    settings, path = command_lines.predict([*flags, *more, str(root / "images")])
+    assert predict_program.prepare(settings, path).run() == 2
     printed = capsys.readouterr()
     found = lines(printed.out)
     labels = right[domain].argmax(axis=1)
@@ -89,7 +89,7 @@ def test_the_program_writes_lines_and_says_that_files_were_left_out(case):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ([], "directory must be given, behind the flags; received none"),
+        ([], "directory must be given, after the flags; received none"),
         (["DIR"], "one of run_dir and model must be given"),
         (["--model=none.keras", "DIR"], "model must be a .keras file; received none.keras"),
         (["--run_dir=none", "DIR"], "run_dir must hold a run of tfadv.train; received none"),
@@ -116,4 +116,4 @@ def test_mistakes(case, flags, message, tmp_path, monkeypatch):
     (tmp_path / "b.keras").write_bytes(b"nothing")
     names["BROKEN"] = "--model=b.keras"
     with pytest.raises(ValueError, match=message):
-        prediction_run.prepare(*config.predict([names.get(flag, flag) for flag in flags]))
+        predict_program.prepare(*command_lines.predict([names.get(flag, flag) for flag in flags]))

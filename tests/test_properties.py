@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from tfadv import attacks, data
 from tfadv.attacks.targets import random_targets
-from tfadv.config import flag_table, flagfiles, parsing
 from tfadv.data import broken, sampling
 from tfadv.data.arrays import ArrayDataset
 from tfadv.evaluation.sources import open_source
 from tfadv.layers import MixtureBatchNormalization, scope
 from tfadv.models import calling
+from tfadv.programs import flagfiles, flags
+from tfadv.programs.settings import TRAIN
 from tfadv.training import batches, schedules
 
 
@@ -242,15 +243,15 @@ def test_the_schedules_are_those_of_numpy(rate, batch, steps, warmup, decays, st
 
 def _values(flag):
     low, high = flag.low, flag.high
-    if flag.kind is bool:
+    if flag.type is bool:
         value = st.booleans()
-    elif flag.kind is int:
+    elif flag.type is int:
         value = st.integers(int(low), int(high))
-    elif flag.kind is float:
+    elif flag.type is float:
         value = st.floats(low, high)
     elif flag.choices:
         value = st.sampled_from(flag.choices)
-    elif flag.kind is str:
+    elif flag.type is str:
         value = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
         value = value.filter(lambda text: text == text.strip())
     else:
@@ -263,13 +264,13 @@ def _values(flag):
 @examples(25)
 @hypothesis.given(st.data())
 def test_any_settings_are_written_and_read_again(draw):
-    settings = parsing.parse("train", "", flag_table.TRAIN, [])
-    for flag in draw.draw(st.lists(st.sampled_from(flag_table.TRAIN), min_size=1, max_size=8)):
+    settings = flags.parse(TRAIN, [])
+    for flag in draw.draw(st.lists(st.sampled_from(TRAIN), min_size=1, max_size=8)):
         setattr(settings, flag.name, draw.draw(_values(flag), label=flag.name))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "flags.txt"
-        path.write_text(parsing.flagfile(flag_table.TRAIN, settings), encoding="utf-8")
-        assert parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={path}"]) == settings
+        path.write_text(flags.flagfile(TRAIN, settings), encoding="utf-8")
+        assert flags.parse(TRAIN, [f"--flagfile={path}"]) == settings
 
 
 _NAMES = st.sampled_from(["flagfile", "epochs", "norm", "decay_epochs", "undefok", "", "seed", "h"])
@@ -285,7 +286,7 @@ def test_any_text_in_a_flagfile_is_settings_or_a_message(text):
         path.write_bytes(content)
         try:
             flagfiles.expand([f"--flagfile={path}"])
-            parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={path}"])
+            flags.parse(TRAIN, [f"--flagfile={path}"])
         except ValueError as error:
             assert "\n" not in str(error)
         except SystemExit as end:

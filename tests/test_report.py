@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from tfadv import config
-from tfadv.config import flag_table, parsing
+from tfadv.programs import command_lines, flags
+from tfadv.programs.settings import TRAIN
 
 
 def report(*arguments, options=(), cwd=None):
@@ -21,10 +21,10 @@ def report(*arguments, options=(), cwd=None):
 @pytest.fixture
 def runs(tmp_path):
     """Two runs in the layout of `flags/`: `runs/table7/a`, evaluated, and `runs/b`, not yet."""
-    settings = parsing.parse("train", "", flag_table.TRAIN, ["--clean_ratio=0"])
+    settings = flags.parse(TRAIN, ["--clean_ratio=0"])
     for name in ("table7/a", "b"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        text = parsing.flagfile(flag_table.TRAIN, settings)
+        text = flags.flagfile(TRAIN, settings)
         (tmp_path / "runs" / name / "flags.txt").write_text(text)
     return tmp_path
 
@@ -76,7 +76,7 @@ def test_a_mistake_is_one_line(runs):
 )
 def test_arguments_that_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
-        config.report(arguments)
+        command_lines.report(arguments)
 
 
 def test_an_unreadable_file_shows_in_the_status(runs):

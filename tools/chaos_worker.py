@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 from chaos_plan import Kill
 
-from tfadv import callbacks, distributed, event_files, launcher, train
-from tfadv.config import building
+from tfadv import callbacks, distributed, event_files, launcher
+from tfadv.programs import building, start
 from tfadv.training import adversarial_step, checkpoint_files, checkpoints
 
 FOLDER = pathlib.Path(os.environ["TFADV_CHAOS_DIR"])
@@ -265,7 +265,7 @@ def main():
         elif point.kill.kind in PUT:
             PUT[point.kill.kind](point)
     put_callbacks(point)
-    train.main()
+    start.main("train")
 
 
 if __name__ == "__main__":

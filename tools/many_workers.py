@@ -36,8 +36,8 @@ def worker():
     """One worker: the program, and a digest behind every epoch."""
     import keras
 
-    from tfadv import launcher, train
-    from tfadv.config import building
+    from tfadv import launcher
+    from tfadv.programs import building, start
 
     path = Path(os.environ["TFADV_DIGESTS"], str(launcher.rank()))
 
@@ -53,7 +53,7 @@ def worker():
 
     callbacks = building.training_callbacks
     building.training_callbacks = lambda *given: [*callbacks(*given), Digest()]
-    train.main()
+    start.run("train", sys.argv[1:])
 
 
 def main(arguments):

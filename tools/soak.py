@@ -20,8 +20,7 @@ import keras
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tfadv import train  # noqa: E402 - the repository's own
-from tfadv.config import building  # noqa: E402
+from tfadv.programs import building, start  # noqa: E402 - the repository's own
 
 MOST_GROWTH = 0.02
 
@@ -64,7 +63,7 @@ def main(arguments):
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tfadv-soak-") as folder:
         sys.argv = ["soak", *FLAGS, f"--run_dir={folder}/run", *arguments]
-        train.main()
+        start.run("train", sys.argv[1:])
     quarter = len(meter.steps) // 4
     grown = growth(meter.memory)
     print(f"{meter.steps[-1]} steps, {len(meter.steps)} epochs, {time.monotonic() - began:.0f} s")

@@ -3,7 +3,7 @@
 import csv
 import pathlib
 
-from tfadv.config import flag_table, parsing
+from tfadv.programs import flags, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = ROOT / "flags"
@@ -26,7 +26,7 @@ def read(path):
 
 def train(path):
     """The settings of a flagfile, or of the name of one."""
-    return parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={file(path)}"])
+    return flags.parse(settings.TRAIN, [f"--flagfile={file(path)}"])
 
 
 def file(path):

@@ -6,7 +6,8 @@ import pytest
 
 from tests.flags import cases
 from tests.flags.cases import FLAGS, NUMBERS, ROWS, RUNS, name, row_of, train
-from tfadv.config import flag_table, flagfiles, parsing
+from tfadv.programs import flagfiles, flags
+from tfadv.programs.settings import EVALUATE
 
 PUBLISHED = cases.ROOT.parent / "shared" / "paper" / "table7.tsv"
 
@@ -169,11 +170,11 @@ def test_files_state_only_their_difference(path):
     assert lines[0].startswith("# ")
     if path.name in ("base.flags", "quickstart.flags"):
         return  # the one states the defaults, the other is read by itself
-    flags = [line for line in lines if not line.startswith("#")]
-    includes = [line for line in flags if line.startswith("--flagfile=")]
-    assert flags[: len(includes)] == includes  # else they would win over the file's own
+    given = [line for line in lines if not line.startswith("#")]
+    includes = [line for line in given if line.startswith("--flagfile=")]
+    assert given[: len(includes)] == includes  # else they would win over the file's own
     seen = dict(flag.split("=", 1) for flag in flagfiles.expand(_beside(path, includes)))
-    for flag in flags[len(includes) :]:
+    for flag in given[len(includes) :]:
         key, value = flag.split("=", 1)
         assert seen.get(key) != value, flag
     # Every include changes something.
@@ -189,7 +190,7 @@ def _beside(path, includes):
 @pytest.mark.parametrize("path", cases.EVALUATE, ids=name)
 def test_evaluations_parse_and_attack_as_the_paper_does(path, monkeypatch):
     monkeypatch.chdir("/")
-    settings = parsing.parse("evaluate", "", flag_table.EVALUATE, [f"--flagfile={path}"])
+    settings = flags.parse(EVALUATE, [f"--flagfile={path}"])
     if path.stem == "quickstart":
         return
     assert (settings.step_size, settings.start_from_clean, settings.restarts) == (1.0, 0.0, 1)

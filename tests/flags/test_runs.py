@@ -12,8 +12,10 @@ import pytest
 import tfadv  # noqa: F401 - registers what saved models are made of
 from tests.flags import cases
 from tests.flags.cases import FLAGS
-from tfadv import config
-from tfadv.config import evaluation_run, flag_table, training_run
+from tfadv.programs import command_lines
+from tfadv.programs import evaluate as evaluate_program
+from tfadv.programs import train as train_program
+from tfadv.programs.run_directory import RunDirectory
 
 SIZES = [
     "--dataset=synthetic", "--image_size=32", "--blocks=1,1,1,1", "--depth=14", "--width=4",
@@ -35,7 +37,7 @@ def train(name, directory, *flags):
     settings = cases.train(name)
     last = ["--running_statistics=1"] if settings.running_statistics else []
     arguments = [f"--flagfile={cases.file(name)}", *SIZES, *last, f"--run_dir={directory}"]
-    training_run.prepare(*config.train([*arguments, *flags])).fit()
+    train_program.prepare(*command_lines.train([*arguments, *flags])).run()
     return settings
 
 
@@ -55,7 +57,7 @@ def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
     settings = train(name, tmp_path / "run")
     run = tmp_path / "run"
     # What was cut down are sizes: the strategy went into the run as the file says it.
-    kept = config.RunDirectory(run).settings(flag_table.TRAIN)
+    kept = RunDirectory(run).settings()
     sizes = {flag.split("=")[0].strip("-") for flag in SIZES} | {"run_dir", "running_statistics"}
     for key, value in vars(settings).items():
         assert key in sizes or getattr(kept, key) == value, key
@@ -76,7 +78,7 @@ def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
     flags = [f"--run_dir={run}", "--num_steps=2", "--limit=5", "--domain=both"]
     # Its self-checks take longer than all the rest, and have tests of their own.
     flags += ["--images_per_worker=4", "--sanity_checks=false"]
-    evaluation_run.prepare(*config.evaluate(flags)).run()
+    evaluate_program.prepare(*command_lines.evaluate(flags)).run()
     results = json.loads((run / "evaluation.json").read_text())["results"]
     domains = ["adv", "clean"] if settings.norm == "mbn" else [None]
     assert [(r["domain"], r["num_steps"], r["total"]) for r in results] == [

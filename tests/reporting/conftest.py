@@ -5,9 +5,11 @@ import pathlib
 
 import pytest
 
-from tfadv import config
-from tfadv.config import flag_table, parsing, report_run
 from tfadv.evaluation import Result
+from tfadv.programs import command_lines
+from tfadv.programs import flags as program_flags
+from tfadv.programs import report as report_program
+from tfadv.programs.settings import TRAIN
 
 FLAGS = pathlib.Path(__file__).resolve().parents[2] / "flags"
 IMAGENET = dict(dataset="imagenet2012", image_shape=[224, 224, 3], whole_validation_set=True)
@@ -35,8 +37,8 @@ def write_run():
 
     def write(directory, flags, results, file="evaluation.json", model="model.keras", **details):
         directory.mkdir(parents=True, exist_ok=True)
-        settings = parsing.parse("train", "", flag_table.TRAIN, flags)
-        (directory / "flags.txt").write_text(parsing.flagfile(flag_table.TRAIN, settings))
+        settings = program_flags.parse(TRAIN, flags)
+        (directory / "flags.txt").write_text(program_flags.flagfile(TRAIN, settings))
         if results:
             document = {"model": f"{directory}/{model}", **IMAGENET, **details}
             document["results"] = [each.as_dict() for each in results]
@@ -64,6 +66,6 @@ def make_report(tmp_path_factory):
     def make(*directories):
         output = tmp_path_factory.mktemp("report")
         arguments = [f"--output={output}", *map(str, directories)]
-        return report_run.prepare(config.report(arguments)).report
+        return report_program.prepare(command_lines.report(arguments)).report
 
     return make

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from tfadv.config import report_run
+from tfadv.programs import report as report_program
 from tfadv.reporting import curves, tables
 
 # As the paper prints them (Tables 1 to 6): numbers, and what it states as changes.
@@ -39,7 +39,7 @@ PAPER = {
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, write_run, result, make_report):
     root = tmp_path_factory.mktemp("paper")
-    for number, row in enumerate(report_run.paper_rows()):
+    for number, row in enumerate(report_program.paper_rows()):
         domain = "adv" if row.settings["norm"] == "mbn" else None
         results = [result(n, value, domain=domain) for n, value in row.numbers.items()]
         if row.flagfile.endswith(("pgd30-mbn", "pgd30-mbn-alp")):
@@ -84,7 +84,7 @@ def test_table_7_is_the_papers(found):
     table = found["Table 7"]
     assert table.columns == ("clean", "PGD-10", "PGD-20", "PGD-100", "PGD-500", "PGD-2000")
     assert len(table.rows) == 45 + 1 + 2  # Table 1's, and the clean branches
-    rows = report_run.paper_rows()[:45]
+    rows = report_program.paper_rows()[:45]
     for (labels, cells), row in zip(table.rows, rows, strict=False):
         assert labels[3] == row.label
         assert labels[0] == f"ResNet-{row.settings['depth']}"

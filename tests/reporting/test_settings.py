@@ -3,18 +3,20 @@
 import pytest
 
 from tfadv import reporting
-from tfadv.config import flag_table, parsing, report_run
+from tfadv.programs import flags as program_flags
+from tfadv.programs import report as report_program
+from tfadv.programs.settings import TRAIN
 from tfadv.reporting import settings as meaning
 
 
 def canonical(*flags):
-    settings = parsing.parse("train", "", flag_table.TRAIN, list(flags))
-    return reporting.trained(settings, report_run.FREE)
+    settings = program_flags.parse(TRAIN, list(flags))
+    return reporting.trained(settings, report_program.FREE)
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return report_run.paper_rows()
+    return report_program.paper_rows()
 
 
 def test_the_52_rows_are_different_trainings_called_as_in_the_paper(rows):
@@ -88,6 +90,6 @@ def test_names_of_networks():
 
 
 def test_the_groups_of_settings_are_flags():
-    names = {flag.name for flag in flag_table.TRAIN}
+    names = {flag.name for flag in TRAIN}
     groups = (meaning.STRATEGY, meaning.AXES, meaning.ATTACK, meaning.RECIPE)
     assert names > {name for group in groups for name in group}

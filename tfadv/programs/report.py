@@ -4,20 +4,21 @@ import pathlib
 import sys
 
 from tfadv import reporting
-from tfadv.config import flag_table, flagfiles, parsing, run_directory
-from tfadv.config.run_directory import RunDirectory
 from tfadv.data import catalog
+from tfadv.programs import flagfiles, flags
+from tfadv.programs.run_directory import RunDirectory
+from tfadv.programs.settings import EVALUATE, TRAIN, Role, names
 
 _FLAGS = flagfiles.SHIPPED / "flags"
 # What may differ between runs of one row: a seed makes another run, not another row.
-FREE = (*run_directory.FREE, "seed")
+FREE = (*names(TRAIN, Role.FREE), "seed")
 
 
 def prepare(settings):
     """Reads the paper's rows and everything that was measured of the runs.
 
     Args:
-        settings: Namespace, of `tfadv.config.report`.
+        settings: Namespace, of `command_lines.report`.
 
     Returns:
         A `ReportRun`.
@@ -28,7 +29,7 @@ def prepare(settings):
     rows = paper_rows()
     first = rows[0].settings
     protocol = reporting.PaperProtocol(
-        _parse(flag_table.EVALUATE, _FLAGS / "eval" / "paper.flags"),
+        _parse(EVALUATE, _FLAGS / "eval" / "paper.flags"),
         reporting.validation(catalog.ENTRIES[first["dataset"]], first["image_size"]),
     )
     collected = _Collected()
@@ -86,8 +87,8 @@ class _Collected:
             self._read(RunDirectory(path))
             return
         found = sorted(pathlib.Path(path).rglob(RunDirectory(path).flags.name))
-        for flags in found:
-            self._read(RunDirectory(flags.parent))
+        for file in found:
+            self._read(RunDirectory(file.parent))
         if not found:
             self.problems.append(f"{path}: no run of tfadv.train (no flags.txt)")
 
@@ -125,8 +126,8 @@ class _Collected:
 
 
 def _trained(path):
-    return reporting.trained(_parse(flag_table.TRAIN, path), FREE)
+    return reporting.trained(_parse(TRAIN, path), FREE)
 
 
 def _parse(table, path):
-    return parsing.parse("report", "", table, [f"--flagfile={path}"])
+    return flags.parse(table, [f"--flagfile={path}"])

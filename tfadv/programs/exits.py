@@ -1,4 +1,4 @@
-"""How a program ends otherwise than well: a status, and one line.
+"""Exit statuses and error messages.
 
 2 is a mistake of the user's, from rank 0; 1 what failed around us, such as a disk; and
 `launcher.RESUME` asks to be started again with `--resume`.

@@ -9,8 +9,9 @@ import pytest
 
 import tfadv
 from tests.data.conftest import folder  # noqa: F401
-from tfadv import config, launcher
-from tfadv.config import flag_table, parsing
+from tfadv import launcher
+from tfadv.programs import command_lines, flags
+from tfadv.programs.settings import EVALUATE, TRAIN
 
 QUICK = "--flagfile=flags/quickstart.flags"
 
@@ -21,7 +22,7 @@ def empty_directory(tmp_path, monkeypatch):
 
 
 def test_defaults_are_the_papers():
-    settings = parsing.parse("train", "", flag_table.TRAIN, [])
+    settings = flags.parse(TRAIN, [])
     expected = dict(
         dataset="imagenet2012", network="resnet", depth=152, norm="bn", clean_ratio=1.0,
         epsilon=16, step_size=1, num_steps=30, targeted=True, start_from_clean=0.2, epochs=110,
@@ -30,26 +31,24 @@ def test_defaults_are_the_papers():
         keep_checkpoints=10, attack_loss="cross_entropy", restarts=1,
     )  # fmt: skip
     assert {name: getattr(settings, name) for name in expected} == expected
-    base = parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=flags/base.flags"])
+    base = flags.parse(TRAIN, ["--flagfile=flags/base.flags"])
     assert base == settings
 
 
 def test_defaults_of_an_evaluation_are_the_papers():
-    settings = parsing.parse("evaluate", "", flag_table.EVALUATE, [])
+    settings = flags.parse(EVALUATE, [])
     assert settings.num_steps == (10, 20, 100, 500, 2000)
     assert (settings.step_size, settings.start_from_clean, settings.targeted) == (1, 0, True)
-    paper = parsing.parse(
-        "evaluate", "", flag_table.EVALUATE, ["--flagfile=flags/eval/paper.flags"]
-    )
+    paper = flags.parse(EVALUATE, ["--flagfile=flags/eval/paper.flags"])
     settings.epsilon = 16  # by default that of the run
     assert paper == settings
 
 
 def test_a_written_flagfile_gives_the_same_settings(tmp_path):
-    settings, _ = config.train([QUICK, "--clean_weight=0.25", "--blocks="])
+    settings, _ = command_lines.train([QUICK, "--clean_weight=0.25", "--blocks="])
     path = tmp_path / "flags.txt"
-    path.write_text(parsing.flagfile(flag_table.TRAIN, settings))
-    assert parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={path}"]) == settings
+    path.write_text(flags.flagfile(TRAIN, settings))
+    assert flags.parse(TRAIN, [f"--flagfile={path}"]) == settings
 
 
 def test_flagfiles_include_each_other_from_anywhere_and_the_last_value_wins(tmp_path):
@@ -58,7 +57,7 @@ def test_flagfiles_include_each_other_from_anywhere_and_the_last_value_wins(tmp_
     (tmp_path / "b.flags").write_text("--flagfile=parts/a.flags\n--epochs=4\n")
     path = tmp_path / "b.flags"
     os.chdir("/")
-    settings = parsing.parse("train", "", flag_table.TRAIN, [f"--flagfile={path}", "--seed=9"])
+    settings = flags.parse(TRAIN, [f"--flagfile={path}", "--seed=9"])
     assert (settings.epochs, settings.num_steps, settings.seed) == (4, 7, 9)
 
 
@@ -84,16 +83,16 @@ def test_flagfiles_include_each_other_from_anywhere_and_the_last_value_wins(tmp_
 def test_quotes_around_a_value_in_a_flagfile_are_taken_off(line, name, value, tmp_path):
     (tmp_path / "other.flags").write_text("--epochs=3\n")
     (tmp_path / "x.flags").write_text(line + "\n")
-    settings = parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"])
+    settings = flags.parse(TRAIN, ["--flagfile=x.flags"])
     assert getattr(settings, name) == value
 
 
 @pytest.mark.parametrize("name", ["'x'", '"x"', "'", "\"'", "'a' 'b'", "it's", 'a"b', "\\'"])
 def test_quotes_that_belong_to_a_value_are_written_and_read_again(name, tmp_path):
-    settings = parsing.parse("train", "", flag_table.TRAIN, [f"--run_dir={name}"])
+    settings = flags.parse(TRAIN, [f"--run_dir={name}"])
     assert settings.run_dir == name  # on a command line quotes are the shell's
-    (tmp_path / "x.flags").write_text(parsing.flagfile(flag_table.TRAIN, settings))
-    assert parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"]) == settings
+    (tmp_path / "x.flags").write_text(flags.flagfile(TRAIN, settings))
+    assert flags.parse(TRAIN, ["--flagfile=x.flags"]) == settings
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_quotes_that_belong_to_a_value_are_written_and_read_again(name, tmp_path
 def test_flagfiles_that_are_refused(tmp_path, text, message):
     (tmp_path / "x.flags").write_text(text)
     with pytest.raises(ValueError, match=message):
-        parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"])
+        flags.parse(TRAIN, ["--flagfile=x.flags"])
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_flagfiles_that_are_refused(tmp_path, text, message):
 def test_wrong_flags_of_train(flags, message, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
     with pytest.raises(ValueError, match=message) as raised:
-        config.train(flags)
+        command_lines.train(flags)
     assert "\n" not in str(raised.value)
 
 
@@ -168,27 +167,27 @@ def test_the_number_of_workers_decides_what_divides(monkeypatch):
     monkeypatch.setenv("HOROVOD_SIZE", "3")
     assert launcher.workers() == 3
     with pytest.raises(ValueError, match="times 3 workers; received 64"):
-        config.train([QUICK])
+        command_lines.train([QUICK])
 
 
 def test_a_batch_of_more_images_than_there_are_is_warned_of(folder, monkeypatch):  # noqa: F811
-    config.train([QUICK, "--batch_size=1437", "--images_per_worker=1437"])  # each image once
+    command_lines.train([QUICK, "--batch_size=1437", "--images_per_worker=1437"])  # each image once
     message = (
         "^batch_size=4096 is more than the 1437 training images of digits: every update takes each "
         "image about 2.85 times; a batch_size of at most 1437 takes it at most once$"
     )
-    for read in (config.train, config.plan):
+    for read in (command_lines.train, command_lines.plan):
         with pytest.warns(UserWarning, match=message):
             read([QUICK, "--batch_size=4096"])
     flags = ["--dataset=image_folder", f"--data_dir={folder}", "--batch_size=32"]
     with pytest.warns(UserWarning, match="than the 12 training images of image_folder: .* 2.67"):
-        config.train(flags)
+        command_lines.train(flags)
     # One worker says so; and none where the launcher has checked the flags before.
     with monkeypatch.context() as patch:
         patch.setenv("HOROVOD_RANK", "1")
-        config.train(flags)
+        command_lines.train(flags)
     monkeypatch.setenv("TFADV_STATUS_FILE", "status")
-    config.train(flags)
+    command_lines.train(flags)
 
 
 def test_the_check_warns_in_one_line(folder):  # noqa: F811
@@ -202,35 +201,35 @@ def test_the_check_warns_in_one_line(folder):  # noqa: F811
 
 
 def test_run_directories_are_safe(tmp_path):
-    settings, run = config.train([QUICK, "--run_dir=x"])
-    run.open(flag_table.TRAIN, settings)
+    settings, run = command_lines.train([QUICK, "--run_dir=x"])
+    run.open(settings)
     with pytest.raises(ValueError, match="run_dir must be new, or --resume"):
-        config.train([QUICK, "--run_dir=x"])
+        command_lines.train([QUICK, "--run_dir=x"])
     with pytest.raises(ValueError, match="run_dir must not be in use by another training"):
-        config.train([QUICK, "--run_dir=x", "--resume"])
+        command_lines.train([QUICK, "--run_dir=x", "--resume"])
     run.close()
-    config.train([QUICK, "--run_dir=x", "--resume", "--eval_every=1"])
+    command_lines.train([QUICK, "--run_dir=x", "--resume", "--eval_every=1"])
     with pytest.raises(ValueError, match="epsilon must be 80.0 to continue the run in x"):
-        config.train([QUICK, "--run_dir=x", "--resume", "--epsilon=8"])
+        command_lines.train([QUICK, "--run_dir=x", "--resume", "--epsilon=8"])
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="run_dir must be new, empty or a run of tfadv"):
-        config.train([QUICK, "--run_dir=y"])
+        command_lines.train([QUICK, "--run_dir=y"])
 
 
 def test_a_run_killed_before_its_flags_were_written_can_be_started(tmp_path):
     (tmp_path / "x" / ".flags.txt.writing").mkdir(parents=True)
     (tmp_path / "x" / ".lock").touch()
-    settings, run = config.train([QUICK, "--run_dir=x", "--resume"])
-    run.open(flag_table.TRAIN, settings)
+    settings, run = command_lines.train([QUICK, "--run_dir=x", "--resume"])
+    run.open(settings)
     run.close()
     assert sorted(p.name for p in run.path.iterdir()) == [".lock", "checkpoints", "flags.txt"]
 
 
 def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path, monkeypatch):
     code = (
-        "import sys\nfrom tfadv import config\nfrom tfadv.config import flag_table\n"
-        "settings, run = config.train(sys.argv[1:])\nrun.open(flag_table.TRAIN, settings)\n"
+        "import sys\nfrom tfadv.programs import command_lines\n"
+        "settings, run = command_lines.train(sys.argv[1:])\nrun.open(settings)\n"
         "print('open', flush=True)\nsys.stdin.read()"
     )
     with subprocess.Popen(
@@ -242,15 +241,15 @@ def test_the_lock_of_a_run_that_was_killed_is_taken_over(tmp_path, monkeypatch):
         assert other.stdout.readline() == b"open\n"
         again = [QUICK, "--run_dir=x", "--resume"]
         with pytest.raises(ValueError, match="run_dir must not be in use by another training"):
-            config.train(again)
+            command_lines.train(again)
         # One that a launcher starts again waits for the one before it.
         monkeypatch.setenv("TFADV_LOCK_SECONDS", "60")
         threading.Timer(0.5, other.kill).start()
-        config.train(again)
+        command_lines.train(again)
         monkeypatch.delenv("TFADV_LOCK_SECONDS")
     assert (tmp_path / "x" / ".lock").exists()
-    settings, run = config.train(again)
-    run.open(flag_table.TRAIN, settings)
+    settings, run = command_lines.train(again)
+    run.open(settings)
     run.close()
 
 
@@ -258,53 +257,53 @@ def test_init_from_is_a_file_or_a_run(tmp_path, monkeypatch):
     (tmp_path / "m.keras").touch()
     (tmp_path / "m.txt").touch()
     flags = [QUICK, "--trainable=norm"]
-    settings, run = config.train([*flags, "--init_from=m.keras", "--run_dir="])
+    settings, run = command_lines.train([*flags, "--init_from=m.keras", "--run_dir="])
     # As it is read from other directories too.
     assert settings.init_from == str(tmp_path / "m.keras")
     assert run.path.name.endswith("-norm-from-m")
     with pytest.raises(ValueError, match="a .keras file; received .*m.txt"):
-        config.train([*flags, "--init_from=m.txt"])
+        command_lines.train([*flags, "--init_from=m.txt"])
 
-    first, run = config.train([QUICK, "--run_dir=first"])
-    run.open(flag_table.TRAIN, first)
+    first, run = command_lines.train([QUICK, "--run_dir=first"])
+    run.open(first)
     with pytest.raises(ValueError, match="a run with a checkpoint, .*; received .*first"):
-        config.train([*flags, "--init_from=first"])
+        command_lines.train([*flags, "--init_from=first"])
     (run.checkpoints / "epoch-0003.keras").touch()
-    settings, _ = config.train([*flags, "--init_from=first"])
-    assert config.initial_model(settings).name == "epoch-0003.keras"
+    settings, _ = command_lines.train([*flags, "--init_from=first"])
+    assert command_lines.initial_model(settings).name == "epoch-0003.keras"
     run.model.touch()
-    assert config.initial_model(settings).name == "model.keras"
+    assert command_lines.initial_model(settings).name == "model.keras"
 
-    second, run = config.train([*flags, "--init_from=m.keras", "--run_dir=second"])
-    run.open(flag_table.TRAIN, second)
+    second, run = command_lines.train([*flags, "--init_from=m.keras", "--run_dir=second"])
+    run.open(second)
     run.close()
     (tmp_path / "m.keras").unlink()
     again = [*flags, "--init_from=m.keras", "--run_dir=second", "--resume"]
     with pytest.raises(ValueError, match="init_from must be a run"):
-        config.train(again)  # it has to begin anew
+        command_lines.train(again)  # it has to begin anew
     with monkeypatch.context() as patch:
         patch.setenv("HOROVOD_RANK", "1")  # which may be on another machine, and reads nothing
-        config.train(again)
+        command_lines.train(again)
     (run.checkpoints / "epoch-0001.keras").touch()
-    config.train(again)
+    command_lines.train(again)
 
 
 def test_a_plan_takes_the_flags_of_a_run(tmp_path):
-    settings, run = config.train([QUICK, "--run_dir=x", "--seed=7", "--epochs=3"])
-    run.open(flag_table.TRAIN, settings)
+    settings, run = command_lines.train([QUICK, "--run_dir=x", "--seed=7", "--epochs=3"])
+    run.open(settings)
     run.close()
-    for flags in (["--run_dir=x"], ["--run_dir", "x"], ["--flagfile=x/flags.txt"]):
-        planned = config.plan(["--workers=2", *flags])
+    for given in (["--run_dir=x"], ["--run_dir", "x"], ["--flagfile=x/flags.txt"]):
+        planned = command_lines.plan(["--workers=2", *given])
         assert (planned.dataset, planned.seed, planned.epochs) == ("digits", 7, 3)
     # A flag that is given wins, wherever it stands, and so does a flagfile.
-    assert config.plan(["--epochs=4", "--run_dir=x"]).epochs == 4
-    assert config.plan([QUICK, "--run_dir=x"]).epochs == 20
+    assert command_lines.plan(["--epochs=4", "--run_dir=x"]).epochs == 4
+    assert command_lines.plan([QUICK, "--run_dir=x"]).epochs == 20
     # Where a flagfile lets a training write does not matter to a plan.
     (tmp_path / "y.flags").write_text("--run_dir=x\n--epochs=5\n")
-    assert config.plan([QUICK, "--flagfile=y.flags"]).seed == 0
+    assert command_lines.plan([QUICK, "--flagfile=y.flags"]).seed == 0
     for nowhere in ("nowhere", "."):
         with pytest.raises(ValueError, match="run_dir must hold a run of tfadv.train"):
-            config.plan([f"--run_dir={nowhere}"])
+            command_lines.plan([f"--run_dir={nowhere}"])
 
 
 @pytest.mark.parametrize(
@@ -320,7 +319,7 @@ def test_a_plan_takes_the_flags_of_a_run(tmp_path):
 )
 def test_wrong_flags_of_evaluate(flags, message):
     with pytest.raises(ValueError, match=message):
-        config.evaluate(flags)
+        command_lines.evaluate(flags)
 
 
 def test_a_program_says_it_in_one_line_without_tensorflow():

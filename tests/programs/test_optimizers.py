@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.config import flag_table, optimizers, parsing
+from tfadv.programs import building, flags
+from tfadv.programs.settings import TRAIN
 
 SLOPES = [0.5, -2.0, 1.0, 3.0]
 
 
-def make(*flags):
-    settings = parsing.parse("train", "", flag_table.TRAIN, list(flags))
-    return optimizers.optimizer(settings, steps_per_epoch=1)
+def make(*given):
+    settings = flags.parse(TRAIN, list(given))
+    return building.optimizer(settings, steps_per_epoch=1)
 
 
 def moved(optimizer):
@@ -47,7 +48,7 @@ def test_sgd_with_nesterov_momentum():
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("given", "expected"),
     [
         ([], "sgd, learning rate 0.1 for 256 images, divided by 10 at epochs 35, 70, 95"),
         (["--decay_epochs="], "sgd, learning rate 0.1 for 256 images, constant"),
@@ -57,9 +58,9 @@ def test_sgd_with_nesterov_momentum():
         ),
     ],
 )
-def test_says_what_it_is(flags, expected):
-    settings = parsing.parse("train", "", flag_table.TRAIN, flags)
-    assert optimizers.description(settings) == expected
+def test_says_what_it_is(given, expected):
+    settings = flags.parse(TRAIN, given)
+    assert building.optimizer_text(settings) == expected
 
 
 def test_half_precision_scales_the_loss():

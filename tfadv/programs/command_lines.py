@@ -1,7 +1,4 @@
-"""From a command line to the objects of a run.
-
-`train` and `evaluate` parse and check flags without TensorFlow; `building` makes objects of them.
-"""
+"""From each program's command line to its checked settings, without TensorFlow."""
 
 import contextlib
 import os
@@ -9,54 +6,54 @@ import pathlib
 import re
 
 from tfadv import launcher
-from tfadv.config import checks, flag_table, outputs, parsing
-from tfadv.config.run_directory import RunDirectory
 from tfadv.data import catalog
+from tfadv.programs import flags, rules
+from tfadv.programs.run_directory import RunDirectory, check_directory, check_file
+from tfadv.programs.settings import EVALUATE, INSPECT, PLAN, PREDICT, REPORT, TRAIN, Role, names
+from tfadv.programs.settings import default as default_of
 
 
 def train(arguments):
     """Settings of `tfadv.train`, checked, and the directory of its run."""
-    settings = parsing.parse(
-        "tfadv.train",
-        "Trains an image classifier adversarially. The defaults are the paper's.",
-        flag_table.TRAIN,
+    settings = flags.parse(
+        TRAIN,
         arguments,
+        description="Trains an image classifier adversarially. The defaults are the paper's.",
     )
-    checks.check_train(settings)
+    rules.check_train(settings)
     # Once for all workers: a launcher that checks the flags has warned already.
     if launcher.rank() == 0 and not launcher.was_checked():
-        checks.warn_of_large_batch(settings)
+        rules.warn_of_large_batch(settings)
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
     if settings.init_from:
         # As it is written to the run's flags, which are read from other directories too.
         settings.init_from = str(pathlib.Path(os.path.expanduser(settings.init_from)).resolve())
         if settings.init_from == str(run.path.resolve()):
             raise ValueError(f"init_from must be another run than run_dir; received {run.path}")
-        # As rank 0 alone will read it; and not where a checkpoint wins over it.
+        # Rank 0 alone will read it, and only where no checkpoint wins over it.
         if launcher.rank() == 0 and not (settings.resume and run.saved()):
             initial_model(settings)
-    run.check(flag_table.TRAIN, settings)
+    run.check(settings)
     return settings, run
 
 
 def evaluate(arguments):
     """Settings of `tfadv.evaluate`, checked, and the file of the model it evaluates."""
-    settings = parsing.parse(
-        "tfadv.evaluate",
-        "Measures clean and robust accuracy of a trained classifier.",
-        flag_table.EVALUATE,
+    settings = flags.parse(
+        EVALUATE,
         arguments,
+        description="Measures clean and robust accuracy of a trained classifier.",
     )
-    checks.check_evaluate(settings)
+    rules.check_evaluate(settings)
     path, run = model_file(settings)
     if run is not None:
         of_the_run(settings, run, "dataset", "data_dir", "image_size", "epsilon")
         if settings.output is None:
             settings.output = str(run.evaluation)
     elif settings.epsilon is None:
-        settings.epsilon = flag_table.ATTACK[0].default
+        settings.epsilon = default_of(TRAIN, "epsilon")
     if settings.output:
-        outputs.check_file(settings.output)
+        check_file(settings.output)
     catalog.check(settings.dataset, settings.data_dir, settings.image_size)
     return settings, path
 
@@ -67,25 +64,20 @@ def inspect(arguments):
     In the settings, `trained` are those of a training: the run's, or with `--model` the paper's,
     with what the flags say of mini-batches.
     """
-    settings = parsing.parse(
-        "tfadv.inspect",
-        "Looks into the normalization layers of a trained classifier (Figures 5 and 6). Flags of "
-        "training that are not given are as the run had them, or with --model as the paper has.",
-        flag_table.INSPECT,
+    settings = flags.parse(
+        INSPECT,
         arguments,
+        description="Looks into the normalization layers of a trained classifier (Figures 5 and "
+        "6). Flags of training that are not given are the run's, or with --model the paper's.",
     )
-    checks.check_inspect(settings)
+    rules.check_inspect(settings)
     path, run = model_file(settings)
-    settings.trained = (
-        parsing.parse("train", "", flag_table.TRAIN, [])
-        if run is None
-        else run.settings(flag_table.TRAIN)
-    )
-    for flag in flag_table.MINI_BATCHES:
-        if getattr(settings, flag.name) is not None:
-            setattr(settings.trained, flag.name, getattr(settings, flag.name))
+    settings.trained = flags.parse(TRAIN, []) if run is None else run.settings()
+    for name in names(TRAIN, Role.MINI_BATCH):
+        if getattr(settings, name) is not None:
+            setattr(settings.trained, name, getattr(settings, name))
     if settings.output:
-        outputs.check_directory("output", settings.output)
+        check_directory("output", settings.output)
     settings.figure6 &= run is not None or settings.dataset is not None
     if settings.figure6:
         trained = settings.trained
@@ -98,20 +90,19 @@ def inspect(arguments):
 
 def predict(arguments):
     """Settings of `tfadv.predict`, checked, and the file of the model it uses."""
-    settings = parsing.parse(
-        "tfadv.predict",
-        "Classifies the images of a directory, one line file,label for each.",
-        flag_table.PREDICT,
+    settings = flags.parse(
+        PREDICT,
         arguments,
         positional="directory",
+        description="Classifies the images of a directory, one line file,label for each.",
     )
-    checks.check_predict(settings)
+    rules.check_predict(settings)
     [settings.directory] = settings.directory
     path, run = model_file(settings)
     if run is not None:
         of_the_run(settings, run, "dataset", "data_dir")
     if settings.output:
-        outputs.check_file(settings.output)
+        check_file(settings.output)
     if settings.class_names:
         catalog.check(settings.dataset, settings.data_dir)
     return settings, path
@@ -119,33 +110,29 @@ def predict(arguments):
 
 def plan(arguments):
     """Settings of `tfadv.plan`, checked: those of a training, and what it shall run on."""
-    program = (
-        "tfadv.plan",
-        "Says how long a training takes on N devices of a kind, before it is started.",
-        flag_table.PLAN,
-    )
-    settings = parsing.parse(*program, arguments)
+    description = "Says how long a training takes on N devices of a kind, before it is started."
+    settings = flags.parse(PLAN, arguments, description=description)
     # In a flagfile it says where a training shall write, which a plan does not.
-    run_dir = parsing.given_directly(flag_table.PLAN, arguments, "run_dir")
+    run_dir = flags.given_directly(PLAN, arguments, "run_dir")
     if run_dir:
         run = RunDirectory(run_dir)
-        run.settings(flag_table.TRAIN)  # an error unless it holds a run
-        settings = parsing.parse(*program, [f"--flagfile={run.flags.resolve()}", *arguments])
-    checks.check_plan(settings)
-    checks.warn_of_large_batch(settings)
+        run.settings()  # an error unless it holds a run
+        arguments = [f"--flagfile={run.flags.resolve()}", *arguments]
+        settings = flags.parse(PLAN, arguments, description=description)
+    rules.check_plan(settings)
+    rules.warn_of_large_batch(settings)
     return settings
 
 
 def report(arguments):
     """Settings of `tfadv.report`, checked."""
-    settings = parsing.parse(
-        "tfadv.report",
-        "Makes the paper's tables and figures from the directories of finished runs.",
-        flag_table.REPORT,
+    settings = flags.parse(
+        REPORT,
         arguments,
         positional="directories",
+        description="Makes the paper's tables and figures from the directories of finished runs.",
     )
-    outputs.check_directory("output", settings.output)
+    check_directory("output", settings.output)
     return settings
 
 
@@ -178,10 +165,10 @@ def initial_model(settings):
     )
 
 
-def of_the_run(settings, run, *names):
+def of_the_run(settings, run, *wanted):
     """Gives settings that were not given the values that the run was trained with."""
-    trained = run.settings(flag_table.TRAIN)
-    for name in names:
+    trained = run.settings()
+    for name in wanted:
         if getattr(settings, name) is None:
             setattr(settings, name, getattr(trained, name))
 

@@ -8,9 +8,9 @@ import shutil
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.config.refusals import refused
-from tests.config.test_bad_files import FINE, RESULT, RESULTS, directory, root  # noqa: F401
 from tests.data import miniature_imagenet
+from tests.programs.refusals import refused
+from tests.programs.test_bad_files import FINE, RESULT, RESULTS, directory, root  # noqa: F401
 
 RUN = pathlib.Path("run")
 FLAGS = RUN / "flags.txt"

@@ -8,8 +8,8 @@ import warnings
 import pytest
 
 from tfadv import launcher
-from tfadv.config import errors
 from tfadv.data.errors import FAILED, UNREADABLE
+from tfadv.programs import exits
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def status(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT])
 def test_a_file_that_cannot_be_written_is_one_line_and_status_1(number, status, capsys):
-    with pytest.raises(SystemExit) as ended, errors.input_errors("train"):
+    with pytest.raises(SystemExit) as ended, exits.input_errors("train"):
         raise OSError(number, os.strerror(number), "runs/x/checkpoints/epoch-0001.keras")
     assert ended.value.code == 1 and status.read_text() == "1"
     assert capsys.readouterr().err == (
@@ -30,7 +30,7 @@ def test_a_file_that_cannot_be_written_is_one_line_and_status_1(number, status, 
 
 
 def test_before_the_work_it_is_the_users_mistake(status, capsys):
-    with pytest.raises(SystemExit) as ended, errors.user_errors("train"):
+    with pytest.raises(SystemExit) as ended, exits.user_errors("train"):
         raise PermissionError(errno.EACCES, "Permission denied", "/root/run")
     assert ended.value.code == 2 and status.read_text() == "2"
     assert capsys.readouterr().err.count("\n") == 1
@@ -39,7 +39,7 @@ def test_before_the_work_it_is_the_users_mistake(status, capsys):
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC])
 def test_a_machine_that_fails_is_no_mistake_of_the_users(number, status, monkeypatch, capsys):
     monkeypatch.setenv("HOROVOD_RANK", "1")  # no other worker knows of it
-    with pytest.raises(SystemExit) as ended, errors.user_errors("train"):
+    with pytest.raises(SystemExit) as ended, exits.user_errors("train"):
         raise OSError(number, os.strerror(number), "data/train")
     assert ended.value.code == 1 and status.read_text() == "1"
     assert capsys.readouterr().err.startswith(f"tfadv.train: [Errno {number}] ")
@@ -49,7 +49,7 @@ def test_a_machine_that_fails_is_no_mistake_of_the_users(number, status, monkeyp
 def test_an_image_is_the_users_mistake_and_its_disk_is_not(detail, code, status, tmp_path, capsys):
     (tmp_path / "1.jpg").touch()
     text = f"assertion failed: [{UNREADABLE}] [{tmp_path}/1.jpg{detail}]"
-    with pytest.raises(SystemExit) as ended, errors.input_errors("train"):
+    with pytest.raises(SystemExit) as ended, exits.input_errors("train"):
         raise RuntimeError(text)  # of TensorFlow's
     assert ended.value.code == code and status.read_text() == str(code)
     assert capsys.readouterr().err == f"tfadv.train: {UNREADABLE}: {tmp_path}/1.jpg{detail}\n"
@@ -65,7 +65,7 @@ def test_a_status_file_of_another_machine_is_no_mistake(monkeypatch, tmp_path):
 def test_a_signal_before_the_first_update_loses_nothing(number, status):
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        errors.stop_without_loss()
+        exits.stop_without_loss()
         with pytest.raises(SystemExit) as ended:
             os.kill(os.getpid(), number)
         assert ended.value.code == 75 and status.read_text() == "75"
@@ -79,7 +79,7 @@ def test_a_warning_is_one_line_once_and_from_rank_0(monkeypatch, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: print("as Python does:", message)
-        errors.show_warnings("train")
+        exits.show_warnings("train")
         for _ in range(2):
             warnings.warn("epsilon=0.03 is\nin pixels of 255", stacklevel=1)
         monkeypatch.setenv("HOROVOD_RANK", "1")

@@ -4,8 +4,8 @@ import sys
 import keras
 import numpy as np
 
-from tfadv import config, data, distributed, models, watchdog
-from tfadv.config import building, checks, errors, flag_table, optimizers
+from tfadv import data, distributed, models, watchdog
+from tfadv.programs import building, command_lines, exits, rules
 from tfadv.training import checkpoint_files, checkpoints
 from tfadv.training.progress import Progress
 
@@ -14,7 +14,7 @@ def prepare(settings, run):
     """Everything of a run up to its first step, where all mistakes of the user's show.
 
     Args:
-        settings: Namespace, of `tfadv.config.train`.
+        settings: Namespace, of `command_lines.train`.
         run: Its `RunDirectory`.
 
     Returns:
@@ -54,9 +54,9 @@ def _begin(settings, run, model):
     if path is not None:
         progress = checkpoints.restore(model, path)
     elif settings.init_from:
-        checkpoints.initialize(model, config.initial_model(settings))
+        checkpoints.initialize(model, command_lines.initial_model(settings))
     # At last: what is refused must not leave a directory that others' flags cannot use.
-    run.open(flag_table.TRAIN, settings)
+    run.open(settings)
     return progress
 
 
@@ -69,16 +69,16 @@ class TrainingRun:
 
     def __init__(self, settings, run, dataset, model, steps_per_epoch, progress):
         self.settings = settings
-        self.run = run
+        self.directory = run
         self.dataset = dataset
         self.model = model
         self.steps_per_epoch = steps_per_epoch
         self.progress = progress
 
-    def fit(self):
+    def run(self):
         """Trains to the end and saves the model."""
         settings, rank, size = self.settings, distributed.rank(), distributed.size()
-        parts = checks.accumulation_steps(settings)
+        parts = rules.accumulation_steps(settings)
         self._say(self._description(parts))
         batches = building.train_batches(
             self.dataset,
@@ -89,31 +89,31 @@ class TrainingRun:
             size,
             self.progress,
         )
-        watch = watchdog.watch(settings.stall_seconds, self.run.stalled, "train")
-        with errors.input_errors("train", self._last_checkpoint), watch:
+        watch = watchdog.watch(settings.stall_seconds, self.directory.stalled, "train")
+        with exits.input_errors("train", self._last_checkpoint), watch:
             self.model.fit(
                 batches,
                 epochs=settings.epochs,
                 initial_epoch=self.progress.epoch,
                 steps_per_epoch=self.steps_per_epoch,
                 callbacks=building.training_callbacks(
-                    settings, self.dataset, self.run, parts, self.progress
+                    settings, self.dataset, self.directory, parts, self.progress
                 ),
                 shuffle=False,  # the batches come shuffled, by seed and epoch
                 verbose=_verbosity() if rank == 0 else 0,
             )
             if rank == 0:
                 finished = Progress(settings.epochs, 0, size)
-                checkpoints.save(self.model, self.run.model, finished)
+                checkpoints.save(self.model, self.directory.model, finished)
                 self._draw()
         self._say(
-            f"model:       {self.run.model}\n"
-            f"TensorBoard: tensorboard --logdir {self.run.path.parent}"
+            f"model:       {self.directory.model}\n"
+            f"TensorBoard: tensorboard --logdir {self.directory.path.parent}"
         )
-        self.run.close()
+        self.directory.close()
 
     def _last_checkpoint(self):
-        found = list(checkpoint_files.find(self.run.checkpoints).values())
+        found = list(checkpoint_files.find(self.directory.checkpoints).values())
         return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
     def _draw(self):
@@ -121,8 +121,8 @@ class TrainingRun:
 
         if models.mixtures(self.model):
             figure = inspection.figure5(self.model, seed=self.settings.seed)
-            self.run.statistics.write_bytes(inspection.figure_to_png(figure))
-            self._say(f"statistics:  {self.run.statistics}")
+            self.directory.statistics.write_bytes(inspection.figure_to_png(figure))
+            self._say(f"statistics:  {self.directory.statistics}")
 
     def _description(self, parts):
         settings, size = self.settings, distributed.size()
@@ -149,13 +149,13 @@ class TrainingRun:
         if str(self.progress) and before != size:
             start += f"\nworkers:     {size}, and {before} before: {self._other_workers()}"
         return (
-            f"run:         {self.run.path}{start}\n"
+            f"run:         {self.directory.path}{start}\n"
             f"data:        {self.dataset.name}, {self.dataset.num_train} images of "
             f"{'x'.join(map(str, self.dataset.image_shape))}, {self.dataset.num_classes} classes\n"
             f"network:     {self.model.name}, norm {settings.norm}, {count:,} parameters"
             f"{' that train' if settings.trainable == 'norm' else ''}\n"
             f"strategy:    {strategy}\n"
-            f"optimizer:   {optimizers.description(settings)}\n"
+            f"optimizer:   {building.optimizer_text(settings)}\n"
             f"batch:       {settings.batch_size} images = {size} workers x "
             f"{settings.images_per_worker} images x {parts} accumulated steps; "
             f"{self.steps_per_epoch} updates an epoch, {settings.epochs} epochs"

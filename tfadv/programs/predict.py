@@ -6,15 +6,15 @@ import sys
 import tensorflow as tf
 
 from tfadv import data, distributed, models
-from tfadv.config import loading
 from tfadv.data import unlabelled
+from tfadv.programs import loading
 
 
 def prepare(settings, path):
     """Everything of a prediction up to its first image, where all mistakes of the user's show.
 
     Args:
-        settings: Namespace, of `tfadv.config.predict`.
+        settings: Namespace, of `command_lines.predict`.
         path: Of a `.keras` file.
 
     Returns:

@@ -4,16 +4,9 @@ import pathlib
 import time
 
 from tfadv import launcher, whole_files
-from tfadv.config import outputs, parsing
+from tfadv.programs import flags
+from tfadv.programs.settings import TRAIN, Role
 from tfadv.training import checkpoint_files
-
-# What may differ when a run is continued: it does not change what is trained.
-FREE = (
-    "resume check run_dir data_dir keep_checkpoints checkpoint_minutes eval_num_steps eval_every "
-    "eval_limit strong_eval_num_steps strong_eval_every rematerialize attack_xla image_pairs "
-    "max_bad_images max_bad_steps stall_seconds"
-).split()
-
 
 # What a run may leave that is killed before its flags are written.
 _EARLY = (".lock", ".flags.txt.writing")
@@ -43,26 +36,25 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self._lock = None
 
-    def check(self, table, settings):
+    def check(self, settings):
         """Raises `ValueError` if training with `settings` would touch what another run left.
 
         Args:
-            table: The flags' table.
             settings: The namespace of the new run.
         """
-        outputs.check_directory("run_dir", self.path)
+        check_directory("run_dir", self.path)
         if self.flags.exists():
             if not settings.resume:
                 raise ValueError(
                     f"run_dir must be new, or --resume must be given to continue the run it holds; "
                     f"received {self.path}"
                 )
-            before = self.settings(table)
-            for flag in table:
-                old, new = getattr(before, flag.name), getattr(settings, flag.name)
-                if flag.name not in FREE and old != new:
+            before = self.settings()
+            for setting in TRAIN:
+                old, new = getattr(before, setting.name), getattr(settings, setting.name)
+                if not setting.roles & Role.FREE and old != new:
                     raise ValueError(
-                        f"{flag.name} must be {old} to continue the run in {self.path}; "
+                        f"{setting.name} must be {old} to continue the run in {self.path}; "
                         f"received {new}"
                     )
         elif self.path.is_dir() and any(p.name not in _EARLY for p in self.path.iterdir()):
@@ -74,25 +66,25 @@ class RunDirectory:
             self._take_lock()
             self.close()
 
-    def open(self, table, settings):
+    def open(self, settings):
         """Takes the directory for a run: on rank 0, and until the process ends."""
         if launcher.rank() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             if not self.flags.exists():
-                whole_files.write_text(self.flags, parsing.flagfile(table, settings))
+                whole_files.write_text(self.flags, flags.flagfile(TRAIN, settings))
             self.checkpoints.mkdir(exist_ok=True)
 
     def close(self):
-        """Gives the directory free."""
+        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def settings(self, table):
+    def settings(self):
         """The settings that the run in this directory was started with."""
         self._check_run()
-        return parsing.parse("run", "", table, [f"--flagfile={self.flags}"])
+        return flags.parse(TRAIN, [f"--flagfile={self.flags}"])
 
     def saved(self):
         """Paths of the checkpoints by (finished epochs, updates of the next), oldest first."""
@@ -141,3 +133,20 @@ class RunDirectory:
                 raise ValueError(
                     f"run_dir must not be in use by another training; received {self.path}"
                 ) from None
+
+
+def check_file(path):
+    """Raises `ValueError` unless a file can be written at the path of `--output`."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ValueError(f"output must be a file; {path} is a directory")
+    if not path.parent.is_dir():
+        raise ValueError(f"output must be in a directory that is there; received {path}")
+
+
+def check_directory(name, path):
+    """Raises `ValueError` unless there is, or can be, a directory at the path of a flag."""
+    path = pathlib.Path(path)
+    found = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not found.is_dir():
+        raise ValueError(f"{name} must be a directory; received {path}, where {found} is a file")

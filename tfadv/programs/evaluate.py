@@ -4,15 +4,15 @@ import os
 import pathlib
 
 from tfadv import distributed, evaluation, watchdog
-from tfadv.config import building, errors, loading
-from tfadv.config.run_directory import RunDirectory
+from tfadv.programs import building, exits, loading
+from tfadv.programs.run_directory import RunDirectory
 
 
 def prepare(settings, path):
     """Everything of an evaluation up to its first image, where all mistakes of the user's show.
 
     Args:
-        settings: Namespace, of `tfadv.config.evaluate`.
+        settings: Namespace, of `command_lines.evaluate`.
         path: Of a `.keras` file.
 
     Returns:
@@ -49,7 +49,7 @@ class EvaluationRun:
         settings = self.settings
         given = self.dataset, settings.images_per_worker, settings.limit
         watch = watchdog.watch(settings.stall_seconds, f"{self.path}.stalled", "evaluate")
-        with errors.input_errors("evaluate"), watch:
+        with exits.input_errors("evaluate"), watch:
             journal = self._journal()
             results = self.evaluator(*given, evaluation.progress_bar(), journal)
             _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")

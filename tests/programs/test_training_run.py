@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tfadv import config
-from tfadv.config import training_run
+from tfadv.programs import command_lines
+from tfadv.programs import train as train_program
 from tfadv.training import checkpoints
 from tfadv.training.progress import Progress
 
@@ -16,8 +16,8 @@ def variables(model):
 
 
 def prepare(path, *flags):
-    run = training_run.prepare(*config.train([*FLAGS, f"--run_dir={path}", *flags]))
-    run.run.close()
+    run = train_program.prepare(*command_lines.train([*FLAGS, f"--run_dir={path}", *flags]))
+    run.directory.close()
     return run
 
 
@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     run = prepare(path)
     for variable in run.model.variables:
         variable.assign(np.random.default_rng(1).uniform(1, 2, variable.shape))
-    checkpoints.save(run.model, run.run.model)
+    checkpoints.save(run.model, run.directory.model)
     return path, variables(run.model)
 
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_its_own_wins(finished, tmp_path):
     norm = run.model.get_layer("norm0")
     norm.gamma.assign(norm.gamma + 1)
     run.model.optimizer.build(run.model.trainable_variables)
-    checkpoints.save(run.model, run.run.checkpoints / "epoch-0002.keras", Progress(2))
+    checkpoints.save(run.model, run.directory.checkpoints / "epoch-0002.keras", Progress(2))
     again = prepare(tmp_path, *flags, "--resume")
     assert again.progress.epoch == 2
     np.testing.assert_equal(variables(again.model), variables(run.model))
@@ -62,7 +62,7 @@ def test_says_what_there_is_to_resume(tmp_path):
     first = run._description(1).splitlines()[0]
     assert first.endswith("from the beginning: it holds no checkpoint to resume from")
     run.model.optimizer.build(run.model.trainable_variables)
-    checkpoints.save(run.model, run.run.checkpoints / "epoch-0020.keras", Progress(20))
+    checkpoints.save(run.model, run.directory.checkpoints / "epoch-0020.keras", Progress(20))
     first = prepare(tmp_path, "--resume")._description(1).splitlines()[0]
     assert first.endswith(", continued after epoch 20, to its end: nothing is left to train")
 
@@ -70,7 +70,7 @@ def test_says_what_there_is_to_resume(tmp_path):
 def test_resumes_from_the_newest_that_is_whole_and_says_what_changes(tmp_path, capsys):
     run = prepare(tmp_path)
     run.model.optimizer.build(run.model.trainable_variables)
-    directory = run.run.checkpoints
+    directory = run.directory.checkpoints
     sums = {"metrics": [], "meters": []}
     for name, progress in (
         ("epoch-0002-step-000007", Progress(2, 7, 1, sums)),

@@ -1,12 +1,14 @@
 """From settings to objects: data set, network, attack, optimizer, callbacks."""
 
+import functools
 import signal
 
 import keras
 import tensorflow as tf
 
 from tfadv import attacks, callbacks, data, models
-from tfadv.config import flag_table, optimizers
+from tfadv.programs.settings import EVALUATE, TRAIN, Role, default, names
+from tfadv.training.schedules import WarmupExponential, WarmupSteps
 
 
 def dataset(settings):
@@ -68,11 +70,68 @@ def compile_model(model, settings, steps_per_epoch):
         from_logits=True, label_smoothing=settings.label_smoothing
     )
     model.compile(
-        optimizer=optimizers.optimizer(settings, steps_per_epoch),
+        optimizer=optimizer(settings, steps_per_epoch),
         loss=loss,
         metrics=["accuracy", keras.metrics.TopKCategoricalAccuracy(5, name="top5_accuracy")],
         jit_compile=False,
     )
+
+
+def optimizer(settings, steps_per_epoch):
+    """The optimizer of `--optimizer`, with the learning rate of `--decay` and so on.
+
+    Args:
+        settings: Namespace, of `tfadv.train`.
+        steps_per_epoch: Integer, updates.
+
+    Returns:
+        A Keras optimizer; under float16 one that scales the loss.
+    """
+    schedule = _SCHEDULES[settings.decay](settings)
+    made = _OPTIMIZERS[settings.optimizer](
+        settings,
+        schedule(
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            steps_per_epoch=steps_per_epoch,
+            warmup_epochs=settings.warmup_epochs,
+        ),
+    )
+    if settings.dtype == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(made)
+    return made
+
+
+def optimizer_text(settings):
+    """The optimizer and its learning rate in words."""
+    epochs = ", ".join(map(str, settings.decay_epochs))
+    fall = {
+        "step": f"divided by 10 at epochs {epochs}" if epochs else "constant",
+        "exponential": f"times {settings.decay_rate:g} every {settings.decay_every} epochs",
+    }[settings.decay]
+    return f"{settings.optimizer}, learning rate {settings.learning_rate:g} for 256 images, {fall}"
+
+
+_SCHEDULES = {
+    "step": lambda settings: functools.partial(WarmupSteps, decay_epochs=settings.decay_epochs),
+    "exponential": lambda settings: functools.partial(
+        WarmupExponential, decay_rate=settings.decay_rate, decay_every=settings.decay_every
+    ),
+}
+
+_OPTIMIZERS = {
+    "sgd": lambda settings, rate: keras.optimizers.SGD(
+        rate, momentum=settings.momentum, nesterov=True
+    ),
+    # Epsilon is under the root, as TensorFlow 1's; whose mean square began at 1, where this one
+    # begins at 0.
+    "rmsprop": lambda settings, rate: keras.optimizers.RMSprop(
+        rate,
+        rho=settings.rmsprop_rho,
+        momentum=settings.momentum,
+        epsilon=settings.rmsprop_epsilon,
+    ),
+}
 
 
 def train_batches(dataset, settings, steps_per_epoch, worker_batch, rank, size, progress):
@@ -142,12 +201,12 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
         callbacks.TrainingScalars(run.tensorboard, update_freq=100),
         callbacks.HyperParameters(
             run.tensorboard,
-            {name: getattr(settings, name) for name in _SHOWN},
+            {name: getattr(settings, name) for name in names(TRAIN, Role.SHOWN)},
             _metrics(settings),
         ),
         callbacks.RunLog(run.log),
         checkpoint,
-        # Ctrl-C as well: whoever waits at a terminal has as much to lose.
+        # Ctrl-C as well: a training at a terminal has as much to lose.
         callbacks.Preemption(checkpoint, (signal.SIGTERM, signal.SIGINT)),
     ]
 
@@ -187,19 +246,11 @@ def _evaluations(settings, dataset):
             )
 
 
-# What the paper's rows, and runs of a user's own, differ in.
-_SHOWN = (
-    "dataset network depth norm affine adversarial clean_ratio pairing_weight running_statistics "
-    "num_steps step_size epsilon targeted start_from_clean batch_size images_per_worker optimizer "
-    "learning_rate decay weight_decay epochs trainable seed"
-).split()
-
-
 def _metrics(settings):
     """Sub-runs and tags of what the HPARAMS tab shows beside them."""
     # TensorBoard takes them from one run for all, so those of tfadv.evaluate, which are comparable
     # over runs, are there from the start, with the paper's numbers of steps.
-    paper = next(flag.default for flag in flag_table.EVALUATE if flag.name == "num_steps")
+    paper = default(EVALUATE, "num_steps")
     trained = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
     found = [("train", "loss"), ("train", "accuracy"), ("train", "attack_success")]
     found += [(domain, name) for domain in ("adv", "clean") for name in ("loss", "accuracy")]

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from tests.config.test_flags import QUICK
-from tfadv import config
-from tfadv.config import building, random_batches
+from tests.programs.test_flags import QUICK
+from tfadv.programs import building, command_lines
+from tfadv.programs import inspect as inspect_program
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +17,14 @@ def model():
 
 def make(model, tmp_path, *flags, seed=0):
     flags = [QUICK, "--num_steps=2", "--images_per_worker=8", "--start_from_clean=0", *flags]
-    trained, _ = config.train([*flags, f"--run_dir={tmp_path / 'run'}"])
+    trained, _ = command_lines.train([*flags, f"--run_dir={tmp_path / 'run'}"])
     dataset = building.dataset(trained)
     batches = [
         (images.numpy(), domain)
-        for images, domain in random_batches.made(trained, model, dataset, 2, seed)
+        for images, domain in inspect_program.random_mini_batches(trained, model, dataset, 2, seed)
     ]
     known = {image.tobytes() for image in dataset._train[0].numpy().astype("float32")}
-    return random_batches.description(trained), batches, known
+    return inspect_program.mini_batch_text(trained), batches, known
 
 
 def test_adversarial_images_beside_the_clean_ones_that_they_are_of(model, tmp_path):

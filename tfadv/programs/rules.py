@@ -1,4 +1,4 @@
-"""The rules that tie flags to each other, to the launch and to the data; without TensorFlow."""
+"""The rules that tie settings to each other, to the launch and to the data; without TensorFlow."""
 
 import warnings
 

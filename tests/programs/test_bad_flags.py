@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tests.config.refusals import refused
-from tfadv.config import flag_table
+from tests.programs.refusals import refused
+from tfadv.programs import settings
 
 # A rule of a flag a line: program | command line | words of the message. Q is the quickstart.
 COMMAND_LINES = """
@@ -112,7 +112,7 @@ inspect | --model=text.txt --output=text.txt | output must be a directory
 inspect | --model=text.txt --output=new --dataset=image_folder | Figure 6 out with --figure6=false
 inspect | --domain=both --run_dir=x | domain must be one of adv, clean; received 'both'
 inspect | --figure6=7 --run_dir=x | Non-boolean argument
-predict | --run_dir=x | directory must be given, behind the flags; received none
+predict | --run_dir=x | directory must be given, after the flags; received none
 predict | --run_dir=x a b | one directory must be given; received a b
 predict | --model=text.txt --batch_size=0 other | batch_size must be between 1
 predict | --model=text.txt --class_names other | class_names needs run_dir, or dataset with model
@@ -134,7 +134,7 @@ plan | --dataset=imagenet | the data set must be one of digits, mnist
 plan | --run_dir=nowhere | run_dir must hold a run of tfadv.train; received nowhere
 plan | Q --depth=9 | depth of small_resnet must be 6n + 2
 plan | Q run | arguments must be flags (--name=value); received 'run'
-report |  | directories must be given, behind the flags; received none
+report |  | directories must be given, after the flags; received none
 report | nowhere | directories must hold runs of tfadv.train that were evaluated; nowhere: no run
 report | --output=text.txt other | output must be a directory; received text.txt
 report | --output= other | output must be text in one line, with no blanks around it; received ''
@@ -185,6 +185,6 @@ def test_bad_flagfiles(text, words, directory, capsys):
 
 def test_every_number_has_two_finite_bounds():
     for program in ("TRAIN", "EVALUATE", "INSPECT", "PREDICT", "PLAN"):
-        for flag in getattr(flag_table, program):
-            if flag.kind in (int, float, [int]):
-                assert math.isfinite(flag.low) and math.isfinite(flag.high), flag.name
+        for setting in getattr(settings, program):
+            if setting.type in (int, float, [int]):
+                assert math.isfinite(setting.low) and math.isfinite(setting.high), setting.name

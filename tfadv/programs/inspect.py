@@ -2,12 +2,14 @@ import csv
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 from tensorboard.plugins.histogram import summary_v2 as histograms
 
 from tfadv import callbacks, distributed, evaluation, inspection, models
-from tfadv.config import building, errors, loading, random_batches
 from tfadv.event_files import EventFile
 from tfadv.inspection import batch_figure, figures, layer_statistics
+from tfadv.programs import building, exits, loading
+from tfadv.training.batches import Mixture, clean_count
 
 _BATCHES = 2  # as in the paper's Figure 6
 _ROWS = 10
@@ -17,7 +19,7 @@ def prepare(settings, path, run):
     """Everything of an inspection up to its first number, where all mistakes of the user's show.
 
     Args:
-        settings: Namespace, of `tfadv.config.inspect`.
+        settings: Namespace, of `command_lines.inspect`.
         path: Of a `.keras` file.
         run: The `RunDirectory` that it is of, or None.
 
@@ -81,7 +83,7 @@ class InspectionRun:
         self._tensorboard_statistics()
         self._domains(inspection.distance_table(records))
         if self.dataset is not None:
-            with errors.input_errors("inspect"):
+            with exits.input_errors("inspect"):
                 self._batches({(record.path, record.domain): record for record in records})
         elif self.settings.model and not self.settings.dataset:
             print("no dataset was given, and so no Figure 6")
@@ -127,7 +129,7 @@ class InspectionRun:
         made = trained, self.model, self.dataset, _BATCHES, self.settings.seed
         by_batch = [
             {(s.path, s.domain): s for s in inspection.batch_statistics(self.model, images, domain)}
-            for images, domain in random_batches.made(*made)
+            for images, domain in random_mini_batches(*made)
         ]
         pairs = {
             key: (record, [found[key] for found in by_batch])
@@ -149,7 +151,7 @@ class InspectionRun:
         self._csv("batch_statistics.csv", ("mean", "variance"), rows, "mini_batch")
 
         differences = {key: inspection.relative_difference(*pair) for key, pair in pairs.items()}
-        kind = random_batches.description(trained)
+        kind = mini_batch_text(trained)
         print(f"\nbatch against running statistics, {_BATCHES} mini-batches of {kind}:")
         for name, values in (
             (", ".join(filter(None, self.branch)), differences[self.branch]),
@@ -209,3 +211,51 @@ class InspectionRun:
         path = self.output / name
         self.written.append(path)
         return open(path, "w", encoding="utf-8", newline="")
+
+
+def random_mini_batches(trained, model, dataset, number, seed):
+    """Draws mini-batches of training data, augmented and attacked as in training.
+
+    The model attacks itself as it is, in inference mode, with targets and starts drawn here.
+
+    Args:
+        trained: Namespace, the settings of a training.
+        model: A Keras model of images from 0 to 255.
+        dataset: Of the training.
+        number: Integer, how many mini-batches.
+        seed: Integer, which ones.
+
+    Yields:
+        Images, float32 `[batch, height, width, channels]`, adversarial ones first, and their
+        domain, as of `tfadv.models.call`.
+    """
+    attack = building.attack(trained, trained.num_steps) if trained.adversarial else None
+    network = models.Frozen(models.logits(model), precision=trained.attack_precision)
+    # Of an epoch that training does not reach: in another order, with other changes.
+    batches = dataset.train_batches(
+        trained.images_per_worker, number, seed=seed, first_epoch=trained.epochs
+    )
+    for place, (images, labels) in enumerate(batches.take(number)):
+        images = tf.cast(images, tf.float32)
+        adversarial = None
+        if attack is not None:
+            adversarial = attack(
+                network,
+                images,
+                labels,
+                value_range=(0, 255),
+                seed=[seed, place],
+                num_classes=dataset.num_classes,
+            )
+        batch = Mixture(images, adversarial, labels, None, trained.clean_ratio)
+        yield batch.images, batch.domain
+
+
+def mini_batch_text(trained):
+    """What such a mini-batch holds, in words."""
+    size = trained.images_per_worker
+    if not trained.adversarial:
+        return f"{size} clean images"
+    kept = trained.clean_ratio and clean_count(size, trained.clean_ratio)
+    clean = f" and {kept} clean ones" if kept else ""
+    return f"{size} adversarial images (PGD-{trained.num_steps}){clean}"

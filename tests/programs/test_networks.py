@@ -5,8 +5,8 @@ import types
 import pytest
 
 from tfadv import models
-from tfadv.config import building
 from tfadv.models import architectures
+from tfadv.programs import building
 
 
 def test_the_tables_agree():

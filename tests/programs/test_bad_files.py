@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 import tfadv
-from tests.config.refusals import refused
-from tfadv.config import flag_table, parsing
+from tests.programs.refusals import refused
+from tfadv.programs import flags
+from tfadv.programs.settings import TRAIN
 
 FINE = ["--flagfile=flags/quickstart.flags", "--width=4", "--depth=8"]
 RESULT = {
@@ -37,10 +38,10 @@ def root(tmp_path_factory):
     network = tfadv.models.SmallResNet(8, norm="mbn", image_size=8, channels=1, width=4, seed=1)
     network.compile("sgd", loss="categorical_crossentropy")
     network.save(root / "ok.keras")
-    settings = parsing.parse("train", "", flag_table.TRAIN, FINE)
+    settings = flags.parse(TRAIN, FINE)
     for name in ("run", "without_model"):
         (root / name / "checkpoints").mkdir(parents=True)
-        (root / name / "flags.txt").write_text(parsing.flagfile(flag_table.TRAIN, settings))
+        (root / name / "flags.txt").write_text(flags.flagfile(TRAIN, settings))
     shutil.copy(root / "ok.keras", root / "run" / "model.keras")
     (root / "images").mkdir()
     Image.fromarray(np.full([8, 8], 7, np.uint8)).save(root / "images" / "a.png")

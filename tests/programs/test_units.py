@@ -1,6 +1,6 @@
 import pytest
 
-from tfadv.config import units
+from tfadv.programs import units
 
 
 @pytest.mark.parametrize(

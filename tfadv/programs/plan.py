@@ -4,8 +4,8 @@ import types
 import keras
 
 from tfadv import data, models, planning
-from tfadv.config import building, checks, units
 from tfadv.data import catalog
+from tfadv.programs import building, rules, units
 from tfadv.training.batches import clean_count
 
 # The optimizer's numbers for each parameter.
@@ -19,7 +19,7 @@ def prepare(settings):
     """Everything of a plan up to its arithmetic, where all mistakes of the user's show.
 
     Args:
-        settings: Namespace, of `tfadv.config.plan`.
+        settings: Namespace, of `command_lines.plan`.
 
     Returns:
         A `PlanningRun`.
@@ -30,7 +30,7 @@ def prepare(settings):
     if not here:
         devices = [
             planning.known_device(settings.device, dtype, settings.efficiency)
-            for dtype in checks.compute_dtypes(settings)
+            for dtype in rules.compute_dtypes(settings)
         ]
     entry = catalog.ENTRIES[settings.dataset]
     size = settings.image_size or entry.image_size
@@ -51,7 +51,7 @@ def work(settings, workers, sizes=None):
     """What the training of `tfadv.train` with these settings asks of each worker.
 
     Args:
-        settings: Namespace, of `tfadv.config.plan` or `tfadv.config.train`.
+        settings: Namespace, of `command_lines.plan` or `command_lines.train`.
         workers: Integer.
         sizes: The data set's `tfadv.data.catalog.Sizes`; None looks them up.
 
@@ -71,7 +71,7 @@ def work(settings, workers, sizes=None):
         clean_images=clean,
         num_steps=settings.num_steps if settings.adversarial else None,
         restarts=settings.restarts,
-        accumulation_steps=checks.accumulation_steps(settings, workers),
+        accumulation_steps=rules.accumulation_steps(settings, workers),
         updates=settings.epochs * steps,
         rematerialize=settings.rematerialize,
         slots=_SLOTS[settings.optimizer],
@@ -151,7 +151,7 @@ class PlanningRun:
         # Evaluations are attacked in the network's own precision.
         if self.devices:
             return self.devices[1].rate
-        attack, own = checks.compute_dtypes(self.settings)
+        attack, own = rules.compute_dtypes(self.settings)
         return rates[attack != own]
 
     def _data(self):
