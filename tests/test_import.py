@@ -40,6 +40,35 @@ def test_the_name_of_a_program():
     assert done.stdout.strip() == "True", done.stderr
 
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.mark.parametrize(
+    "program, message",
+    [
+        ("train", "epsilon must be between 0 and 255 (pixels of 255); received -1.0"),
+        ("evaluate", "epsilon must be between 0 and 255 (pixels of 255); received -1.0"),
+        ("inspect", "epsilon must be between 0 and 255 (pixels of 255); received -1.0"),
+        ("plan", "epsilon must be between 0 and 255 (pixels of 255); received -1.0"),
+        ("predict", "Unknown command line flag 'epsilon'"),
+        ("report", "Unknown command line flag 'epsilon'"),
+    ],
+)
+@pytest.mark.parametrize("folder", [ROOT, os.path.join(ROOT, "tfadv")])
+def test_a_program_can_be_started_by_its_path(program, message, folder):
+    """Though `tfadv/inspect.py` has the name of a module of the standard library."""
+    path = os.path.relpath(os.path.join(ROOT, "tfadv", f"{program}.py"), folder)
+    done = subprocess.run(
+        [sys.executable, path, "--epsilon=-1"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"tfadv.{program}: {message}") and done.stderr.count("\n") == 1
+
+
 def test_import_registers_what_a_saved_model_needs(tmp_path):
     import keras
     import numpy as np

@@ -49,7 +49,32 @@ def test_attack_and_update_have_rates_of_their_own(monkeypatch, capsys):
     assert "attack in bfloat16 on tensor cores: 0.121 of 989" in two["devices"]
     assert "update in float32 on TF32 tensor cores: 0.046 of 494" in two["devices"]
     # Evaluations are attacked in float32 in both.
-    assert (
-        re.search("([^ ]+) hours of", one["training"])[0]
-        == (re.search("([^ ]+) hours of", two["training"])[0])
-    )
+    pattern = "updates and (.*) of evaluations"
+    assert re.search(pattern, one["training"])[1] == re.search(pattern, two["training"])[1]
+
+
+def test_a_folder_is_counted_as_its_training_counts_it(monkeypatch, capsys, tmp_path):
+    for split, count in (("train", 64), ("val", 5)):
+        for name in ("ant", "bee", "cat"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / split / name / f"{number}.jpg").touch()
+    flags = ["--dataset=image_folder", f"--data_dir={tmp_path}", "--image_size=32", "--depth=8"]
+    flags += ["--blocks=1,1", "--width=4", "--batch_size=32", "--epochs=2", "--device=cpu"]
+    said = run_program(monkeypatch, capsys, *flags)
+    assert said["data"] == "image_folder, 192 training and 15 validation images, 3 classes"
+    assert said["training"].startswith("12 updates and ")  # 192 images in batches of 32, twice
+    assert "0 seconds of evaluations" not in said["training"]
+    # A last layer of 997 classes fewer than ImageNet's, with their biases.
+    flags[0] = "--dataset=synthetic"
+    parameters = [
+        int(re.search("([0-9,]+) parameters", each["network"])[1].replace(",", ""))
+        for each in (said, run_program(monkeypatch, capsys, *flags))
+    ]
+    assert (parameters[1] - parameters[0]) % 997 == 0 and parameters[1] > parameters[0]
+
+
+def test_times_are_said_in_units_that_a_person_reads(monkeypatch, capsys):
+    flags = ["--flagfile=flags/quickstart.flags", "--width=4", "--device=h100", "--epochs=1"]
+    said = run_program(monkeypatch, capsys, *flags, "--steps_per_epoch=1")
+    assert not re.search(r"\de[-+]\d", said["update"] + said["training"])

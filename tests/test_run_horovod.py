@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import types
 from pathlib import Path
 
 import launcher
@@ -46,13 +48,17 @@ threads = [
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 for rank, worker in enumerate(workers):
-    if worker.wait():
-        print(f"Process {rank} exit with status code {worker.returncode}.")
+    status = worker.wait()
+    if status < 0:  # as a shell says it
+        status = 128 - status
+        print(f"[{rank}]<stderr>:Killed", file=sys.stderr)
+    if status:
+        print(f"Process {rank} exit with status code {status}.")
         print(f"Terminating remaining workers after failure of Process {rank}.")
         raise RuntimeError(
             "Horovod detected that one or more processes exited with non-zero status, thus causing "
             "the job to be terminated. The first process to do so was:\\n"
-            f"Process name: {rank}\\nExit code: {worker.returncode}\\n"
+            f"Process name: {rank}\\nExit code: {status}\\n"
         )
 """
 
@@ -90,17 +96,47 @@ if "--gets-on" in flags and rank == "0":
         names = ["epoch-0000-step-000100", "epoch-0001", "epoch-0001-step-000001"]
         open(f"run/checkpoints/{names[done]}.keras", "w").close()
     if done < 2 or "--in-vain" in flags:
-        if "--told" in flags:
-            open(os.environ["TFADV_STATUS_FILE"], "w").write("75")
         sys.exit(3)
 if "--crash" in flags and rank == "1":
     sys.exit(3)
+if "--horovod" in flags:
+    path = "/tmp/pip-wheel-g2/horovod_2c/"
+    print(f"[2026-11-27 19:20:20. 28581: E {path}horovod/common/operations.cc:697] [0]: Horovod "
+          f"background loop uncaught exception: [{path}third_party/gloo/tcp/pair.cc:589] Read "
+          "error [127.0.0.1]:39849: Connection reset by peer", file=sys.stderr)
+    if rank == "0":
+        print("tfadv.train: worker 0 stopped, since another one ended", file=sys.stderr)
+        time.sleep(0.5)  # the other one ended first
+    sys.exit(1)
+if "--plan" in flags and rank == "0":
+    with open("starts.txt", "a") as file:
+        file.write(" ".join(flags) + "\\n")
+    with open("plan.txt") as file:
+        number = len(open("starts.txt").readlines())
+        what, *words = file.read().splitlines()[number - 1].split()
+    if what == "save":
+        os.makedirs("run/checkpoints", exist_ok=True)
+        open(f"run/checkpoints/epoch-{number:04}.keras", "w").close()
+        what, *words = words
+    if what == "signal":
+        if words[1:]:  # what another worker reports, which was ended for it
+            open(os.environ["TFADV_STATUS_FILE"], "w").write(words[1])
+        os.kill(os.getpid(), int(words[0]))
+    if what == "error":
+        print("tfadv.train: " + " ".join(words), file=sys.stderr)
+        print(f"I0000 00:00:17958.{number} 233{number} port.cc:153] a log line", file=sys.stderr)
+        sys.exit(1)
+    if what == "status":
+        sys.exit(int(words[0]))
 if "--wait" in flags:
-    def stop(*_):
+    def stop(number, _):
         time.sleep(float(os.environ.get("STUB_SECONDS", 0.2)))
-        open(f"saved-{rank}", "w").close()
+        with open(f"saved-{rank}", "w") as file:
+            file.write(signal.Signals(number).name)
         sys.exit(0)
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if "--unready" not in flags:
+            signal.signal(number, stop)
     open(f"ready-{rank}", "w").close()
     time.sleep(60)
 """
@@ -294,7 +330,7 @@ def test_output_in_pieces():
         def flush(self):
             pass
 
-    said = []
+    said = launcher.Said()
     output = launcher.Output(Target(), said, raw=False, ends=b"\r\n")
     data = b"[0]<stdout>:a\r[0]<stdout>:b[1]<stderr>\n[1,3]<stderr>:c\nTerminating\n"
     data += b"[0]<stdout>:endProcess 0 exit with status code 143.\n[1]<stderr>:Terminated\n"
@@ -305,7 +341,7 @@ def test_output_in_pieces():
     assert output.target.text == b"a\rb[1]<stderr>\n[3] c\nend[10] last"
     # The last is its shell's word on a worker that it ended.
     ended = b"Process 0 exit with status code 143.\n"
-    assert said == [b"Terminating\n", ended, b"[1]<stderr>:Terminated\n"]
+    assert said.launcher == [b"Terminating\n", ended, b"[1]<stderr>:Terminated\n"]
 
 
 def test_a_workers_status_reaches_the_user_without_horovodruns_traceback(house):
@@ -320,6 +356,32 @@ def test_a_crash_is_horovodruns_status_and_one_line(house):
     assert result.returncode == 1
     expected = "run_horovod.sh: worker 1 ended first, with status 3; the others were stopped\n"
     assert result.stderr == expected
+
+
+def test_a_worker_that_is_killed_is_named_with_its_signal(house):
+    (house / "plan.txt").write_text("signal 9\nsignal 9 75")
+    result = run(house, "-np", "2", "--plan")
+    assert result.returncode == 1
+    line = result.stderr
+    assert line == (
+        "run_horovod.sh: worker 0 ended first, with status 137 (SIGKILL); the others were stopped\n"
+    )
+    result = run(house, "-np", "2", "--plan")
+    assert (result.returncode, result.stderr) == (75, line)
+
+
+def test_what_horovod_logs_comes_after_our_lines_and_without_its_paths(house):
+    result = run(house, "-np", "2", "--horovod")
+    assert result.returncode == 1 and "operations.cc" not in result.stdout
+    ours, last = result.stderr.splitlines()
+    assert ours == "tfadv.train: worker 0 stopped, since another one ended"
+    assert re.fullmatch(
+        r"run_horovod.sh: worker \d ended first, with status 1; the others were stopped "
+        r"\(Horovod: Read error \[127.0.0.1\]:39849: Connection reset by peer\)",
+        last,
+    )
+    # Raw output is shown as it comes.
+    assert "operations.cc:697" in run(house, "-np", "2", "--horovod", "--verbose").stderr
 
 
 def test_horovodruns_own_failure_is_one_line(house):
@@ -355,8 +417,19 @@ def test_signals_reach_the_workers_who_may_finish(house, number):
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert (house / "saved-0").exists() and (house / "saved-1").exists()
+    # Each is told what was pressed.
+    for rank in (0, 1):
+        assert (house / f"saved-{rank}").read_text() == signal.Signals(number).name
     assert stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_that_are_not_ready_for_a_signal_end_without_a_traceback(house, number):
+    process = start(house, "--wait", "--unready")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and stderr == ""
+    assert not (house / "saved-0").exists()
 
 
 @pytest.mark.parametrize("variables", [{}, {"TFADV_GRACE_SECONDS": "0.1"}])
@@ -388,14 +461,93 @@ def test_starts_again_from_the_newest_checkpoint(house):
     ]
 
 
+@pytest.mark.parametrize(
+    "plan, status, last",
+    [
+        # Killed while it still starts.
+        ("signal 9|signal 9|signal 15|end", 0, "restart 3 of 3, from the beginning, in 0.04 s"),
+        # An error is the same whatever is logged after it, and but for the same line is another.
+        ("error disk full|error no disk|error no disk", 1, "twice, before its first checkpoint"),
+        ("save error full|save error full|error full", 1, "twice, after epoch-0002.keras"),
+    ],
+)
+def test_restarts_are_used_up_unless_the_same_error_ends_it_twice(house, plan, status, last):
+    plan = plan.split("|")
+    (house / "plan.txt").write_text("\n".join(plan))
+    result = run(house, *"-np 2 --plan --restarts=3".split(), TFADV_RESTART_SECONDS="0.01")
+    assert result.returncode == status, result.stderr
+    starts = (house / "starts.txt").read_text().splitlines()
+    assert starts == ["--plan"] + [f"--plan --run_dir={house}/run --resume"] * (len(plan) - 1)
+    assert result.stderr.splitlines()[-1].endswith(last)
+
+
+# How runs end: an error, or none for a signal; a * goes before it where a checkpoint was written.
+@pytest.mark.parametrize(
+    "ends, times, starts, last",
+    [
+        ("-,-,-,-,-,-,-,-,-,end", 9, 10, "ended with status 1; restart 9 of 9, from the beginning"),
+        ("-,-,-", 2, 3, "not started again: it was started again 2 times"),
+        ("*-,-,-,*-,end", 4, 5, "restart 4 of 4, from 4.keras"),
+        ("full,-,full,-,full,end", 5, 6, "restart 5 of 5, from the beginning"),
+        ("full,net,full,net,end", 4, 5, "restart 4 of 4, from the beginning"),
+        ("full,full,end", 9, 2, "the same error ended it twice, before its first checkpoint"),
+        ("-,-,full,full,end", 9, 4, "the same error ended it twice, before its first checkpoint"),
+        ("*full,*full,*full,end", 3, 4, "restart 3 of 3, from 3.keras"),
+        ("*-,full,full,end", 9, 3, "the same error ended it twice, after 1.keras"),
+        ("full,full", 0, 1, ""),
+    ],
+)
+def test_when_a_training_is_started_again(ends, times, starts, last, monkeypatch, capsys):
+    monkeypatch.setenv("TFADV_RESTART_SECONDS", "0")
+    launch = types.SimpleNamespace(signal=None, error=None)
+    ends, done, checkpoint = ends.split(","), [], None
+
+    def start(again):
+        nonlocal checkpoint
+        assert again == bool(done)
+        end = ends[len(done)]
+        done.append(end)
+        if end.startswith("*"):
+            checkpoint = (len(done), f"{len(done)}.keras")
+        launch.error = {"-": None}.get(end.strip("*"), end.strip("*"))
+        return 0 if end == "end" else 1
+
+    monkeypatch.setattr(restarts, "newest", lambda run: checkpoint)
+    status = restarts.supervise(start, launch, "run", times)
+    assert status == (0 if done[-1] == "end" else 1)
+    said = capsys.readouterr().err.splitlines()
+    assert len(done) == starts and last in (said[-1] if said else ""), said
+
+
+@pytest.mark.parametrize(
+    "first, last_words, error",
+    [
+        ("1", b"tfadv.train: disk full", "status 1: tfadv.train: disk full"),
+        ("3", None, "status 3: "),
+        ("137", b"anything", None),  # SIGKILL
+        ("-15", b"anything", None),
+        ("75", b"anything", None),  # told to stop
+        ("255", b"anything", None),  # ssh lost the machine
+        ("1", b"tfadv.train: worker 1 stopped, since another one ended", None),
+    ],
+)
+def test_what_counts_as_an_error_of_the_program(first, last_words, error):
+    said = launcher.Said(errors={0: b"another"} | ({1: last_words} if last_words else {}))
+    text = f"Process name: 1\nExit code: {first}\n"
+    assert launcher.error(said, text, launcher.FIRST.search(text), 1) == error
+    # Without workers it is what horovodrun says of itself.
+    assert launcher.error(said, "no slots\n", None, 1) == "horovodrun failed: no slots"
+    assert launcher.error(said, "no slots\n", None, 143) is None
+
+
 def test_gives_up_with_the_reason_when_it_gets_nowhere(house):
-    flags = "-np 2 --gets-on --in-vain --told --restarts 9".split()
+    flags = "-np 2 --gets-on --in-vain --restarts 9".split()
     result = run(house, *flags, TFADV_RESTART_SECONDS="0.1")
-    assert result.returncode == 75
+    assert result.returncode == 1
     assert len((house / "starts.txt").read_text().splitlines()) == 4
     assert result.stderr.splitlines()[-1] == (
-        "run_horovod.sh: ended with status 75 and is not started again: since its last start it "
-        "wrote no checkpoint newer than epoch-0001-step-000001.keras"
+        "run_horovod.sh: ended with status 1 and is not started again: the same error ended it "
+        "twice, after epoch-0001-step-000001.keras"
     )
 
 
@@ -413,7 +565,7 @@ def test_progress_is_what_was_written_last_not_what_is_furthest(tmp_path):
 @pytest.mark.parametrize(
     "flags, status, reason",
     [
-        ("--crash --restarts=2", 1, "since its last start it wrote no checkpoint to start again"),
+        ("--crash --restarts=2", 1, "the same error ended it twice, before its first checkpoint"),
         ("--gets-on --in-vain --restarts=1", 1, "it was started again 1 times"),
         ("--late --restarts=2", 2, "image 7 cannot be read"),  # the user's mistake stays one
     ],

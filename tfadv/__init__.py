@@ -10,6 +10,12 @@ import sys
 
 __version__ = "0.1.0"
 
+_HERE = os.path.dirname(os.path.realpath(__file__))
+if sys.path and os.path.realpath(sys.path[0]) == _HERE:
+    # A program that was started by its path, `python tfadv/train.py`: Python looks for modules
+    # beside it first, where ours would hide those of the standard library, such as `inspect`.
+    sys.path[0] = os.path.dirname(_HERE)
+
 _MODULES = (
     "attacks",
     "callbacks",
@@ -32,12 +38,17 @@ def __getattr__(name):
 
 
 def _is_program():
-    """Whether one of our programs imports this: `python -m tfadv.train` or `tfadv-train`."""
+    """Whether one of our programs imports this.
+
+    `python -m tfadv.train`, `tfadv-train` or `python tfadv/train.py`.
+    """
     module = sys.orig_argv[1:] if sys.argv[0] == "-m" else []
-    command = sys.argv[0].rpartition("/")[2]
-    return any(word.startswith(("tfadv.", "-mtfadv.")) for word in module) or (
+    folder, _, command = sys.argv[0].rpartition("/")
+    return (
+        any(word.startswith(("tfadv.", "-mtfadv.")) for word in module)
         # A user's own tfadv-something.py is no program of ours.
-        command.startswith("tfadv-") and not command.endswith(".py")
+        or (command.startswith("tfadv-") and not command.endswith(".py"))
+        or (command.endswith(".py") and os.path.realpath(folder) == _HERE)
     )
 
 

@@ -9,6 +9,7 @@ from tfadv.config import errors
 
 def main():
     """The program."""
+    errors.show_warnings("evaluate")
     with errors.user_errors("evaluate"):
         settings, path = config.evaluate(sys.argv[1:])
         if settings.check:

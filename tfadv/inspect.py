@@ -9,6 +9,7 @@ from tfadv.config import errors
 
 def main():
     """The program."""
+    errors.show_warnings("inspect")
     with errors.user_errors("inspect"):
         settings, path, run = config.inspect(sys.argv[1:])
         if settings.check:

@@ -20,6 +20,13 @@ def rank():
     return _first(_RANK, 0)
 
 
+def precedes_workers():
+    """Whether a launcher has this process check the flags of workers that it starts next."""
+    return any(name in os.environ for name in _SIZE) and not any(
+        name in os.environ for name in _RANK
+    )
+
+
 def lock_seconds():
     """How long a restarted training waits for the one before it to end; 0 when nobody says."""
     return float(os.environ.get("TFADV_LOCK_SECONDS", 0))

@@ -8,6 +8,7 @@ from tfadv.config import errors
 
 def main():
     """The program."""
+    errors.show_warnings("plan")
     with errors.user_errors("plan"):
         settings = config.plan(sys.argv[1:])
         if settings.check:

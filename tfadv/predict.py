@@ -9,6 +9,7 @@ from tfadv.config import errors
 
 def main():
     """The program."""
+    errors.show_warnings("predict")
     with errors.user_errors("predict"):
         settings, path = config.predict(sys.argv[1:])
         if settings.check:

@@ -8,6 +8,7 @@ from tfadv.config import errors
 
 def main():
     """The program."""
+    errors.show_warnings("report")
     with errors.user_errors("report"):
         settings = config.report(sys.argv[1:])
         from tfadv.config import report_run

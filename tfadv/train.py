@@ -9,6 +9,7 @@ from tfadv.config import errors
 
 def main():
     """The program."""
+    errors.show_warnings("train")
     with errors.user_errors("train"):
         settings, run = config.train(sys.argv[1:])
         if settings.check:

@@ -1,4 +1,4 @@
-"""What tools/run_horovod.py does with --restarts: starts a training again while it gets on."""
+"""What tools/run_horovod.py does with --restarts: starts a training again after a failure."""
 
 import itertools
 import os
@@ -14,11 +14,13 @@ USERS_MISTAKE = 2
 
 
 def supervise(start, launch, run_directory: str, times: int) -> int:
-    """Runs a training, and again from its newest checkpoint as long as it makes progress.
+    """Runs a training, and after a failure again from its newest checkpoint, so many times.
+
+    It gives up before that when the same error, and not a signal, ended it twice at the same place.
 
     Args:
         start: Function of whether to resume, which runs it to its end and returns its status.
-        launch: The `Launch` that it runs under, which knows of signals.
+        launch: The `Launch` that it runs under, which knows of signals and errors.
         run_directory: Of the training.
         times: How often it may be started again.
 
@@ -26,21 +28,23 @@ def supervise(start, launch, run_directory: str, times: int) -> int:
         The status of the last run.
     """
     pause = float(os.environ.get("TFADV_RESTART_SECONDS", 10))
-    last = newest(run_directory)
+    before = None
     for restart in itertools.count(1):
         status = start(restart > 1)
         if status in (0, USERS_MISTAKE) or launch.signal is not None or not times:
             return status
-        now = newest(run_directory)
-        if now == last:
-            name = f"newer than {now[-1]}" if now else "to start again from"
-            return give_up(status, f"since its last start it wrote no checkpoint {name}")
+        checkpoint = newest(run_directory)
+        end = launch.error, checkpoint
+        name = checkpoint and checkpoint[-1]
+        if launch.error is not None and end == before:
+            place = f"after {name}" if name else "before its first checkpoint"
+            return give_up(status, f"the same error ended it twice, {place}")
         if restart > times:
             return give_up(status, f"it was started again {times} times")
-        last = now
+        before = end
         say(
-            f"ended with status {status}; restart {restart} of {times}, from {now[-1]}, "
-            f"in {pause:g} s"
+            f"ended with status {status}; restart {restart} of {times}, from "
+            f"{name or 'the beginning'}, in {pause:g} s"
         )
         until = time.monotonic() + pause
         while time.monotonic() < until:

@@ -17,7 +17,8 @@ and the program's flags (`python -m tfadv.train --help`) may stand in any order;
 - and with --restarts=N starts a training up to N times again, from its newest checkpoint, when it
   fails or one of its workers alone was told to stop. It waits 10 s before the first time
   (TFADV_RESTART_SECONDS) and twice as long before each further one, up to 10 minutes; and gives
-  up when there is no newer checkpoint than at the last start, or the mistake is the user's.
+  up before N when the same error, not a signal, ended it twice at the same place, or the mistake
+  is the user's.
   (The attack's own --restarts, of an image, goes behind `--` or into a flagfile.)
 """
 

@@ -124,6 +124,11 @@ FOLDERS = {
     "train in a file": (lambda: (shutil.rmtree(TRAIN), _make(TRAIN)), "folder/train is not there"),
     "no classes": (lambda: [shutil.rmtree(p) for p in TRAIN.iterdir()], "folder/train holds none"),
     "class of one alone": (lambda: _move(TRAIN / "bee", TRAIN / "cat"), "'bee' is in val and not"),
+    "folder of a tool": (lambda: (TRAIN / "__MACOSX").mkdir(), "remove folder/train/__MACOSX"),
+    "class without validation images": (
+        lambda: [p.unlink() for p in pathlib.Path("folder/val/bee").iterdir()],
+        "folder/val/bee holds none",
+    ),
     "no images": (
         lambda: [_move(p, p.with_suffix(".txt")) for p in TRAIN.glob("*/*")],
         "folder/train holds none",

@@ -128,8 +128,10 @@ plan | --workers=7 | batch_size must be a multiple of images_per_worker=32 times
 plan | --bandwidth=0 | bandwidth must be between 1e-06
 plan | --latency=-1 | latency must be between 0
 plan | --jitter=2 | jitter must be between 0 and 1; received 2.0
-plan | --dataset=image_folder | steps_per_epoch must be given to plan for
+plan | --dataset=image_folder | data_dir must be given for image_folder
+plan | --dataset=image_folder --data_dir=other | other/train is not there
 plan | --dataset=imagenet | the data set must be one of digits, mnist
+plan | --run_dir=nowhere | run_dir must hold a run of tfadv.train; received nowhere
 plan | Q --depth=9 | depth of small_resnet must be 6n + 2
 plan | Q run | arguments must be flags (--name=value); received 'run'
 report |  | directories must be given, behind the flags; received none

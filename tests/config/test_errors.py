@@ -3,11 +3,13 @@
 import errno
 import os
 import signal
+import warnings
 
 import pytest
 
 from tfadv import launcher
 from tfadv.config import errors
+from tfadv.data.errors import FAILED, UNREADABLE
 
 
 @pytest.fixture
@@ -34,6 +36,25 @@ def test_before_the_work_it_is_the_users_mistake(status, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC])
+def test_a_machine_that_fails_is_no_mistake_of_the_users(number, status, monkeypatch, capsys):
+    monkeypatch.setenv("HOROVOD_RANK", "1")  # no other worker knows of it
+    with pytest.raises(SystemExit) as ended, errors.user_errors("train"):
+        raise OSError(number, os.strerror(number), "data/train")
+    assert ended.value.code == 1 and status.read_text() == "1"
+    assert capsys.readouterr().err.startswith(f"tfadv.train: [Errno {number}] ")
+
+
+@pytest.mark.parametrize("detail, code", [("", 2), (" (a BMP with a palette)", 2), (FAILED, 1)])
+def test_an_image_is_the_users_mistake_and_its_disk_is_not(detail, code, status, tmp_path, capsys):
+    (tmp_path / "1.jpg").touch()
+    text = f"assertion failed: [{UNREADABLE}] [{tmp_path}/1.jpg{detail}]"
+    with pytest.raises(SystemExit) as ended, errors.input_errors("train"):
+        raise RuntimeError(text)  # of TensorFlow's
+    assert ended.value.code == code and status.read_text() == str(code)
+    assert capsys.readouterr().err == f"tfadv.train: {UNREADABLE}: {tmp_path}/1.jpg{detail}\n"
+
+
 def test_a_status_file_of_another_machine_is_no_mistake(monkeypatch, tmp_path):
     monkeypatch.setenv("TFADV_STATUS_FILE", str(tmp_path / "elsewhere" / "status"))
     launcher.report_status(75)
@@ -52,3 +73,19 @@ def test_a_signal_before_the_first_update_loses_nothing(number, status):
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def test_a_warning_is_one_line_once_and_from_rank_0(monkeypatch, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: print("as Python does:", message)
+        errors.show_warnings("train")
+        for _ in range(2):
+            warnings.warn("epsilon=0.03 is\nin pixels of 255", stacklevel=1)
+        monkeypatch.setenv("HOROVOD_RANK", "1")
+        warnings.warn("another", stacklevel=1)
+        # One of a library's that is not meant for a user stays as Python prints it.
+        warnings.warn("overflow", RuntimeWarning, stacklevel=1)
+    said = capsys.readouterr()
+    assert said.err == "tfadv.train: warning: epsilon=0.03 is in pixels of 255\n"
+    assert said.out == "as Python does: overflow\n"

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import tfadv
+from tests.data.conftest import folder  # noqa: F401
 from tfadv import config, launcher
 from tfadv.config import flag_table, parsing
 
@@ -62,8 +63,45 @@ def test_flagfiles_include_each_other_from_anywhere_and_the_last_value_wins(tmp_
 
 
 @pytest.mark.parametrize(
+    "line, name, value",
+    [
+        ("--run_dir='runs/my run'", "run_dir", "runs/my run"),
+        ('--run_dir="runs/my run"', "run_dir", "runs/my run"),
+        ("--run_dir=runs/my run", "run_dir", "runs/my run"),
+        ("""--run_dir="it's mine\"""", "run_dir", "it's mine"),
+        ("--run_dir=it's mine", "run_dir", "it's mine"),
+        ("--run_dir=say 'x'", "run_dir", "say 'x'"),
+        ("""--run_dir="'x'\"""", "run_dir", "'x'"),
+        (r"--run_dir='a\'", "run_dir", "a\\"),
+        ("--run_dir=''", "run_dir", None),
+        ("--norm='mbn'", "norm", "mbn"),
+        ('--decay_epochs="3,5"', "decay_epochs", (3, 5)),
+        ("--epsilon='8'", "epsilon", 8.0),
+        ('--targeted="false"', "targeted", False),
+        ("--flagfile='other.flags'", "epochs", 3),
+    ],
+)
+def test_quotes_around_a_value_in_a_flagfile_are_taken_off(line, name, value, tmp_path):
+    (tmp_path / "other.flags").write_text("--epochs=3\n")
+    (tmp_path / "x.flags").write_text(line + "\n")
+    settings = parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"])
+    assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize("name", ["'x'", '"x"', "'", "\"'", "'a' 'b'", "it's", 'a"b', "\\'"])
+def test_quotes_that_belong_to_a_value_are_written_and_read_again(name, tmp_path):
+    settings = parsing.parse("train", "", flag_table.TRAIN, [f"--run_dir={name}"])
+    assert settings.run_dir == name  # on a command line quotes are the shell's
+    (tmp_path / "x.flags").write_text(parsing.flagfile(flag_table.TRAIN, settings))
+    assert parsing.parse("train", "", flag_table.TRAIN, ["--flagfile=x.flags"]) == settings
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
+        ("--run_dir='runs/x\n", "line 1: a value that begins with ' must end with it; received"),
+        ('--run_dir="\n', 'line 1: a value that begins with " must end with it'),
+        ("--run_dir='runs/x'  # mine\n", "line 1: a value that begins with ' must end with it"),
         ("--flagfile=x.flags\n", "must not include itself"),
         ("epochs=3\n", "line 1: must be a flag or a comment; received 'epochs=3'"),
         ("--flagfile x.flags\n", "line 1: --flagfile needs '='"),
@@ -131,6 +169,38 @@ def test_the_number_of_workers_decides_what_divides(monkeypatch):
     assert launcher.workers() == 3
     with pytest.raises(ValueError, match="times 3 workers; received 64"):
         config.train([QUICK])
+
+
+def test_a_batch_of_more_images_than_there_are_is_warned_of(folder, monkeypatch):  # noqa: F811
+    config.train([QUICK, "--batch_size=1437", "--images_per_worker=1437"])  # each image once
+    message = (
+        "^batch_size=4096 is more than the 1437 training images of digits: every update takes each "
+        "image about 2.85 times; a batch_size of at most 1437 takes it at most once$"
+    )
+    for read in (config.train, config.plan):
+        with pytest.warns(UserWarning, match=message):
+            read([QUICK, "--batch_size=4096"])
+    flags = ["--dataset=image_folder", f"--data_dir={folder}", "--batch_size=32"]
+    with pytest.warns(UserWarning, match="than the 12 training images of image_folder: .* 2.67"):
+        config.train(flags)
+    # One worker says so, and not the launcher's check before it.
+    monkeypatch.setenv("HOROVOD_SIZE", "1")
+    config.train(flags)
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    config.train(flags)
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    with pytest.warns(UserWarning, match="more than the 12 training images"):
+        config.train(flags)
+
+
+def test_the_check_warns_in_one_line(folder):  # noqa: F811
+    flags = ["--dataset=image_folder", f"--data_dir={folder}", "--batch_size=32", "--check"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tfadv.train", *flags], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout == ""
+    assert done.stderr.startswith("tfadv.train: warning: batch_size=32 is more than the 12 ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_run_directories_are_safe(tmp_path):
@@ -219,6 +289,24 @@ def test_init_from_is_a_file_or_a_run(tmp_path, monkeypatch):
         config.train(again)
     (run.checkpoints / "epoch-0001.keras").touch()
     config.train(again)
+
+
+def test_a_plan_takes_the_flags_of_a_run(tmp_path):
+    settings, run = config.train([QUICK, "--run_dir=x", "--seed=7", "--epochs=3"])
+    run.open(flag_table.TRAIN, settings)
+    run.close()
+    for flags in (["--run_dir=x"], ["--run_dir", "x"], ["--flagfile=x/flags.txt"]):
+        planned = config.plan(["--workers=2", *flags])
+        assert (planned.dataset, planned.seed, planned.epochs) == ("digits", 7, 3)
+    # A flag that is given wins, wherever it stands, and so does a flagfile.
+    assert config.plan(["--epochs=4", "--run_dir=x"]).epochs == 4
+    assert config.plan([QUICK, "--run_dir=x"]).epochs == 20
+    # Where a flagfile lets a training write does not matter to a plan.
+    (tmp_path / "y.flags").write_text("--run_dir=x\n--epochs=5\n")
+    assert config.plan([QUICK, "--flagfile=y.flags"]).seed == 0
+    for nowhere in ("nowhere", "."):
+        with pytest.raises(ValueError, match="run_dir must hold a run of tfadv.train"):
+            config.plan([f"--run_dir={nowhere}"])
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,12 @@ def test_imagenet_with_a_damaged_record_and_a_damaged_image(tmp_path, monkeypatc
         list(dataset.validation_batches(2))
     line = data.explain(raised.value)
     assert line.startswith("unreadable image file: record 0 of /") and "validation" in line
+    assert not data.is_io_error(raised.value)
+    # Records of a file that is gone, as of one on a disk that fails, are not damaged.
+    file.unlink()
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        list(dataset.validation_batches(2))
+    assert data.is_io_error(raised.value)
+    assert data.explain(raised.value).endswith(
+        f"{file} (nothing could be read): No such file or directory"
+    )

@@ -88,25 +88,3 @@ def test_a_missing_split_is_named(tmp_path):
     _prepared(tmp_path, "imagenet2012", "5.1.0", splits=("train",))
     with pytest.raises(ValueError, match="has no split 'validation'; remove it and run: python"):
         catalog.check("imagenet2012", str(tmp_path))
-
-
-def test_a_folder_must_have_imagenets_layout(tmp_path):
-    with pytest.raises(ValueError, match="^data_dir must be given for image_folder"):
-        catalog.check("image_folder")
-    with pytest.raises(ValueError, match="/train is not there$"):
-        catalog.check("image_folder", str(tmp_path))
-    (tmp_path / "train").mkdir()
-    (tmp_path / "val").mkdir()
-    (tmp_path / "train" / "loose.jpg").touch()
-    with pytest.raises(ValueError, match="one folder a class; .*/train holds none$"):
-        catalog.check("image_folder", str(tmp_path))
-    for name in ("train/bee", "train/ant", "val/ant"):
-        (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match="'bee' is in train and not in val$"):
-        catalog.check("image_folder", str(tmp_path))
-    (tmp_path / "val" / "bee").mkdir()
-    (tmp_path / "val" / "cat").mkdir()
-    with pytest.raises(ValueError, match="'cat' is in val and not in train$"):
-        catalog.check("image_folder", str(tmp_path))
-    (tmp_path / "train" / "cat").mkdir()
-    assert catalog.folder_classes(str(tmp_path)) == ["ant", "bee", "cat"]

@@ -70,6 +70,7 @@ def test_unreadable_files_are_named_in_training_and_validation(folder):
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         list(dataset.train_batches(4, 3).take(3))
     assert data.explain(error.value) == f"unreadable image file: {folder}/train/bee/bee_2.JPEG"
+    assert not data.is_io_error(error.value)
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         list(dataset.validation_batches(4))
     assert data.explain(error.value) == f"unreadable image file: {folder}/val/cat/cat_1.JPEG"
@@ -80,7 +81,12 @@ def test_a_file_that_went_away_is_named(folder):
     (folder / "train" / "ant" / "ant_0.JPEG").unlink()
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         list(dataset.train_batches(4, 3).take(3))
-    assert data.explain(error.value).endswith("/train/ant/ant_0.JPEG")
+    path = folder / "train" / "ant" / "ant_0.JPEG"
+    line = f"unreadable image file: {path} (reading it failed)"
+    assert data.explain(error.value) == f"{line}: No such file or directory"
+    assert data.is_io_error(error.value)
+    path.write_bytes(b"")  # which can be read again, and so the system says nothing against it
+    assert data.explain(error.value) == line and data.is_io_error(error.value)
 
 
 def test_a_png_called_jpeg_and_other_files(folder):

@@ -1,4 +1,4 @@
-"""Every kind of image file, as `decoding`, `image_folder` and `unlabelled` say what becomes of it.
+"""Every kind of image file, as `decoding`, `folders` and `unlabelled` say what becomes of it.
 
 Colours are those that Pillow wrote, known beforehand.
 """
@@ -157,6 +157,7 @@ def test_links_and_names_in_a_folder(tmp_path):
         (tmp_path / "data" / split / "ant").mkdir(parents=True)
         (tmp_path / "data" / split / "bee").symlink_to(outside)  # a class from elsewhere
     ants = tmp_path / "data" / "train" / "ant"
+    (tmp_path / "data" / "val" / "ant" / "1.png").write_bytes(encoded(plain("RGB", RED), "PNG"))
     (ants / "link.PNG").symlink_to(outside / "1.png")
     (ants / "really a png.jpg").write_bytes(encoded(plain("RGB", RED), "PNG"))
     (ants / "webp.webp").write_bytes(WEBP)
@@ -166,9 +167,9 @@ def test_links_and_names_in_a_folder(tmp_path):
     (ants / "labels.csv").write_text("notes")
     (ants / ".hidden.png").write_text("")
     dataset = data.load("image_folder", str(tmp_path / "data"), image_size=32)
-    assert (dataset.num_train, dataset.num_validation) == (4, 1)
-    ((images, labels, _),) = dataset.validation_batches(1)
-    assert (images.numpy() == RED).all() and labels.numpy() == [1]
+    assert (dataset.num_train, dataset.num_validation) == (4, 2)
+    ((images, labels, _),) = dataset.validation_batches(2)
+    assert (images.numpy() == RED).all() and sorted(labels.numpy()) == [0, 1]
 
 
 def test_pipes_and_links_among_images_to_be_classified(tmp_path):

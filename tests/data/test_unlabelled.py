@@ -9,10 +9,11 @@ from tfadv.data import unlabelled
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Seven files, two of which are no images, and three that are not looked at."""
+    """Seven files, two of which are no images, and four that are not looked at."""
     root = tmp_path_factory.mktemp("images")
     (root / "b" / "c").mkdir(parents=True)
     (root / ".cache").mkdir()
+    (root / "b" / "__MACOSX").mkdir()
     values = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     Image.fromarray(values).save(root / "b" / "rgb.png")
     Image.fromarray(values).save(root / "b" / "c" / "no extension", "PNG")
@@ -23,6 +24,7 @@ def directory(tmp_path_factory):
     (root / "empty.png").write_bytes(b"")
     (root / ".hidden.png").write_bytes(b"no image")
     (root / ".cache" / "x.png").write_bytes(b"no image")
+    (root / "b" / "__MACOSX" / "x.png").write_bytes(b"no image")
     (root / "link").symlink_to(root / "b")
     return root
 
@@ -63,3 +65,16 @@ def test_what_is_no_directory_of_images_is_refused(tmp_path):
         unlabelled.list_files(tmp_path / "none")
     with pytest.raises(ValueError, match="the directory must hold images; .* holds no file"):
         unlabelled.list_files(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(directory, monkeypatch):
+    scandir = os.scandir
+
+    def failing(path):
+        if os.path.basename(path) == "c":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(PermissionError, match="b/c"):
+        unlabelled.list_files(directory)

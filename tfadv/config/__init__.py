@@ -23,6 +23,9 @@ def train(arguments):
         arguments,
     )
     checks.check_train(settings)
+    # Once in a launch: rank 0 of the workers says it.
+    if launcher.rank() == 0 and not launcher.precedes_workers():
+        checks.warn_of_large_batch(settings)
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
     if settings.init_from:
         # As it is written to the run's flags, which are read from other directories too.
@@ -116,13 +119,20 @@ def predict(arguments):
 
 def plan(arguments):
     """Settings of `tfadv.plan`, checked: those of a training, and what it shall run on."""
-    settings = parsing.parse(
+    program = (
         "tfadv.plan",
         "Says how long a training takes on N devices of a kind, before it is started.",
         flag_table.PLAN,
-        arguments,
     )
+    settings = parsing.parse(*program, arguments)
+    # In a flagfile it says where a training shall write, which a plan does not.
+    run_dir = parsing.given_directly(flag_table.PLAN, arguments, "run_dir")
+    if run_dir:
+        run = RunDirectory(run_dir)
+        run.settings(flag_table.TRAIN)  # an error unless it holds a run
+        settings = parsing.parse(*program, [f"--flagfile={run.flags.resolve()}", *arguments])
     checks.check_plan(settings)
+    checks.warn_of_large_batch(settings)
     return settings
 
 

@@ -1,5 +1,7 @@
 """The rules that tie flags to each other, to the launch and to the data; without TensorFlow."""
 
+import warnings
+
 from tfadv import launcher
 from tfadv.data import catalog
 from tfadv.layers import normalizations
@@ -84,6 +86,19 @@ def accumulation_steps(settings, workers=None):
     return settings.batch_size // at_once
 
 
+def warn_of_large_batch(settings):
+    """Warns if one update takes more images than there are, and so some of them more than once."""
+    batch = settings.batch_size
+    images = catalog.num_train(settings.dataset, settings.data_dir, limit=batch)
+    if images < batch:
+        warnings.warn(
+            f"batch_size={batch} is more than the {images} training images of {settings.dataset}: "
+            f"every update takes each image about {batch / images:.3g} times; a batch_size of at "
+            f"most {images} takes it at most once",
+            stacklevel=2,
+        )
+
+
 def compute_dtypes(settings):
     """What the attack and what the update's pass compute in."""
     update = settings.dtype.removeprefix("mixed_")
@@ -109,8 +124,10 @@ def check_inspect(settings):
 def check_plan(settings):
     """Raises `ValueError`, in one line, for settings that cannot be planned for."""
     _check_one_process("plan")
-    if settings.dataset not in catalog.ENTRIES:
-        catalog.check(settings.dataset)  # which names those there are
+    entry = catalog.ENTRIES.get(settings.dataset)
+    # Other data sets need not be here: their numbers are known.
+    if entry is None or entry.kind == "folder":
+        catalog.check(settings.dataset, settings.data_dir)
     if settings.device != "here":
         if settings.device not in devices.known_devices():
             raise ValueError(
@@ -124,10 +141,6 @@ def check_plan(settings):
             f"efficiency must not be given with device=here; received {settings.efficiency}"
         )
     check_strategy(settings, settings.workers)
-    if catalog.ENTRIES[settings.dataset].num_train is None and not settings.steps_per_epoch:
-        raise ValueError(
-            f"steps_per_epoch must be given to plan for dataset={settings.dataset}; received none"
-        )
 
 
 def check_predict(settings):

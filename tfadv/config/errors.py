@@ -1,23 +1,58 @@
 """How a program ends otherwise than well: a status, and one line.
 
-2 is a mistake of the user's, from rank 0; 1 what failed around us, such as a full disk; and
+2 is a mistake of the user's, from rank 0; 1 what failed around us, such as a disk; and
 `launcher.RESUME` asks to be started again with `--resume`.
 """
 
 import contextlib
+import errno
 import signal
 import sys
+import warnings
 
 from tfadv import launcher
 
 
+def show_warnings(program):
+    """Has each warning printed as one line, once and by rank 0, for as long as the process lives.
+
+    Python's own form of it, a path and a line of code, tells a user of a program nothing. Warnings
+    that are not for users, such as those of NumPy's arithmetic, keep it.
+    """
+    before, shown = warnings.showwarning, set()
+
+    def show(message, category, *place, **options):
+        if not issubclass(category, UserWarning):
+            before(message, category, *place, **options)
+            return
+        text = " ".join(str(message).split())
+        if launcher.rank() == 0 and text not in shown:
+            shown.add(text)
+            print(f"tfadv.{program}: warning: {text}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show
+
+
+# What a disk, a server or a network answers that fails, or is full, for the time being.
+_OF_THE_MACHINE = {
+    getattr(errno, name)
+    for name in (
+        "EIO EREMOTEIO ESTALE ENOSPC EDQUOT ENOMEM EMFILE ENFILE ETIMEDOUT EHOSTDOWN EHOSTUNREACH "
+        "ENETDOWN ENETUNREACH ECONNRESET ECONNREFUSED ECONNABORTED ENOTCONN ENODEV"
+    ).split()
+    if hasattr(errno, name)
+}
+
+
 @contextlib.contextmanager
 def user_errors(program):
-    """For what comes before the work: every mistake found there is the user's."""
+    """For what comes before the work: a mistake in there is the user's, unless a machine fails."""
     try:
         yield
     except (ValueError, ImportError, OSError) as error:
-        _fail(program, error, 2, launcher.rank() == 0)
+        machine = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+        # Of a failing machine no other worker knows.
+        _fail(program, error, 1 if machine else 2, machine or launcher.rank() == 0)
 
 
 def stop_without_loss():
@@ -64,8 +99,8 @@ def input_errors(program, state=None):
             _fail(program, error, 1, True)
         if message is None:
             raise
-        # Only the worker that met it can name it.
-        _fail(program, message, 2, True)
+        # Only the worker that met it can name it. A file system that fails is no user's mistake.
+        _fail(program, message, 1 if data.is_io_error(error) else 2, True)
 
 
 def _fail(program, error, status, speaks):

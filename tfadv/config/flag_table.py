@@ -118,7 +118,14 @@ INSPECT = (
 REPORT = (Flag("output", str, "report", "Directory for the report, its tables and figures."),)
 
 PLAN = (
-    *TRAIN,
+    *[flag for flag in TRAIN if flag.name != "run_dir"],
+    Flag(
+        "run_dir",
+        str,
+        None,
+        "Directory of a training whose flags are planned for; the other flags win over them. (In a "
+        "flagfile it says where a training writes, and is not read.)",
+    ),
     Flag(
         "workers",
         int,

@@ -1,4 +1,9 @@
-"""Flagfiles, absl's format, with paths that work from anywhere."""
+"""Flagfiles, absl's format, with paths that work from anywhere and values that may stand in quotes.
+
+A line is a flag, `--name=value`, as it stands on a command line without a shell, but for one rule:
+a value that begins with a quotation mark, ' or ", must end with the same one and means what stands
+between them, unchanged. So `--run_dir='runs/my run'` and `--run_dir=runs/my run` are the same.
+"""
 
 import os
 import pathlib
@@ -6,6 +11,8 @@ import pathlib
 # The directory that holds flags/: in a checkout its root, after an installation the package itself.
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = _PACKAGE if (_PACKAGE / "flags").is_dir() else _PACKAGE.parent
+
+_QUOTES = ("'", '"')
 
 
 def expand(arguments):
@@ -22,8 +29,23 @@ def expand(arguments):
         List of strings without any `--flagfile`.
 
     Raises:
-        ValueError: If a file does not exist, includes itself, or holds something that is no flag.
+        ValueError: If a file does not exist, includes itself, or holds something that is no flag or
+            a quotation mark that is not closed.
     """
+    return _replaced(arguments, lambda name: _read(name, pathlib.Path.cwd(), ()))
+
+
+def quoted(value):
+    """A string as the value of a flag in a flagfile: in quotes if it begins with one itself."""
+    return f'"{value}"' if value.startswith(_QUOTES) else value
+
+
+def without(arguments):
+    """The arguments of a command line that are not `--flagfile`."""
+    return _replaced(arguments, lambda name: [])
+
+
+def _replaced(arguments, read):
     expanded = []
     rest = iter(arguments)
     for argument in rest:
@@ -33,8 +55,7 @@ def expand(arguments):
         if name not in ("--flagfile", "-flagfile"):
             expanded.append(argument)
             continue
-        value = value if equals else next(rest, "")
-        expanded += _read(value, pathlib.Path.cwd(), ())
+        expanded += read(value if equals else next(rest, ""))
     return expanded
 
 
@@ -56,12 +77,19 @@ def _read(name, directory, including):
                 f"flagfile {path}, line {number}: must be a flag or a comment; received {line!r}"
             )
         name, equals, value = line.partition("=")
+        if value.startswith(_QUOTES):
+            if len(value) < 2 or value[-1] != value[0]:
+                raise ValueError(
+                    f"flagfile {path}, line {number}: a value that begins with {value[0]} must end "
+                    f"with it; received {line!r}"
+                )
+            value = value[1:-1]
         if name.split()[0] in ("--flagfile", "-flagfile"):
             if not equals:
                 raise ValueError(f"flagfile {path}, line {number}: --flagfile needs '=' here")
             flags += _read(value, path.parent, (*including, path))
         else:
-            flags.append(line)
+            flags.append(name + equals + value)
     return flags
 
 

@@ -28,10 +28,7 @@ def parse(program, description, table, arguments, positional=None):
         ValueError: For an unknown flag, a value that does not parse or breaks its rule, or an
             argument that is no flag.
     """
-    values = flags.FlagValues()
-    for flag in table:
-        _define(flag, values)
-    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    values = _flag_values(table)
     try:
         rest = values([program, *flagfiles.expand(arguments)])[1:]
     except flags.Error as error:
@@ -49,6 +46,22 @@ def parse(program, description, table, arguments, positional=None):
     return settings
 
 
+def given_directly(table, arguments, name):
+    """What a command line that `parse` takes says of a flag itself, and not by a flagfile.
+
+    Args:
+        table: Tuple of `Flag`.
+        arguments: List of strings.
+        name: The flag's name.
+
+    Returns:
+        The flag's value, or its default where only flagfiles give it, or nothing does.
+    """
+    values = _flag_values(table)
+    values(["", *flagfiles.without(arguments)])
+    return values[name].value
+
+
 def flagfile(table, settings):
     """The text of a flagfile that gives `settings` again."""
     lines = []
@@ -61,8 +74,16 @@ def flagfile(table, settings):
         elif isinstance(value, tuple):
             lines.append(f"--{flag.name}={','.join(map(str, value))}")
         else:
-            lines.append(f"--{flag.name}={value}")
+            lines.append(f"--{flag.name}={flagfiles.quoted(str(value))}")
     return "\n".join(lines) + "\n"
+
+
+def _flag_values(table):
+    values = flags.FlagValues()
+    for flag in table:
+        _define(flag, values)
+    flags.DEFINE_boolean("help", False, "Show this help.", short_name="h", flag_values=values)
+    return values
 
 
 def _define(flag, values):

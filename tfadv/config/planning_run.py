@@ -4,7 +4,7 @@ import types
 import keras
 
 from tfadv import data, models, planning
-from tfadv.config import building, checks
+from tfadv.config import building, checks, units
 from tfadv.data import catalog
 from tfadv.training.batches import clean_count
 
@@ -34,10 +34,9 @@ def prepare(settings):
         ]
     entry = catalog.ENTRIES[settings.dataset]
     size = settings.image_size or entry.image_size
+    sizes = catalog.sizes(settings.dataset, settings.data_dir)
     images = types.SimpleNamespace(
-        image_shape=(size, size, entry.channels),
-        # Of a directory nobody looked into, as many as ImageNet has: they are a last, small layer.
-        num_classes=entry.num_classes or 1000,
+        image_shape=(size, size, entry.channels), num_classes=sizes.num_classes
     )
     # What is only counted needs no values, which take most of a deep network's time.
     no_values = keras.StatelessScope(initialize_variables=False)
@@ -45,27 +44,28 @@ def prepare(settings):
         model = building.network(settings, images)
     if settings.trainable == "norm":
         models.train_only_normalization(model)
-    return PlanningRun(settings, model, devices)
+    return PlanningRun(settings, sizes, model, devices)
 
 
-def work(settings, workers):
+def work(settings, workers, sizes=None):
     """What the training of `tfadv.train` with these settings asks of each worker.
 
     Args:
         settings: Namespace, of `tfadv.config.plan` or `tfadv.config.train`.
         workers: Integer.
+        sizes: The data set's `tfadv.data.catalog.Sizes`; None looks them up.
 
     Returns:
         A `tfadv.planning.Work`.
     """
-    entry = catalog.ENTRIES[settings.dataset]
+    sizes = sizes or catalog.sizes(settings.dataset, settings.data_dir)
     images = settings.images_per_worker
     clean = images
     if settings.adversarial:
         clean = clean_count(images, settings.clean_ratio) if settings.clean_ratio else 0
     steps = settings.steps_per_epoch
     if steps is None:
-        steps = data.steps_per_epoch(entry.num_train, settings.batch_size)
+        steps = data.steps_per_epoch(sizes.num_train, settings.batch_size)
     return planning.Work(
         images=images,
         clean_images=clean,
@@ -76,14 +76,14 @@ def work(settings, workers):
         rematerialize=settings.rematerialize,
         slots=_SLOTS[settings.optimizer],
         compression=settings.gradient_compression,
-        evaluations=tuple(_evaluations(settings, workers, entry.num_validation)),
+        evaluations=tuple(_evaluations(settings, workers, sizes.num_validation)),
     )
 
 
 def _evaluations(settings, workers, available):
     for due, num_steps in building.evaluations_due(settings):
-        count = min(settings.eval_limit or available or 0, available or settings.eval_limit or 0)
-        if num_steps and count:
+        if num_steps:
+            count = min(settings.eval_limit or available, available)
             batch = settings.images_per_worker
             yield planning.Evaluation(
                 times=sum(map(bool, map(due, range(settings.epochs)))),
@@ -95,11 +95,12 @@ def _evaluations(settings, workers, available):
 class PlanningRun:
     """A run of `tfadv.plan`, ready to start."""
 
-    def __init__(self, settings, model, devices):
+    def __init__(self, settings, sizes, model, devices):
         self.settings = settings
+        self.sizes = sizes
         self.model = model
         self.devices = devices
-        self.work = work(settings, settings.workers)
+        self.work = work(settings, settings.workers, sizes)
 
     def run(self):
         """Counts, predicts and prints; returns the `tfadv.planning.Prediction`."""
@@ -118,6 +119,7 @@ class PlanningRun:
             evaluation_rate=self._evaluation_rate(rates),
         )
         for name, text in (
+            ("data", self._data()),
             ("network", self._network(cost)),
             ("strategy", self._strategy(cost)),
             ("devices", self._devices(rates)),
@@ -151,6 +153,13 @@ class PlanningRun:
             return self.devices[1].rate
         attack, own = checks.compute_dtypes(self.settings)
         return rates[attack != own]
+
+    def _data(self):
+        sizes = self.sizes
+        return (
+            f"{self.settings.dataset}, {sizes.num_train:,} training and {sizes.num_validation:,} "
+            f"validation images, {sizes.num_classes} classes"
+        )
 
     def _network(self, cost):
         giga = [f"{flops / 1e9:.4g}" for flops in (cost.forward, cost.image_gradient, cost.update)]
@@ -237,11 +246,14 @@ def _update(prediction):
             ("waiting for the slowest", "waiting"),
         )
     )
-    return f"{total:.4g} s: {shares}; {prediction.images_per_second:.4g} clean images a second"
+    images = units.rounded(prediction.images_per_second)
+    return f"{units.duration(total)}: {shares}; {images} clean images a second"
 
 
 def _training(prediction):
+    seconds = 3600 * prediction.hours
+    evaluations = units.duration(prediction.evaluations)
     return (
-        f"{prediction.updates:,} updates and {prediction.evaluations / 3600:.3g} hours of "
-        f"evaluations: {prediction.hours:.4g} hours, {prediction.device_hours:,.4g} device-hours"
+        f"{prediction.updates:,} updates and {evaluations} of evaluations: "
+        f"{units.duration(seconds)}, {units.duration(seconds * prediction.workers, 'device-')}"
     )

@@ -33,11 +33,13 @@ def prepare(settings, run):
     if distributed.rank() == 0:
         try:
             progress = _begin(settings, run, model)
-        except (ValueError, OSError) as error:
-            mistake = str(error)
+        except OSError as error:
+            mistake = error
+        except ValueError as error:
+            mistake = ValueError(str(error))  # not all of its kinds can be sent
     progress, mistake = distributed.broadcast_object((progress, mistake))
-    if mistake:
-        raise ValueError(mistake)
+    if mistake is not None:
+        raise mistake
     return TrainingRun(settings, run, dataset, model, steps, progress)
 
 

@@ -9,7 +9,7 @@ To add a data set: one file here with a function `load`, one line in `catalog.EN
 import importlib
 
 from tfadv.data import catalog
-from tfadv.data.errors import explain
+from tfadv.data.errors import explain, is_io_error
 from tfadv.data.steps import steps_per_epoch, validation_steps
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Dataset",
     "catalog",
     "explain",
+    "is_io_error",
     "load",
     "steps_per_epoch",
     "validation_steps",

@@ -6,10 +6,10 @@ import json
 import os
 import re
 
+from tfadv.data import folders
+
 # ImageNet's own archives, which only its authors hand out.
 IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
-
-_FOLDER_SPLITS = ("train", "val")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ ENTRIES = _table(
         50000,
         resizable=True,
     ),
-    Entry("image_folder", "folder", "image_folder", None, 224, 3, *_FOLDER_SPLITS, resizable=True),
+    Entry("image_folder", "folder", "image_folder", None, 224, 3, *folders.SPLITS, resizable=True),
     Entry(
         "synthetic",
         "synthetic",
@@ -96,7 +96,8 @@ def check(name, data_dir=None, image_size=None):
     Raises:
         ValueError: In one line that says what to do: if the name is unknown, the size is not to be
             had, the files are not there (with the one command that prepares them), the folders are
-            not in ImageNet's layout, or scikit-learn is missing for `digits`.
+            not in ImageNet's layout or hold classes without images, or scikit-learn is missing for
+            `digits`.
     """
     if name not in ENTRIES:
         raise ValueError(f"the data set must be one of {', '.join(ENTRIES)}; received {name!r}")
@@ -114,7 +115,48 @@ def check(name, data_dir=None, image_size=None):
     if entry.kind == "tfds":
         prepared_directory(name, data_dir)
     if entry.kind == "folder":
-        folder_classes(data_dir)
+        folders.classes(data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many classes, training images and validation images a data set has."""
+
+    num_classes: int
+    num_train: int
+    num_validation: int
+
+
+def sizes(name, data_dir=None):
+    """The numbers of a data set, without opening it: counted in a folder, else those of the table.
+
+    Args:
+        name: The data set's name.
+        data_dir: Its directory; needed for a folder alone.
+
+    Returns:
+        A `Sizes`.
+
+    Raises:
+        ValueError: As `check`, of a folder.
+    """
+    entry = ENTRIES[name]
+    if entry.kind != "folder":
+        return Sizes(entry.num_classes, entry.num_train, entry.num_validation)
+    classes = folders.classes(data_dir)
+    counts = [folders.count(data_dir, split, classes) for split in folders.SPLITS]
+    return Sizes(len(classes), *counts)
+
+
+def num_train(name, data_dir=None, limit=None):
+    """Number of training images, as of `sizes`, or `limit` if there are as many.
+
+    Of a folder with more images than `limit` not all are counted.
+    """
+    entry = ENTRIES[name]
+    if entry.kind == "folder":
+        return folders.count(data_dir, entry.train_split, folders.classes(data_dir), limit)
+    return entry.num_train if limit is None else min(entry.num_train, limit)
 
 
 def resolve_data_dir(name, data_dir=None):
@@ -176,48 +218,6 @@ def prepared_directory(name, data_dir=None):
                 f"{name} in {directory} has no split {split!r}; remove it and run: {command}"
             )
     return directory
-
-
-def folder_classes(data_dir):
-    """Names of the classes of a directory in ImageNet's layout, `{train,val}/<class>/<images>`.
-
-    Args:
-        data_dir: The directory.
-
-    Returns:
-        The class folders' names, sorted: label k is the k-th.
-
-    Raises:
-        ValueError: If the layout is another one, or `train` and `val` hold different classes.
-    """
-    if not data_dir:
-        raise ValueError("data_dir must be given for image_folder; received None")
-    data_dir = os.path.expanduser(data_dir)
-    classes = {}
-    for split in _FOLDER_SPLITS:
-        folder = os.path.join(data_dir, split)
-        if not os.path.isdir(folder):
-            raise ValueError(
-                f"data_dir must hold the folders train and val, each with one folder a class; "
-                f"{folder} is not there"
-            )
-        with os.scandir(folder) as items:
-            classes[split] = sorted(item.name for item in items if _is_class(item))
-        if not classes[split]:
-            raise ValueError(f"data_dir must hold one folder a class; {folder} holds none")
-    train, validation = (classes[split] for split in _FOLDER_SPLITS)
-    if train != validation:
-        odd = sorted(set(train) ^ set(validation))[0]
-        here, there = ("train", "val") if odd in set(train) else ("val", "train")
-        raise ValueError(
-            f"train and val must hold the same class folders; in {data_dir} {odd!r} is in {here} "
-            f"and not in {there}"
-        )
-    return train
-
-
-def _is_class(item):
-    return item.is_dir() and not item.name.startswith(".")
 
 
 def _prepare_command(name, data_dir):

@@ -12,6 +12,7 @@ What becomes of an image, by its contents, whatever its name says:
     BMP with a palette of colours  cannot be read: TensorFlow would take its indices for grey values
     over `MAX_PIXELS`              cannot be read: not decoded at all, so it takes no memory
     zero bytes, cut off, no image  cannot be read
+    bytes that do not come         cannot be read: the file is gone, or its disk or server fails
     longer than 16 times its width its middle part is evaluated (`imagenet_preprocessing`)
 
 The size is the one in the file's header; of a GIF that of its screen, which its frames should not
@@ -23,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.data import imagenet_preprocessing
-from tfadv.data.errors import UNREADABLE
+from tfadv.data.errors import FAILED, UNREADABLE
 
 # 256 MiB as RGB, and twenty times ImageNet's larger photographs. Pillow warns from here on.
 MAX_PIXELS = 2**28 // 3
@@ -73,7 +74,7 @@ def decode_random_crop(contents, key):
     return tf.cond(tf.io.is_jpeg(contents), jpeg, other)
 
 
-def first_success(function, arguments, stand_in):
+def first_success(function, arguments, stand_in, then=None):
     """What a function returns, or where one of its operations fails, a stand-in.
 
     A graph cannot catch an operation that fails. But a `tf.data.Dataset` can drop an element that
@@ -85,15 +86,17 @@ def first_success(function, arguments, stand_in):
         function: Of `arguments`; returns a tuple of tensors.
         arguments: Tuple of tensors.
         stand_in: Tuple of tensors of the same dtypes.
+        then: Pair of another function, of what came, and its stand-in; None for no more than that.
 
     Returns:
         A tuple of tensors.
     """
-    attempt = tf.data.Dataset.from_tensors(arguments).map(
-        tf.autograph.experimental.do_not_convert(function)
-    )
-    stand_in = tf.data.Dataset.from_tensors(stand_in)
-    return attempt.ignore_errors().concatenate(stand_in).take(1).get_single_element()
+    attempt = tf.data.Dataset.from_tensors(arguments)
+    for step, instead in ((function, stand_in), *([then] if then else [])):
+        attempt = attempt.map(tf.autograph.experimental.do_not_convert(step))
+        instead = tf.data.Dataset.from_tensors(instead)
+        attempt = attempt.ignore_errors().concatenate(instead).take(1)
+    return attempt.get_single_element()
 
 
 def attempt(read, arguments, decoder=decode):
@@ -110,13 +113,17 @@ def attempt(read, arguments, decoder=decode):
     """
     pixel = tf.zeros([1, 1, 3], tf.uint8)
 
-    def whole(*arguments):
-        contents = read(*arguments)
-        problem = _problem(contents)
+    def fetch(*arguments):
+        return read(*arguments), True
+
+    def whole(contents, fetched):
+        problem = tf.where(fetched, _problem(contents), _PROBLEMS.index(FAILED))
         image = tf.cond(problem > 0, lambda: pixel, lambda: decoder(contents))
         return tf.ensure_shape(image, [None, None, 3]), tf.equal(problem, 0), problem
 
-    image, readable, problem = first_success(whole, arguments, (pixel, False, 0))
+    # One after the other, to tell a file system that fails from contents that are no image.
+    then = whole, (pixel, False, 0)
+    image, readable, problem = first_success(fetch, arguments, ("", False), then)
     return image, readable, tf.gather(_PROBLEMS, problem)
 
 
@@ -164,6 +171,7 @@ _PROBLEMS = (
     " (nothing could be read)",
     f" (more than {MAX_PIXELS:,} pixels)",
     " (a BMP with a palette)",
+    FAILED,
 )
 
 

@@ -1,30 +1,10 @@
-"""`image_folder`: a directory of images in ImageNet's usual layout.
-
-What becomes of a file, by its name and kind (by its contents: `tfadv.data.decoding`):
-
-    .jpeg .jpg .png .gif .bmp .webp  an image, of whatever format its contents are
-    .tif .heic and so on             refused at the start: we cannot read it, and to leave it out
-                                     would be to evaluate on fewer images than there are
-    any other name, or a hidden one  no image: left out, as notes and lists are
-    folder in a class's folder       left out
-    link to an image or a class      followed, wherever it leads: parts of ImageNet are commonly
-                                     made of links; a class is never searched deeper, so no link
-                                     can lead around in a circle
-    link to nothing                  refused at the start
-    pipe, socket, device             refused at the start: reading it might never end
-"""
-
-import os
-import stat
+"""`image_folder`: a directory of images in ImageNet's usual layout (`tfadv.data.folders`)."""
 
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data import catalog, sampling
+from tfadv.data import folders, sampling
 from tfadv.data.encoded import EncodedDataset
-
-_EXTENSIONS = (".jpeg", ".jpg", ".png", ".gif", ".bmp", ".webp")
-_FOREIGN = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga")
 
 
 class ImageFolder(EncodedDataset):
@@ -40,14 +20,12 @@ class ImageFolder(EncodedDataset):
         image_size: Height and width in pixels of the images that come out.
 
     Raises:
-        ValueError: If the layout is another one (`catalog.folder_classes`), or `train` or `val`
-            holds no images.
+        ValueError: If the layout is another one, or a class has no images (`folders.classes`).
     """
 
     def __init__(self, name, data_dir, image_size):
-        classes = catalog.folder_classes(data_dir)
-        train = _list_images(os.path.join(data_dir, "train"), classes)
-        validation = _list_images(os.path.join(data_dir, "val"), classes)
+        classes = folders.classes(data_dir)
+        train, validation = (_list_images(data_dir, split, classes) for split in folders.SPLITS)
         order = sampling.fixed_permutation(len(validation[0]), number=0)
         super().__init__(
             name,
@@ -102,35 +80,6 @@ def load(entry, data_dir, image_size, seed):
     return ImageFolder(entry.name, data_dir, image_size)
 
 
-def _is_image(item):
-    name = item.name.lower()
-    if name.startswith(".") or not name.endswith(_EXTENSIONS + _FOREIGN):
-        return False
-    if name.endswith(_FOREIGN):
-        raise ValueError(
-            f"data_dir must hold images as {', '.join(_EXTENSIONS)}; received {item.path}"
-        )
-    try:
-        if item.is_file():  # asks the file system of links alone
-            return True
-        directory = stat.S_ISDIR(item.stat().st_mode)
-    except OSError:
-        raise ValueError(f"data_dir must not hold links to nothing; {item.path} is one") from None
-    if not directory:
-        raise ValueError(f"data_dir must hold plain files; {item.path} is none")
-    return False
-
-
-def _list_images(folder, classes):
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        directory = os.path.join(folder, name)
-        with os.scandir(directory) as items:
-            files = sorted(item.name for item in items if _is_image(item))
-        paths.extend(os.fsencode(os.path.join(directory, file)) for file in files)
-        labels.extend([label] * len(files))
-    if not paths:
-        raise ValueError(
-            f"data_dir must hold images ({', '.join(_EXTENSIONS)}); {folder} holds none"
-        )
+def _list_images(data_dir, split, classes):
+    paths, labels = zip(*folders.images(data_dir, split, classes), strict=True)
     return np.array(paths, object), np.array(labels, np.int32)

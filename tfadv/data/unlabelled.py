@@ -6,14 +6,15 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data import decoding, imagenet_preprocessing
+from tfadv.data import decoding, folders, imagenet_preprocessing
 
 
 def list_files(directory):
     """All files of a directory and the directories in it, whatever their names end in.
 
-    Names that begin with a dot are left out, and so are links to directories, which may lead
-    anywhere, in a circle too. Links to files are followed.
+    Names that begin with a dot are left out, and so are the folders that tools make, such as
+    `__MACOSX`, and links to directories, which may lead anywhere, in a circle too. Links to files
+    are followed.
 
     Args:
         directory: String or path.
@@ -23,13 +24,18 @@ def list_files(directory):
 
     Raises:
         ValueError: If it is no directory, or holds no file.
+        OSError: If a directory in it cannot be read.
     """
+
+    def fail(error):
+        raise error  # which `os.walk` would pass over, and the images with it
+
     root = pathlib.Path(directory)
     if not root.is_dir():
         raise ValueError(f"the images must be in a directory; received {str(directory)!r}")
     found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for folder, subfolders, files in os.walk(root, onerror=fail):
+        subfolders[:] = [name for name in subfolders if not folders.is_foreign(name)]
         found += [os.path.join(folder, name) for name in files if not name.startswith(".")]
     if not found:
         raise ValueError(f"the directory must hold images; {str(directory)!r} holds no file")
