@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -50,6 +51,39 @@ def launch(environment, *flags):
         text=True,
         timeout=300,
     )
+
+
+# What sbatch does with a script: it opens the log in the directory it was called from, where it
+# makes no folder, and runs a copy of the script there.
+SBATCH = """#!{python}
+import os, re, shutil, subprocess, sys, tempfile
+script, *arguments = sys.argv[1:]
+output = re.search(r"^#SBATCH --output=(.*)$", open(script).read(), re.MULTILINE).group(1)
+with tempfile.TemporaryDirectory() as spool:
+    copy = shutil.copy(script, os.path.join(spool, "slurm_script"))
+    os.chmod(copy, 0o700)
+    with open(output.replace("%j", "7"), "w") as log:
+        environment = dict(os.environ, SLURM_SUBMIT_DIR=os.getcwd(), SLURM_CPUS_PER_TASK="1")
+        subprocess.run([copy, *arguments], env=environment, stdout=log, stderr=log)
+"""
+
+
+def test_a_job_from_a_fresh_clone_has_a_log(cluster, tmp_path):
+    (tmp_path / "sbatch").write_text(SBATCH.format(python=sys.executable))
+    (tmp_path / "sbatch").chmod(0o755)
+    clone = tmp_path / "clone"  # what git has of the checkout, and what `make setup` adds
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    python = clone / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    shutil.copytree(ROOT / "tools", clone / "tools")
+    script = "tools/slurm.sbatch"
+    subprocess.run(["sbatch", script, "--program", "fly"], cwd=clone, env=cluster, check=True)
+    (log,) = (path for path in clone.iterdir() if path.is_file())
+    assert log.name == "slurm-7.log"
+    assert log.read_text().startswith("run_slurm.py: --program must be train")
+    # It is no file that git should see.
+    assert "/slurm-*.log" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 @pytest.mark.slow

@@ -20,9 +20,11 @@ def rank():
     return _first(_RANK, 0)
 
 
-def was_checked():
-    """Whether this is a worker of a launcher that ran the program with `--check` before it."""
-    return "TFADV_STATUS_FILE" in os.environ
+def precedes_workers():
+    """Whether a launcher has this process check the flags of workers that it starts next."""
+    return any(name in os.environ for name in _SIZE) and not any(
+        name in os.environ for name in _RANK
+    )
 
 
 def lock_seconds():

@@ -182,12 +182,14 @@ def test_a_batch_of_more_images_than_there_are_is_warned_of(folder, monkeypatch)
     flags = ["--dataset=image_folder", f"--data_dir={folder}", "--batch_size=32"]
     with pytest.warns(UserWarning, match="than the 12 training images of image_folder: .* 2.67"):
         command_lines.train(flags)
-    # One worker says so; and none where the launcher has checked the flags before.
-    with monkeypatch.context() as patch:
-        patch.setenv("HOROVOD_RANK", "1")
-        command_lines.train(flags)
-    monkeypatch.setenv("TFADV_STATUS_FILE", "status")
+    # One worker says so, and not the launcher's check before it.
+    monkeypatch.setenv("HOROVOD_SIZE", "1")
     command_lines.train(flags)
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    command_lines.train(flags)
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    with pytest.warns(UserWarning, match="more than the 12 training images"):
+        command_lines.train(flags)
 
 
 def test_the_check_warns_in_one_line(folder):  # noqa: F811

@@ -102,9 +102,9 @@ def test_resumes_from_the_newest_that_is_whole_and_says_what_changes(tmp_path, c
     again = prepare(tmp_path, "--resume")
     assert again.progress.step == 7 and "workers:" not in again._description(1)
     # The newest is what others take too.
-    assert again.run.checkpoint("last") == broken
+    assert again.directory.checkpoint("last") == broken
     with pytest.raises(ValueError, match=r"last, best or an epoch that .* keeps \(3\)"):
-        again.run.checkpoint("2")
+        again.directory.checkpoint("2")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ def train(arguments):
         description="Trains an image classifier adversarially. The defaults are the paper's.",
     )
     rules.check_train(settings)
-    # Once for all workers: a launcher that checks the flags has warned already.
-    if launcher.rank() == 0 and not launcher.was_checked():
+    # Once in a launch: rank 0 of the workers says it.
+    if launcher.rank() == 0 and not launcher.precedes_workers():
         rules.warn_of_large_batch(settings)
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
     if settings.init_from:

@@ -8,6 +8,9 @@ user's: one line and status 2.
 
 import functools
 import importlib
+import os
+import re
+import tempfile
 
 from absl import app, flags, logging
 
@@ -15,8 +18,7 @@ import tfadv
 from tfadv import launcher
 from tfadv.programs import command_lines, exits
 
-# Programs that load saved models, and those that pass over files which cannot be read.
-_LOADING = ("train", "evaluate", "inspect", "predict")
+# Programs whose `run` returns the number of files that it could not read.
 _READING = ("predict", "report")
 
 
@@ -59,9 +61,33 @@ def _work(program, checked):
             return 0
         if program == "train":
             exits.stop_without_loss()
-        if program in _LOADING:
+        if program != "report":
+            _import_tensorflow()
             tfadv.register()
         module = importlib.import_module(f"tfadv.programs.{program}")
         work = module.prepare(*checked)
     unread = work.run()
     return 1 if program in _READING and unread else 0
+
+
+# What TensorFlow's libraries print while they load on processors with AVX-512, whatever
+# TF_CPP_MIN_LOG_LEVEL says.
+_GREETING = re.compile(
+    rb"(WARNING: All log messages before absl::InitializeLog|I0000 .*oneDNN custom operations are)"
+)
+
+
+def _import_tensorflow():
+    """Imports TensorFlow, and passes on what it prints but for the greeting of its libraries."""
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+            printed.seek(0)
+            for line in printed:
+                if not _GREETING.match(line):
+                    os.write(2, line)
