@@ -217,7 +217,7 @@ def outcome(looks, finite):
     done = require(
         ~probabilities,
         "logits_fn must return logits; it returned probabilities (every row is non-negative and "
-        "sums to 1): remove the final softmax of the model",
+        "sums to 1): remove the final softmax, or sigmoid, of the model",
     )
     return done + require(
         finite,
