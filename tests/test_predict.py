@@ -120,7 +120,7 @@ def test_mistakes(case, flags, message, tmp_path, monkeypatch):
 
 
 def test_a_network_that_ends_in_a_sigmoid(case, tmp_path, capsys):
-    """Each class has its own probability; of several that are exactly 1 the largest logit counts."""
+    """Each class has its own probability; where several are exactly 1, the logits decide."""
     root, _ = case
     inputs = keras.Input((8, 8, 1))
     logits = tfadv.models.SmallResNet(8, image_size=8, channels=1, width=4, seed=2)(inputs)
