@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
+
 from tfadv import config
-from tfadv.config import evaluation_run, training_run
+from tfadv.config import building, evaluation_run, flag_table, parsing, training_run
 from tfadv.training import checkpoints
 
 
@@ -27,3 +29,12 @@ def test_results_of_before_keep_a_name(tmp_path, capsys):
     evaluate(2)
     assert previous.read_bytes() == first
     assert f"the results before these are now {previous}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("table", [flag_table.TRAIN, flag_table.EVALUATE, flag_table.MINI_BATCHES])
+def test_the_flag_clips_the_starts_of_every_attack(table):
+    usual, clipped = (parsing.parse("x", "", table, flags) for flags in ([], ["--clip_start"]))
+    assert not usual.clip_start and clipped.clip_start
+    if table is not flag_table.MINI_BATCHES:
+        clipped.epsilon = 16.0
+        assert building.attack(clipped, 3).clip_start and building.attack(clipped, 3).num_steps == 3

@@ -45,6 +45,12 @@ ATTACK = (
         "pipeline raises the step size to epsilon / num_steps if that is larger; fixed does not.",
         choices=("pipeline", "fixed"),
     ),
+    Flag(
+        "clip_start",
+        bool,
+        False,
+        "Whether a random start is clipped to the pixel range before the first gradient.",
+    ),
     Flag("targeted", bool, True, "Whether the attack aims at a random wrong class."),
     Flag(
         "attack_loss",
