@@ -29,3 +29,10 @@ def seeded():
         import keras
 
         keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def warned_of_nothing():
+    # A warning that comes once in a process comes once in a test.
+    if "tfadv.attacks.arguments" in sys.modules:
+        sys.modules["tfadv.attacks.arguments"].forget_warnings()

@@ -117,3 +117,41 @@ def test_mistakes(case, flags, message, tmp_path, monkeypatch):
     names["BROKEN"] = "--model=b.keras"
     with pytest.raises(ValueError, match=message):
         predict_program.prepare(*command_lines.predict([names.get(flag, flag) for flag in flags]))
+
+
+def test_a_network_that_ends_in_a_sigmoid(case, tmp_path, capsys):
+    """Each class has its own probability; where several are exactly 1, the logits decide."""
+    root, _ = case
+    inputs = keras.Input((8, 8, 1))
+    logits = tfadv.models.SmallResNet(8, image_size=8, channels=1, width=4, seed=2)(inputs)
+    dense = keras.layers.Dense(10, activation="sigmoid", bias_initializer="ones")
+    model = keras.Model(inputs, dense(logits))
+    kernel = np.random.default_rng(3).normal(size=(1000, 10)) / 5
+    for factor in (1, 1e4):
+        dense.set_weights([kernel[: logits.shape[-1]] * factor, np.ones(10) * factor])
+        model.save(tmp_path / "model.keras")
+        flags = [f"--model={tmp_path}/model.keras", "--probability", str(root / "images")]
+        settings, path = command_lines.predict(flags)
+        predict_program.prepare(settings, path).run()
+        found = lines(capsys.readouterr().out)
+        if factor == 1:
+            labels, expected = [row[1] for row in found], [float(row[2]) for row in found]
+            images = np.stack(
+                [
+                    np.asarray(Image.open(root / "images" / row[0]), "float32")[..., None]
+                    for row in found
+                ]
+            )
+            np.testing.assert_allclose(expected, np.max(model(images), axis=1), atol=2e-6)
+            assert labels == [str(label) for label in np.argmax(model(images), axis=1)]
+        assert [row[1] for row in found] == labels
+
+
+def test_a_network_of_one_unit_is_refused(case, tmp_path):
+    root, _ = case
+    inputs = keras.Input((8, 8, 1))
+    unit = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, unit).save(tmp_path / "model.keras")
+    flags = [f"--model={tmp_path}/model.keras", "--value_range=0,255", str(root / "images")]
+    with pytest.raises(ValueError, match="^model must have an output for each of at least two"):
+        predict_program.prepare(*command_lines.predict(flags))

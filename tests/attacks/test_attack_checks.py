@@ -1,8 +1,13 @@
+import copy
+import inspect
+import pickle
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.attacks import PGD
+from tfadv.attacks import PGD, arguments, checks
 
 
 @pytest.mark.parametrize(
@@ -23,6 +28,7 @@ from tfadv.attacks import PGD
         ({"step_size_rule": "x"}, "step_size_rule must be one of 'pipeline', 'fixed'; received"),
         ({"targeted": None}, "targeted must be one of True, False; received None"),
         ({"jit_compile": "auto"}, "jit_compile must be one of None, True, False; received 'auto'"),
+        ({"clip_start": None}, "clip_start must be one of False, True; received None"),
     ],
 )
 def test_arguments(arguments, message):
@@ -33,6 +39,17 @@ def test_arguments(arguments, message):
 
 def softmax(case):
     return lambda images: tf.nn.softmax(case.model(images) / 10)
+
+
+class IntegerInput:
+    """A network that casts its images, as a Keras model of such an input does."""
+
+    def __init__(self, model):
+        self.model = model
+        self.inputs = [tf.TensorSpec([None, 4, 5, 3], tf.uint8)]
+
+    def __call__(self, images):
+        return self.model(tf.cast(tf.cast(images, tf.uint8), tf.float32))
 
 
 # What is changed of a good call, and what is said: eagerly as a ValueError of one line, in a graph
@@ -95,6 +112,14 @@ BY_SHAPE = {
         lambda case: {"logits_fn": lambda images: case.model(tf.round(images))},
         "logits_fn must be differentiable",
     ),
+    "integer input": (
+        lambda case: {"logits_fn": IntegerInput(case.model)},
+        r"logits_fn must be differentiable; .* \(its input is uint8: cast the images to float\)",
+    ),
+    "one class": (
+        lambda case: {"logits_fn": lambda images: case.model(images)[:, :1]},
+        r"logits_fn must return .* at least two classes; .* \(6, 1\) .* tf.concat\(\[0 \* z, z\]",
+    ),
 }
 
 
@@ -109,8 +134,14 @@ def test_input(case, name, in_graph):
         return PGD(num_steps=2, jit_compile=False)(**given)
 
     if in_graph and name in BY_VALUE:
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message) as caught:
             tf.function(attack)()
+        # The operation's name stands before TensorFlow's page, and our line behind it.
+        first = re.sub(r"\W+", "_", message.partition(";")[0].replace("\\", ""))[:20]
+        assert f"Detected at node {first}" in str(caught.value).splitlines()[2]
+        with pytest.raises(ValueError, match=f"^{message}") as caught, checks.one_line():
+            tf.function(attack)()
+        assert "\n" not in str(caught.value)
     else:
         with pytest.raises(ValueError, match=message) as caught:
             (tf.function(attack) if in_graph else attack)()
@@ -161,3 +192,127 @@ def test_a_rounding_outside_of_the_range_is_none():
         seed=(0, 0),
     )  # fmt: skip
     assert np.abs(result).max() <= 1
+
+
+def test_other_errors_of_a_graph_are_left_as_they_are():
+    @tf.function
+    def broken(x):
+        tf.debugging.assert_less(x, 0.0)
+        return x
+
+    with pytest.raises(tf.errors.InvalidArgumentError), checks.one_line():
+        broken(1.0)
+
+
+def test_fractions_in_place_of_pixels_are_named_once():
+    with pytest.warns(
+        UserWarning, match=r"^epsilon is in pixels of 255; received 0.03137, .* as 8/"
+    ):
+        attack = PGD(epsilon=8 / 255)
+    PGD(epsilon=0.3)
+    attack.replace(num_steps=100)
+    with pytest.warns(
+        UserWarning, match=r"^step_size is in .* 2/255 is step_size=2 here"
+    ) as caught:
+        PGD(epsilon=8, step_size=2 / 255)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    for usual in (dict(epsilon=0), dict(epsilon=1), dict(epsilon=2, step_size=0.25)):
+        PGD(**usual)  # a warning is an error in tests
+
+
+SCALED = "^images lie between .*, but value_range"
+
+
+@pytest.mark.parametrize(
+    "value_range,lowest,highest,meant",
+    [
+        ((0, 255), 0.1, 0.9, "(0, 1)"),
+        ((0, 255), 0, 1, "(0, 1)"),
+        ((-128, 127), -1, 1, "(-1, 1)"),
+        ((-1, 1), 0, 1, "(0, 1)"),
+        ((0, 255), 0, 0, None),  # black
+        ((-1, 1), 0, 0, None),
+        ((-1, 1), 0.1, 1, None),  # bright, perhaps
+        ((-1, 1), -0.5, 0.5, None),
+        ((0, 255), 0, 2, None),
+        ((0, 1), 0, 1, None),
+        ((0, 2), 0, 1, None),
+    ],
+)
+def test_images_scaled_to_another_range_are_named_once(
+    make_case, value_range, lowest, highest, meant
+):
+    case = make_case(value_range)
+    low, high = case.images.min(), case.images.max()
+    images = lowest + (case.images - low) * ((highest - lowest) / (high - low))
+
+    def attack():
+        PGD(num_steps=1)(case.model, images, case.labels, value_range=value_range, seed=(0, 0))
+
+    if meant is None:
+        attack()
+        return
+    with pytest.warns(UserWarning, match=SCALED) as caught:
+        attack()
+        attack()
+    assert len(caught) == 1 and f"(give value_range={meant} if" in str(caught[0].message)
+
+
+def test_bounded_outputs_are_named_once(case):
+    def attack(logits_fn, **options):
+        images, labels = case.images, case.labels
+        PGD(num_steps=2, **options)(
+            logits_fn, images, labels, value_range=case.range, seed=(0, 0), num_classes=7
+        )
+
+    attack(case.model)
+    attack(lambda images: 0.0 * case.model(images))  # a last layer that begins at zero
+    attack(lambda images: tf.tanh(case.model(images)))  # logits may be so small
+    for options in ({}, {"restarts": 2}, {"jit_compile": True}):
+        arguments.forget_warnings()
+        with pytest.warns(UserWarning, match="^logits_fn must return logits, but all") as caught:
+            for _ in range(2):
+                attack(lambda images: tf.sigmoid(case.model(images)), **options)
+        assert len(caught) == 1
+
+
+def test_an_attack_never_changes(case):
+    attack = PGD(num_steps=2)
+    given = {"value_range": case.range, "seed": (0, 0)}
+    made = attack(case.model, case.images, case.labels, **given)
+    for name in ("epsilon", "loss", "epsilom", "name", "_functions"):
+        message = rf"^PGD.{name} cannot be assigned: .* attack.replace\(epsilon=8\), for a copy$"
+        with pytest.raises(AttributeError, match=message):
+            setattr(attack, name, 64)
+        with pytest.raises(AttributeError, match=f"^PGD.{name} cannot be deleted: "):
+            delattr(attack, name)
+    assert attack.get_config() == PGD(num_steps=2).get_config()
+    for copied in (
+        copy.copy(attack),
+        copy.deepcopy(attack),
+        pickle.loads(pickle.dumps(attack)),
+        attack.replace(),
+    ):
+        assert type(copied) is PGD and copied.get_config() == attack.get_config()
+        again = copied(case.model, case.images, case.labels, **given)
+        np.testing.assert_array_equal(again, made)
+        with pytest.raises(AttributeError, match="^PGD.epsilon cannot be assigned"):
+            copied.epsilon = 1
+
+
+class Counting(PGD):
+    """A subclass with an argument and an attribute of its own."""
+
+    def __init__(self, epsilon=4.0, word="x"):
+        super().__init__(epsilon)
+        self.word = word
+        self.seen = []
+
+
+def test_subclasses_set_their_own_attributes_as_they_are_made():
+    attack = Counting(word="y")
+    assert attack.replace(epsilon=2).get_config() == {"epsilon": 2.0, "word": "y"}
+    assert repr(copy.deepcopy(attack)) == "Counting(epsilon=4.0, word='y')"
+    with pytest.raises(AttributeError, match="^Counting.word cannot be assigned"):
+        attack.word = "z"
+    assert list(inspect.signature(Counting).parameters) == ["epsilon", "word"]

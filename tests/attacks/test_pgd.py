@@ -89,6 +89,29 @@ def test_first_gradient_is_taken_at_the_unclipped_start():
     assert (start > 255).any()
     np.testing.assert_allclose(result, np.where(start > 255, start - 16, start), atol=1e-4)
 
+    # And with `clip_start` there, as by other libraries.
+    clipped = attack.replace(clip_start=True)
+    at, _ = clipped.start(images, labels, 2, (5, 5), (0, 255))
+    np.testing.assert_array_equal(at, np.minimum(start, 255))
+    result = clipped(logits_fn, images, labels, value_range=(0, 255), seed=(5, 5))
+    np.testing.assert_array_equal(result, at)
+
+
+@pytest.mark.parametrize("value_range", RANGES)
+def test_a_clipped_start_lies_in_the_range_and_else_is_the_same(make_case, value_range):
+    case = make_case(value_range)
+    attack = PGD(16, num_steps=3)
+    given = {"value_range": value_range, "seed": (0, 2)}
+    start, goals = attack.start(case.images, case.labels, 7, **given)
+    clipped, same = attack.replace(clip_start=True).start(case.images, case.labels, 7, **given)
+    np.testing.assert_array_equal(clipped, np.clip(start, *value_range))
+    np.testing.assert_array_equal(same, goals)
+    assert np.any(clipped != start)
+    result = attack.replace(clip_start=True)(case.model, case.images, case.labels, **given)
+    expected = reference(case, clipped, goals, attack, 3)
+    pixel = (value_range[1] - value_range[0]) / 255
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-3 * pixel)
+
 
 @pytest.mark.parametrize(
     "steps, rule, expected",

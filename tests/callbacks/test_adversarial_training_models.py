@@ -1,5 +1,7 @@
 """What models and arguments adversarial training takes, and what it refuses in one line."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
     model.compile(keras.optimizers.SGD(0.01), loss, metrics=["accuracy"])
     before = [variable.numpy() for variable in model.trainable_variables]
     attack = Recording(epsilon=16, step_size=2, num_steps=3, step_size_rule="fixed")
-    attack.moved = tf.Variable(0.0, trainable=False)
+    Recording.moved = tf.Variable(0.0, trainable=False)
     logs = cases.train(model, x, y, attack, value_range=(-1, 1))
     # A pixel of 255 is 2/255 here. Through the softmax no gradient would have moved any; with
     # it, three steps of 2 move most pixels by 6 where the ball does not end before.
@@ -148,7 +150,85 @@ def test_refuses_parts_that_do_not_divide_a_batch():
         cases.train(model, X, Y, accumulation_steps=3)
 
 
-def test_images_outside_of_the_range_stop_it():
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_wrong_range_or_label_stops_it_in_one_line(accumulation_steps):
+    # Inside a graph, whose own error is a page that ends in this line.
     model = cases.compiled(cases.network())
-    with pytest.raises(tf.errors.InvalidArgumentError, match="images must lie inside value_range"):
-        cases.train(model, X * 255, Y, real())
+    for x, y, message in (
+        (X * 255, Y, r"^images must lie inside value_range=\(0, 1\); .* are \S+ 25\d\.\d+$"),
+        (X, Y + 1, r"^labels must lie between 0 and 3; their minimum and maximum are \d 4$"),
+    ):
+        with pytest.raises(ValueError, match=message) as raised:
+            cases.train(model, x, y, real(), accumulation_steps=accumulation_steps)
+        assert "\n" not in str(raised.value) and raised.value.__suppress_context__
+
+
+def warned(model, x, message=None, **options):
+    """Trains for two epochs: exactly one warning, of this message; or none."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            cases.train(model, x, Y, real(), **options)
+    texts = [str(each.message) for each in caught if each.category is UserWarning]
+    assert len(texts) == (message is not None)
+    assert message is None or texts[0].startswith(message)
+
+
+def test_images_scaled_to_another_range_are_named_once():
+    model = cases.compiled(cases.network())
+    pixels = {"value_range": (0, 255)}
+    warned(model, X, value_range=(0, 1))
+    warned(model, 255 * X, **pixels)
+    warned(model, 0 * X, **pixels)
+    # The first batch is black, and the next is not.
+    x = np.where(np.arange(len(X))[:, None, None, None] < 5, 0, X)
+    message = "images lie between 0 and 0.9"
+    warned(model, x, message, fit={"batch_size": 5}, **pixels)
+
+
+class Hidden(keras.Model):
+    """Ends in a sigmoid that no graph shows."""
+
+    def __init__(self, activation="sigmoid"):
+        super().__init__()
+        self.inner = cases.network()
+        self.end = keras.layers.Activation(activation)
+
+    def call(self, images, training=False):
+        return self.end(self.inner(images, training=training))
+
+
+def test_outputs_that_are_no_logits_are_named_once():
+    def subclassed(activation):
+        model = Hidden(activation)
+        model(X)
+        return cases.compiled(model, loss="sparse_categorical_crossentropy")
+
+    warned(subclassed("linear"), X)
+    warned(subclassed("sigmoid"), X, "logits_fn must return logits, but all that it returned lie")
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "hard_sigmoid"])
+def test_a_final_activation_is_left_out_or_refused(activation):
+    model = keras.Sequential(
+        [keras.Input(cases.SHAPE), cases.network(), keras.layers.Activation(activation)]
+    )
+    if activation == "hard_sigmoid":
+        refused(model, "^model must end in logits to be attacked; .* ends in hard_sigmoid", real())
+        return
+    message = f"^pairing_weight must be 0 for a model that ends in a {activation}, "
+    refused(model, message, real(), pairing_weight=1)
+    warned(cases.compiled(model), X)
+
+
+def test_refuses_what_has_no_two_classes_or_no_gradient():
+    flat = [keras.layers.Flatten(), keras.layers.Dense(1, activation="sigmoid")]
+    binary = keras.Sequential([keras.Input(cases.SHAPE), *flat])
+    refused(
+        binary, "^model must have an output for each of at least two classes; .* has one", real()
+    )
+    inputs = keras.Input(cases.SHAPE, dtype="uint8")
+    flat = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(4)]
+    integer = keras.Sequential([inputs, *flat])
+    message = "^model must take floating-point images to be attacked; .* is uint8, .* to float"
+    refused(integer, message, real())

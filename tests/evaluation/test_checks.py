@@ -67,6 +67,35 @@ def test_wrong_models():
     # Without an attack nothing needs it.
     assert evaluation.evaluate(plain, (X, Y))[0].total == 6
 
+    binary = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(flat))
+    with pytest.raises(ValueError, match="^model must have an output for each of at least two"):
+        evaluation.evaluate(binary, (X, Y))
+    bounded = keras.Model(inputs, keras.layers.Dense(5, activation="hard_sigmoid")(flat))
+    with pytest.raises(ValueError, match="^model must end in logits to be attacked; .* hard_sig"):
+        evaluation.evaluate(bounded, (X, Y), PGD(2, num_steps=1), value_range=(0, 255))
+    assert evaluation.evaluate(bounded, (X, Y))[0].total == 6
+    pixels = keras.Input(cases.SHAPE, dtype="uint8")
+    scaled = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    integer = keras.Model(pixels, keras.layers.Dense(cases.CLASSES)(scaled))
+    with pytest.raises(ValueError, match="^model must take floating-point images .* is uint8, "):
+        evaluation.evaluate(integer, (X, Y), PGD(2, num_steps=1), value_range=(0, 255))
+    assert evaluation.evaluate(integer, (X, Y))[0].total == 6
+
+    class Binary(keras.Model):
+        """Its one output cannot be seen from outside."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = binary
+
+        def call(self, images, training=False):
+            return self.inner(images)
+
+    with pytest.raises(
+        ValueError, match=r"^model must return .* at least two classes; .* \(4, 1\)"
+    ):
+        evaluation.evaluate(Binary(), (X, Y), batch_size=4)
+
     class Probabilities(keras.Model):
         """A softmax that cannot be seen from outside."""
 

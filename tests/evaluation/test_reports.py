@@ -17,6 +17,7 @@ ATTACK = dict(
     targeted=True,
     loss="cross_entropy",
     start_from_clean=0.0,
+    clip_start=False,
     restarts=1,
     precision="float32",
 )
@@ -98,6 +99,13 @@ def test_table_names_other_protocols():
         "random in the ball, the image with probability 0.5; restarts 10; loss margin; 500 images, "
         "seed 0",
     ]
+    for chance, start in (
+        (0.0, "random in the ball and clipped to the range"),
+        (0.5, "random in the ball and clipped to the range, the image with probability 0.5"),
+        (1.0, "the image"),
+    ):
+        text = evaluation.table([row(None, 20, 5, clip_start=True, start_from_clean=chance)])
+        assert f"; start {start}; restarts 1; " in text
     assert evaluation.table([row(None, 0, 5)]).endswith("percent; no attack, 500 images, seed 0")
     # A cell may be missing.
     assert "PGD-10 " in evaluation.table(RESULTS[:1] + RESULTS[3:])

@@ -1,8 +1,11 @@
 """Each doubt on a model, an attack or counts built to raise it; none on an honest evaluation."""
 
 import dataclasses
+import re
+import warnings
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
@@ -11,7 +14,7 @@ import tfadv
 from tests import workers
 from tests.evaluation import cases
 from tfadv import attacks, evaluation
-from tfadv.evaluation import Result, self_checks
+from tfadv.evaluation import Result, rivals, self_checks
 
 ATTACK = attacks.PGD(epsilon=40, step_size=8, num_steps=5)
 
@@ -55,6 +58,7 @@ class Lambda(keras.layers.Layer):
         dict(epsilon=2, step_size=1e-3, step_size_rule="fixed"),  # hardly an attack, but no lie
     ],
 )
+@pytest.mark.filterwarnings("ignore:step_size is in pixels")
 def test_an_honest_evaluation_raises_none(options):
     assert checked(cases.regression(), ATTACK.replace(**options)) == {}
 
@@ -67,6 +71,109 @@ def test_an_honest_evaluation_of_both_branches_raises_none():
         assert checked(cases.mixture()) == {}
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def shares(text):
+    """What is left right by the rival and by the attack that was evaluated; and under one alone."""
+    number = r"([\d.]+)"
+    pattern = f"leaves {number}% of 256 .* evaluated {number}% .*: {number} and {number} images"
+    return [float(found) for found in re.search(pattern, text).groups()]
+
+
+def right_of_a_linear_network(model, count, epsilon):
+    """The share right, in percent, where each pixel goes to the worst end of its ball."""
+    x, y = cases.images(model, count)
+    kernel, bias = model.layers[-1].get_weights()
+    x = x.astype(float)
+    logits = (x.reshape(count, -1) / 127.5 - 1) @ kernel + bias
+    low, high = np.maximum(x - epsilon, 0.0), np.minimum(x + epsilon, 255.0)
+    margins = []
+    for i, label in enumerate(y):
+        slopes = kernel - kernel[:, [label]]
+        ends = np.where(slopes > 0, high[i].reshape(-1, 1), low[i].reshape(-1, 1))
+        worst = np.sum((ends - x[i].reshape(-1, 1)) / 127.5 * slopes, axis=0)
+        margins.append(np.delete(logits[i] - logits[i, label] + worst, label).max())
+    return 100 * np.mean(np.array(margins) < 0)
+
+
+def test_a_start_that_so_few_steps_do_not_make_good_for():
+    # From the image five steps of a fifth of epsilon reach the end of the ball, which on a linear
+    # network is the worst there is; from a random start only half of the pixels get there.
+    model = cases.regression()
+    attack = attacks.PGD(4, 0.8, 5, targeted=False, loss="margin", step_size_rule="fixed")
+    best = right_of_a_linear_network(model, 256, 4)
+    found = checked(model, attack, 5, 256)
+    assert list(found) == [("start", None)]
+    by_image, by_evaluated, image_alone, evaluated_alone = shares(found["start", None])
+    assert by_image == pytest.approx(best, abs=0.1) and by_evaluated > by_image + 4
+    assert image_alone == 0 and evaluated_alone == round((by_evaluated - by_image) * 2.56) > 9
+    assert "start: started from the image itself, PGD-5 leaves " in found["start", None]
+    assert "(evaluate with start_from_clean=1, or with more steps)" in found["start", None]
+    # What it advises raises none; and it is the fewest steps that are looked at.
+    assert checked(model, attack.replace(start_from_clean=1.0), 5, 256) == {}
+    assert checked(model, attack, 20, 256) == {}
+    assert list(checked(model, attack, [5, 20], 256)) == [("start", None)]
+    # Forty images are too few to tell.
+    assert checked(model, attack, 5, 40) == {}
+
+
+def scaled(factor):
+    model = cases.regression()
+    model.set_weights([value * factor for value in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("factor", [20, 0.02])
+def test_a_number_that_depends_on_the_scale_of_the_logits(factor):
+    attack = attacks.PGD(6, 1, 20, targeted=False)
+    assert checked(scaled(1), attack, 20, 256) == {}
+    found = checked(scaled(factor), attack, 20, 256)
+    text = found["scale of the logits", None]
+    usual, evaluated, *_ = shares(text)
+    assert evaluated > usual + 4
+    assert right_of_a_linear_network(scaled(factor), 256, 6) == pytest.approx(usual, abs=0.1)
+    assert "(evaluate with the margin loss)" in text
+    assert checked(scaled(factor), attack.replace(loss="margin"), 20, 256) == {}
+
+
+def test_a_usual_scale():
+    logits = [[12.0, 1, 3, 2], [30.0, 0, 0, 0], [1.0, 0, 0, 0], [0.0, 0, 0, 0], [1, 1, 1, 31.0]]
+    factors = rivals.usual_factors(logits)  # 10 above the others, 30, 1, 0 and 30
+    np.testing.assert_allclose(factors, [1, 1 / 3, 10, 1, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name,within", [("sigmoid", "0 and 1"), ("tanh", "-1 and 1")])
+def test_outputs_that_are_no_logits(name, within):
+    # In a layer whose activation nobody sees.
+    model = around(Lambda(lambda x: getattr(tf, name)(x)), last=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = checked(model)
+    assert (
+        f"for 32 images, under attacks without bounds too, lie between {within}, as those of a "
+        f"{name}; " in found["bounded outputs", None]
+    )
+    texts = [str(each.message) for each in caught if each.category is UserWarning]
+    assert [text[:40] for text in texts] == ["logits_fn must return logits, but all th"] * (
+        name == "sigmoid"
+    )
+
+
+def test_small_logits_are_no_bounded_outputs():
+    assert ("bounded outputs", None) not in checked(around(Lambda(lambda x: x / 1e3), last=True))
+
+
+@pytest.mark.parametrize("factor", [1, 8])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_a_final_activation_is_left_out_and_changes_nothing(name, factor):
+    # Through a saturated one several classes are the largest.
+    raw = scaled(factor)
+    model = keras.Model(raw.inputs, keras.layers.Activation(name)(raw.outputs[0]))
+    data = cases.images(raw, 40)
+    results = [evaluation.evaluate(each, data, ATTACK, 5) for each in (raw, model)]
+    assert results[0] == results[1]
+    evaluator = evaluation.Evaluator(model, ATTACK.replace(loss="margin"))
+    assert evaluation.doubts(evaluator, evaluator(data), data) == []
 
 
 def dead(text):

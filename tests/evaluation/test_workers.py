@@ -1,7 +1,5 @@
 """Any number of workers counts the same."""
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ from tests import workers
 from tests.evaluation import cases
 from tfadv import data, distributed, evaluation
 from tfadv.attacks import PGD
+from tfadv.evaluation import rivals
 
 
 def make(kind="arrays"):
@@ -100,17 +99,24 @@ def test_workers_have_as_many_batches_and_may_have_no_image(simulated, kind):
 
 def test_any_number_of_workers_probes_the_same_images(simulated):
     model = cases.regression()
-    data = cases.images(model, 37)  # of which five are too many to be looked at
+    data = cases.images(model, 37)  # of which five are too many to be probed
     evaluator = evaluation.Evaluator(model, PGD(6))
     found = []
     for size in 1, 3:
         for limit in None, 2:
-            probe = functools.partial(evaluation.doubts, evaluator, [], data, 8, limit)
-            counts = simulated.run(size, probe)
+
+            def probe(limit=limit):
+                evaluator(data, 8, limit)
+                evaluation.doubts(evaluator, [], data, 8, limit)
+
+            counts = simulated.run(size, probe)[1::2]
             found.append(np.sum(counts, axis=0).tolist())
             assert len(counts) == size
     assert found[:2] == found[2:]
     assert [images for images, *_ in found[:2]] == [32, 2]
+    compared = -len(rivals.Counts._fields)
+    assert [counts[compared] for counts in found[:2]] == [37, 2]
+    assert 0 < found[0][compared + 1] < 37
 
 
 def evaluate():

@@ -252,6 +252,44 @@ def test_what_cannot_be_converted(kind, message):
     assert "\n" not in str(caught.value)
 
 
+class Unsaved(keras.layers.Layer):
+    """Forgets its argument."""
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * x
+
+    def get_config(self):
+        return {"name": "unsaved"}
+
+
+@pytest.mark.parametrize("copy", [models.convert, models.extract])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "layer,message",
+    [
+        (
+            lambda: keras.layers.Lambda(lambda x: 2 * x, name="twice"),
+            r"received '.*twice', of class Lambda \(write its function as a layer ",
+        ),
+        (
+            lambda: Unsaved(2, name="unsaved"),
+            r"received '.*unsaved', of class Unsaved \(TypeError: .*'factor'\)$",
+        ),
+    ],
+)
+def test_a_layer_that_cannot_be_copied_is_named(copy, nested, layer, message):
+    parts = [(PLAIN if copy is models.convert else MixtureBatchNormalization)(), layer()]
+    parts = [keras.Sequential(parts)] if nested else parts
+    model = keras.Sequential([keras.Input((4,)), *parts])
+    with pytest.raises(ValueError, match="^every layer must be one .* get_config; " + message) as e:
+        copy(model, "mbn" if copy is models.convert else "adv")
+    assert "\n" not in str(e.value)
+
+
 def test_what_cannot_be_extracted():
     with pytest.raises(ValueError, match="received the subclassed Subclassed"):
         models.extract(wrong("subclassed"), "adv")

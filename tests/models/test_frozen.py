@@ -189,3 +189,10 @@ def test_refuses():
         models.Frozen(model, 3)
     with pytest.raises(ValueError, match="precision must be one of .*received 'int8'"):
         models.Frozen(model, precision="int8")
+
+
+def test_it_never_changes():
+    # What was compiled of it would not see it.
+    network = models.Frozen(models.SmallResNet(8, width=4))
+    with pytest.raises(AttributeError, match="^Frozen.precision cannot be assigned: .*make a new"):
+        network.precision = "bfloat16"

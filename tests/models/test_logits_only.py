@@ -151,7 +151,98 @@ def test_an_exception_leaves_the_activation():
     assert layers["dense"].activation is keras.activations.softmax
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "log_softmax"])
+# Increasing functions, by NumPy; the last one of each head is what `logits` takes off.
+INCREASING = {
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "log_sigmoid": lambda z: -np.logaddexp(0, -z),
+    "tanh": np.tanh,
+    "softsign": lambda z: z / (1 + abs(z)),
+}
+
+
+def increasing(name, form):
+    """The forms in which a last activation is given."""
+    activation, dense = getattr(keras.activations, name), keras.layers.Dense(CLASSES, name="dense")
+    ends = {
+        "activation": [keras.layers.Dense(CLASSES, activation=name, name="dense")],
+        "layer": [dense, keras.layers.Activation(activation)],
+        "operation": [dense, getattr(keras.ops, name)],
+        "of TensorFlow": [dense, keras.layers.Activation(getattr(tf.math, name, tf.nn.softsign))],
+        "lambda layer": [dense, keras.layers.Lambda(activation)],
+        "nested": [chains.functional([dense, keras.layers.Activation(name)], (FEATURES,))],
+        "before what is inactive": [
+            dense,
+            keras.layers.Activation(name),
+            keras.layers.Dropout(0.5),
+            keras.layers.Activation("linear", dtype="float32"),
+        ],
+    }
+    model = chains.functional([keras.layers.Identity(), *ends[form]], (FEATURES,))
+    layers = {layer.name: layer for layer in model._flatten_layers()}
+    kernel, bias = weights()
+    layers["dense"].set_weights([kernel / 50, bias])
+    return model, images() @ (kernel / 50) + bias
+
+
+@pytest.mark.parametrize("name", list(INCREASING))
+@pytest.mark.parametrize(
+    "form",
+    ["activation", "layer", "operation", "of TensorFlow", "lambda layer", "nested"]
+    + ["before what is inactive"],
+)
+def test_every_increasing_activation(form, name):
+    model, expected = increasing(name, form)
+    np.testing.assert_allclose(model(images()), INCREASING[name](expected), 1e-3, 1e-5)
+    outputs = models.logits(model)
+    np.testing.assert_allclose(outputs(images()), expected, 1e-4, 1e-5)
+    shared = [{id(each) for each in made.trainable_variables} for made in (outputs, model)]
+    assert shared[0] == shared[1]
+    assert models.final_activation(model) == name
+    assert models.logits(outputs) is outputs and models.final_activation(outputs) is None
+    models.check_outputs(model)
+
+
+def test_an_activation_that_a_layer_needs_is_left_in_it():
+    inputs = keras.Input((3, 2))
+    model = keras.Model(inputs, keras.layers.LSTM(4)(inputs))
+    assert models.logits(model) is model
+
+
+@pytest.mark.parametrize(
+    "layer,name",
+    [
+        (keras.layers.Activation("hard_sigmoid"), "hard_sigmoid"),
+        (keras.layers.Dense(3, activation="hard_tanh"), "hard_tanh"),
+        (keras.layers.Activation("relu6"), "relu6"),
+        (keras.layers.ReLU(max_value=1), "relu with a max_value"),
+        (keras.layers.Activation("sparse_sigmoid"), "sparse_sigmoid"),
+    ],
+)
+def test_what_cannot_be_left_out_is_refused_only_where_it_is_attacked(layer, name):
+    model = chains.functional([keras.layers.Dense(3), layer], (2,))
+    assert models.logits(model) is model
+    models.check_outputs(model, attacked=False)
+    for each in (model, chains.functional([model], (2,))):
+        with pytest.raises(ValueError, match=f"^model must end in logits .* ends in {name}, which"):
+            models.check_outputs(each)
+
+
+def test_a_binary_classifier_of_one_unit_is_refused():
+    model = chains.functional([keras.layers.Dense(1, activation="sigmoid")], (2,))
+    for attacked in (True, False):
+        with pytest.raises(ValueError, match="^model must have an output for each of at least two"):
+            models.check_outputs(model, attacked)
+
+
+def test_integer_images_are_refused_where_they_are_attacked():
+    inputs = keras.Input((2,), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Rescaling(1 / 255)(inputs)))
+    models.check_outputs(model, attacked=False)
+    with pytest.raises(ValueError, match="^model must take float.* is uint8, .* cast the images"):
+        models.check_outputs(model)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "softplus", "log_softmax"])
 def test_other_models_are_returned_as_they_are(activation):
     dense = keras.layers.Dense(3, activation=activation)
     model = keras.Sequential([keras.Input((2,)), dense])

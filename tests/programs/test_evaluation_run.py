@@ -2,23 +2,26 @@
 
 import json
 
-from tfadv.programs import command_lines
+import pytest
+
+from tfadv.programs import building, command_lines, flags
 from tfadv.programs import evaluate as evaluate_program
 from tfadv.programs import train as train_program
+from tfadv.programs.settings import EVALUATE, INSPECT, TRAIN
 from tfadv.training import checkpoints
 
 
 def test_results_of_before_keep_a_name(tmp_path, capsys):
-    flags = ["--flagfile=flags/quickstart.flags", "--width=4", f"--run_dir={tmp_path}"]
-    run = train_program.prepare(*command_lines.train(flags))
+    given = ["--flagfile=flags/quickstart.flags", "--width=4", f"--run_dir={tmp_path}"]
+    run = train_program.prepare(*command_lines.train(given))
     run.directory.close()
     run.model.optimizer.build(run.model.trainable_variables)
     checkpoints.save(run.model, run.directory.model)
     output, previous = tmp_path / "evaluation.json", tmp_path / "evaluation.previous.json"
 
     def evaluate(steps):
-        flags = [f"--run_dir={tmp_path}", f"--num_steps={steps}", "--limit=4"]
-        evaluate_program.prepare(*command_lines.evaluate([*flags, "--sanity_checks=false"])).run()
+        given = [f"--run_dir={tmp_path}", f"--num_steps={steps}", "--limit=4"]
+        evaluate_program.prepare(*command_lines.evaluate([*given, "--sanity_checks=false"])).run()
         found = json.loads(output.read_text())["results"]
         assert [result["num_steps"] for result in found] == [0, steps]
 
@@ -28,3 +31,12 @@ def test_results_of_before_keep_a_name(tmp_path, capsys):
     evaluate(2)
     assert previous.read_bytes() == first
     assert f"the results before these are now {previous}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("table", [TRAIN, EVALUATE, INSPECT])
+def test_the_flag_clips_the_starts_of_every_attack(table):
+    usual, clipped = (flags.parse(table, given) for given in ([], ["--clip_start"]))
+    assert not usual.clip_start and clipped.clip_start
+    if table is not INSPECT:
+        clipped.epsilon = 16.0
+        assert building.attack(clipped, 3).clip_start and building.attack(clipped, 3).num_steps == 3

@@ -20,6 +20,8 @@ MBN = ["--norm=mbn"]
         ([], dict(loss="margin"), {}),
         ([], dict(restarts=2), {}),
         ([], dict(start_from_clean=1.0), {}),
+        ([], dict(clip_start=True), {}),
+        (["--clip_start"], {}, {}),
         ([], dict(step_size=2.0), {}),
         ([], dict(total=1000), dict(whole_validation_set=False)),
         ([], dict(total=50), {}),  # a miniature ImageNet, whole

@@ -50,8 +50,9 @@ def test_what_trains_the_same_is_the_same(flags):
     "flag",
     "--depth=101 --norm=gn --clean_ratio=0.99 --clean_weight=0.4 --pairing_weight=0.1 --epochs=109 "
     "--epsilon=8 --step_size=2 --num_steps=31 --targeted=false --batch_size=2048 --momentum=0.8 "
-    "--images_per_worker=16 --dtype=mixed_bfloat16 --label_smoothing=0 --image_size=160 "
-    "--init_from=runs/x --trainable=norm --running_statistics=5 --dataset=synthetic".split(),
+    "--images_per_worker=16 --dtype=mixed_bfloat16 --label_smoothing=0 --clip_start "
+    "--image_size=160 --init_from=runs/x --trainable=norm --running_statistics=5 "
+    "--dataset=synthetic".split(),
 )
 def test_what_trains_something_else_is_not(flag):
     assert canonical(flag) != canonical()
@@ -63,8 +64,14 @@ def test_the_step_size_is_what_its_rule_makes_of_it():
     assert canonical("--num_steps=10", "--step_size_rule=fixed")["step_size"] == 1.0
 
 
+def test_nothing_is_clipped_of_a_start_from_the_image():
+    image = "--start_from_clean=1"
+    assert canonical(image) == canonical(image, "--clip_start") != canonical("--clip_start")
+
+
 def test_an_attack_means_nothing_without_adversarial_images():
     clean = canonical("--adversarial=false")
+    assert clean == canonical("--adversarial=false", "--clip_start")
     assert clean == canonical("--adversarial=false", "--epsilon=8", "--num_steps=5")
     assert meaning.strategy(clean) == "0% adv + 100% clean"
 

@@ -3,6 +3,36 @@
 import inspect
 import math
 import numbers
+import sys
+import warnings
+
+_warned = set()
+
+
+def warn_once(subject, message):
+    """Warns, in one line, once in this process for each `subject`."""
+    if subject in _warned:
+        return
+    _warned.add(subject)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] == "tfadv":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)  # at the user's own line
+
+
+def forget_warnings():
+    """Lets each warning come once more."""
+    _warned.clear()
+
+
+def warn_of_fraction(name, value, below):
+    """Warns once of a length that looks like a fraction of the range in place of pixels of 255."""
+    if 0 < value < below:
+        warn_once(
+            name,
+            f"{name} is in pixels of 255; received {value:.4g}, a small part of one pixel (what "
+            f"other libraries write as {value * 255:.4g}/255 is {name}={value * 255:.4g} here)",
+        )
 
 
 def number(name, value, low, high, unit=""):
@@ -37,8 +67,45 @@ def choice(name, value, names):
     return value
 
 
-class Configured:
-    """An object that keeps each argument of its constructor in an attribute of the same name."""
+class _Sealing(type):
+    """Closes an object against assignment once its constructor is done."""
+
+    def __call__(cls, *args, **kwargs):
+        made = super().__call__(*args, **kwargs)
+        vars(made)["_sealed"] = True
+        return made
+
+    @property
+    def __signature__(cls):
+        first, *others = inspect.signature(cls.__init__).parameters.values()
+        return inspect.Signature(others)
+
+
+class Immutable(metaclass=_Sealing):
+    """An object whose attributes cannot be assigned, since compiled graphs would not see it."""
+
+    def __setattr__(self, name, value):
+        self._refuse("assigned", name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name):
+        self._refuse("deleted", name)
+        super().__delattr__(name)
+
+    def _refuse(self, done, name):
+        if "_sealed" in vars(self):
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be {done}: {self._instead}")
+
+    _instead = "it never changes; make a new one"
+
+
+class Configured(Immutable):
+    """An object that keeps each argument of its constructor in an attribute of the same name.
+
+    It never changes: `replace` gives a changed copy.
+    """
+
+    _instead = "it never changes; use `replace`, as in attack.replace(epsilon=8), for a copy"
 
     def get_config(self):
         """The arguments, as a dictionary of plain values."""
@@ -53,6 +120,13 @@ class Configured:
         """A copy with some arguments changed: `attack.replace(num_steps=100)`."""
         return type(self)(**{**self.get_config(), **changes})
 
+    def __reduce__(self):
+        return _from_config, (type(self), self.get_config())
+
     def __repr__(self):
         config = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({config})"
+
+
+def _from_config(cls, config):
+    return cls.from_config(config)

@@ -5,7 +5,17 @@ which raises InvalidArgumentError when the graph runs; XLA drops assertions, so 
 outside of what the attack compiles.
 """
 
+import contextlib
+import re
+
 import tensorflow as tf
+
+from tfadv.attacks.arguments import warn_once
+
+# So many outputs lie between 0 and 1 by chance in no network.
+MANY = 32
+
+_asserted = set()  # the messages of assertions in graphs
 
 
 def require(condition, message, *values):
@@ -18,7 +28,29 @@ def require(condition, message, *values):
         if not bool(condition):
             raise ValueError(" ".join([message, *(f"{value.numpy():g}" for value in values)]))
         return []
-    return [tf.debugging.Assert(condition, [message, *values])]
+    _asserted.add(message)
+    # TensorFlow's error begins with the name of the operation, and has our line at its end.
+    name = re.sub(r"\W+", "_", message.partition(";")[0]).strip("_")
+    return [tf.debugging.Assert(condition, [message, *values], name=name)]
+
+
+@contextlib.contextmanager
+def one_line():
+    """Raises what these checks find in a graph as they raise it eagerly: ValueError, in one line.
+
+    TensorFlow's error begins with a page on where the graph was made.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        # The rest of the line are the values, each in brackets.
+        for message, values in re.findall(
+            r"assertion failed: \[(.*?)\]((?: \[.*?\])*)", str(error)
+        ):
+            if message in _asserted:
+                numbers = (f"{float(value):g}" for value in re.findall(r"\[(.*?)\]", values))
+                raise ValueError(" ".join([message, *numbers])) from None
+        raise
 
 
 def value_range(limits):
@@ -40,11 +72,39 @@ def images(batch, limits):
     low, high = limits
     slack = (high - low) * 1e-3 / 255
     inside = tf.reduce_all((batch >= low - slack) & (batch <= high + slack))  # NaN is not inside
-    return require(
+    lowest, highest = tf.reduce_min(batch), tf.reduce_max(batch)
+    done = require(
         inside,
         f"images must lie inside value_range=({low:g}, {high:g}); their minimum and maximum are",
-        tf.reduce_min(batch),
-        tf.reduce_max(batch),
+        lowest,
+        highest,
+    )
+    if tf.executing_eagerly():
+        warn_of_range(float(lowest), float(highest), limits)
+    return done
+
+
+def warn_of_range(lowest, highest, limits):
+    """Warns once of images that look scaled to another range than the one that was given.
+
+    Args:
+        lowest, highest: Least and greatest value of a pixel in some images.
+        limits: The range that was given.
+    """
+    low, high = limits
+    # Black images, which are 0 in any range, say nothing.
+    if -1 <= lowest and 0 < highest <= 1 and high - low >= 128:
+        meant = (0, 1) if lowest >= 0 else (-1, 1)
+    # Images from 0 to 1 have black pixels, which in -1 to 1 would be a gray that nothing is below.
+    elif lowest == 0 and 0 < highest <= 1 and (low, high) == (-1, 1):
+        meant = (0, 1)
+    else:
+        return
+    warn_once(
+        "value_range",
+        f"images lie between {lowest:.4g} and {highest:.4g}, but value_range=({low:g}, {high:g}): "
+        f"epsilon and step size are scaled to that range (give value_range={meant} if that is what "
+        "the images are scaled to)",
     )
 
 
@@ -107,12 +167,22 @@ def sparse(name, labels, images):
 
 
 def logits(outputs, images, num_classes=None):
-    """Logits as float32 after the static checks, and whether every row looks like probabilities."""
+    """Logits as float32 after the static checks, and what they look like.
+
+    Returns:
+        The logits, and a boolean `[2]`: whether every row looks like probabilities, and whether all
+        of them lie in [0, 1], which hardly any logits do.
+    """
     outputs = tf.convert_to_tensor(outputs)
     if outputs.shape.rank != 2 or not outputs.dtype.is_floating:
         raise ValueError(
             "logits_fn must return floating-point logits [batch, classes]; "
             f"received {outputs.dtype.name} of shape {outputs.shape}"
+        )
+    if outputs.shape[-1] == 1:
+        raise ValueError(
+            "logits_fn must return logits [batch, classes] of at least two classes; received shape "
+            f"{outputs.shape} (of a binary classifier's one logit z: tf.concat([0 * z, z], -1))"
         )
     expected = tf.TensorShape([images.shape[0], num_classes])
     if not outputs.shape.is_compatible_with(expected):
@@ -123,15 +193,31 @@ def logits(outputs, images, num_classes=None):
     tolerance = 1e-3 if outputs.dtype.size >= 4 else 1e-2
     outputs = tf.cast(outputs, tf.float32)
     off = tf.abs(tf.reduce_sum(outputs, axis=-1) - 1.0)
-    return outputs, tf.reduce_all(outputs >= 0) & tf.reduce_all(off <= tolerance)
+    positive = tf.reduce_all(outputs >= 0)
+    # All equal are those of a last layer that begins at zero; and few may lie there by chance.
+    varied = (tf.size(outputs) >= MANY) & (tf.reduce_max(outputs) > tf.reduce_min(outputs))
+    bounded = positive & tf.reduce_all(outputs <= 1) & varied
+    return outputs, tf.stack([positive & tf.reduce_all(off <= tolerance), bounded])
 
 
-def outcome(probabilities, finite):
-    """Raises for what only the model's answers during the attack can show."""
+def warn_of_bounded():
+    """Warns once of outputs that all lie between 0 and 1."""
+    warn_once(
+        "bounded outputs",
+        "logits_fn must return logits, but all that it returned lie between 0 and 1, as those of a "
+        "sigmoid, through which an attack is misled (remove the last activation of the model)",
+    )
+
+
+def outcome(looks, finite):
+    """Raises, or warns, for what only the model's answers during the attack can show."""
+    probabilities, bounded = tf.unstack(looks)
+    if tf.executing_eagerly() and bool(bounded & ~probabilities):
+        warn_of_bounded()
     done = require(
         ~probabilities,
         "logits_fn must return logits; it returned probabilities (every row is non-negative and "
-        "sums to 1): remove the final softmax of the model",
+        "sums to 1): remove the final softmax, or sigmoid, of the model",
     )
     return done + require(
         finite,

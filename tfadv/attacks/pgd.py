@@ -24,8 +24,8 @@ class PGD(arguments.Configured):
     `x' <- clip(x' - s * sign(d loss(f(x'), target) / dx'), max(x - eps, low), min(x + eps, high))`
 
     starting from `x + U(-eps, eps)`, which is not clipped to the pixel range before the first
-    gradient (pipeline). An untargeted attack ascends the loss to the label instead. An attack never
-    changes; `replace` gives a changed copy.
+    gradient (pipeline) unless `clip_start` says so. An untargeted attack ascends the loss to the
+    label instead. An attack never changes; `replace` gives a changed copy.
 
     Args:
         epsilon: Largest change of a pixel, in pixels of 255 (16 in the paper).
@@ -46,6 +46,9 @@ class PGD(arguments.Configured):
             one with the best loss.
         jit_compile: Whether XLA compiles the loop of steps, alone. None: only where TensorFlow sees
             a GPU (on a CPU XLA was ten times slower).
+        clip_start: Whether a random start is clipped to the pixel range before the first gradient,
+            as other libraries do. The pipeline does not: on images with many pixels at the ends of
+            the range, such as digits, an attack of few steps is a little weaker so.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class PGD(arguments.Configured):
         step_size_rule="pipeline",
         restarts=1,
         jit_compile=None,
+        clip_start=False,
     ):
         self.epsilon = arguments.number("epsilon", epsilon, 0, 255, "pixels of 255")
         self.step_size = arguments.positive("step_size", step_size, "pixels of 255")
@@ -71,7 +75,11 @@ class PGD(arguments.Configured):
         )
         self.restarts = arguments.integer("restarts", restarts, 1)
         self.jit_compile = arguments.choice("jit_compile", jit_compile, (None, True, False))
+        self.clip_start = arguments.choice("clip_start", clip_start, (False, True))
         self._functions = functions.FunctionCache()
+        # Below a pixel of 255 few epsilons are meant, and below a tenth of it few step sizes.
+        arguments.warn_of_fraction("epsilon", self.epsilon, below=1.0)
+        arguments.warn_of_fraction("step_size", self.step_size, below=0.1)
 
     @property
     def name(self):
@@ -151,8 +159,8 @@ class PGD(arguments.Configured):
             restart: Number of the restart, an integer or a scalar tensor; 0 is the first attack.
 
         Returns:
-            Start images, float32, not clipped to the range; and integers `[batch]`, the targets, or
-            the labels if the attack is untargeted: what `advance` takes.
+            Start images, float32, clipped to the range only with `clip_start`; and integers
+            `[batch]`, the targets, or the labels if the attack is untargeted: what `advance` takes.
         """
         limits = checks.value_range(value_range)
         images, seed = checks.batch(images, seed)
@@ -227,7 +235,8 @@ class PGD(arguments.Configured):
         if goals is None:
             goals = random_targets(labels, num_classes, seed)
         radius = projections.scale_to_range(self.epsilon, limits)
-        return images + starts.random_noise(images, radius, seed, self.start_from_clean), goals
+        start = images + starts.random_noise(images, radius, seed, self.start_from_clean)
+        return tf.clip_by_value(start, *limits) if self.clip_start else start, goals
 
     def _descend(
         self, logits_fn, images, current, goals, num_steps, step, limits, num_classes=None

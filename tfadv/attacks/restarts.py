@@ -38,8 +38,8 @@ def strongest(attack, evaluate, count, images, labels):
     """Keeps each image's strongest result of several attacks, looping in the graph.
 
     Args:
-        attack: Function, number of the restart -> images, their goals, and two booleans that must
-            hold in all restarts together.
+        attack: Function, number of the restart -> images, their goals, and two boolean tensors
+            that must hold in all restarts together, `[2]` and a scalar.
         evaluate: Function, images and goals -> their strength.
         count: How many attacks.
         images: Float32 `[batch, ...]`, the clean ones.
@@ -69,7 +69,7 @@ def strongest(attack, evaluate, count, images, labels):
     _, kept, goals, _, _, first, second = tf.while_loop(
         lambda restart, *_: restart < count,
         again,
-        (*state, tf.constant(True), tf.constant(True)),
+        (*state, tf.constant([True, True]), tf.constant(True)),
         parallel_iterations=1,
     )
     return kept, goals, first, second

@@ -21,17 +21,20 @@ def gradient(logits_fn, images, classes, loss, num_classes=None):
         num_classes: How many logits an image must have, if that is known.
 
     Returns:
-        The gradient, float32 in the shape of `images`, times `LOSS_SCALE`; and a
-        boolean, whether the logits look like probabilities.
+        The gradient, float32 in the shape of `images`, times `LOSS_SCALE`; and a boolean `[2]`,
+        what the logits look like (`checks.logits`).
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
-        logits, probabilities = checks.logits(logits_fn(images), images, num_classes)
+        logits, looks = checks.logits(logits_fn(images), images, num_classes)
         values = loss(logits, classes) * LOSS_SCALE
     slope = tape.gradient(values, images)
     if slope is None:
-        raise ValueError("logits_fn must be differentiable; its logits have no gradient")
-    return tf.convert_to_tensor(slope), probabilities
+        inputs = getattr(logits_fn, "inputs", None) or [images]
+        dtype = tf.as_dtype(inputs[0].dtype).name
+        reason = "" if "int" not in dtype else f" (its input is {dtype}: cast the images to float)"
+        raise ValueError(f"logits_fn must be differentiable; its logits have no gradient{reason}")
+    return tf.convert_to_tensor(slope), looks
 
 
 def prepared(logits_fn):
@@ -69,33 +72,33 @@ def take_steps(
         jit_compile: Whether XLA compiles the loop.
 
     Returns:
-        The images after the last step; whether all logits on the way looked like probabilities;
-        and whether no gradient was NaN.
+        The images after the last step; a boolean `[2]`, what all logits on the way looked like
+        (`checks.logits`); and whether no gradient was NaN.
     """
 
     logits_fn = prepared(logits_fn)  # once for all steps
 
     def loop(images, lower, upper, classes, step_size, num_steps):
-        def step(done, current, probabilities, finite):
+        def step(done, current, looks, finite):
             slope, now = gradient(logits_fn, current, classes, loss, num_classes)
             # sign(NaN) is NaN and would stay in the image; 0 would pass for robustness. So it is
             # noted here, and raised where XLA cannot drop the assertion.
             finite &= ~tf.reduce_any(tf.math.is_nan(slope))
             current = project(current + step_size * tf.sign(slope), (lower, upper))
-            return done + 1, current, probabilities & now, finite
+            return done + 1, current, looks & now, finite
 
-        _, images, probabilities, finite = tf.while_loop(
+        _, images, looks, finite = tf.while_loop(
             lambda done, *_: done < num_steps,
             step,
-            (tf.constant(0), images, tf.constant(True), tf.constant(True)),
+            (tf.constant(0), images, tf.constant([True, True]), tf.constant(True)),
             parallel_iterations=1,
         )
-        return images, probabilities & (num_steps > 0) & (tf.size(images) > 0), finite
+        return images, looks & (num_steps > 0) & (tf.size(images) > 0), finite
 
     # Compiled by itself: assertions and draws around it stay outside, and so do the collectives of
     # a training step, which XLA does not know. Sizes are arguments, so that one program serves all.
     run = tf.function(loop, jit_compile=True, autograph=False) if jit_compile else loop
-    images, probabilities, finite = run(
+    images, looks, finite = run(
         images,
         *bounds,
         classes,
@@ -103,4 +106,4 @@ def take_steps(
         tf.cast(num_steps, tf.int32),
     )
     # Adversarial images are data: no gradient flows back through the attack.
-    return tf.stop_gradient(images), probabilities, finite
+    return tf.stop_gradient(images), looks, finite

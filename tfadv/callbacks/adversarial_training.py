@@ -2,7 +2,7 @@ import keras
 import tensorflow as tf
 
 from tfadv import distributed, models, watchdog
-from tfadv.attacks import arguments
+from tfadv.attacks import arguments, checks
 from tfadv.models import rematerialization
 from tfadv.training import AdversarialStep
 from tfadv.training.faults import TrainingError
@@ -176,7 +176,8 @@ class AdversarialTraining(keras.callbacks.Callback):
                         self.step.sums = self.progress.sums
                 if self.progress is not None and self._batch < self.progress.step:
                     return self.step.results()
-                return adversarial(iterator)
+                with checks.one_line():
+                    return adversarial(iterator)
             model.make_train_function(force=True)
             return model.train_function(iterator)
 
@@ -199,6 +200,7 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         watchdog.beat(f"behind step {batch + 1} of an epoch")
+        self.step.extremes.tell()
         left_out = self.step.faults.updates
         if left_out > self.max_bad_steps:
             workers = ", ".join(map(str, self.step.faults.workers)) or "all, in their mean"
@@ -222,6 +224,7 @@ class AdversarialTraining(keras.callbacks.Callback):
                 f"keras.Input; {model.name!r} is not"
             )
         models.check_classifier(model)
+        models.check_outputs(model, attacked=self.attack is not None)
         if tf.distribute.has_strategy() or model._distribute_strategy is not None:
             raise ValueError(
                 "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "
@@ -237,7 +240,8 @@ class AdversarialTraining(keras.callbacks.Callback):
             rematerialization.blocks(model)  # which a subclassed model may not have
         if self.pairing_weight and models.logits(model) is not model:
             raise ValueError(
-                "pairing_weight must be 0 for a model that ends in a softmax, since it pairs logits"
+                "pairing_weight must be 0 for a model that ends in a "
+                f"{models.final_activation(model)}, since it pairs logits"
             )
 
 

@@ -30,7 +30,8 @@ def evaluate(
     them, and the attack succeeds if any of them does, for each number of steps.
 
     Args:
-        model: A Keras model, images -> classes; a final softmax is left out for the attack.
+        model: A Keras model, images -> classes; a final softmax, sigmoid or tanh is left out for
+            the attack, as by `tfadv.models.logits`.
         data: A `tfadv.data.Dataset` (its validation images), a pair (images, labels) of arrays, or
             a batched `tf.data.Dataset` of such pairs, which must give them in the same order every
             time. Labels are sparse or one-hot. Images are in `value_range`.

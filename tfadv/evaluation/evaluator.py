@@ -20,6 +20,10 @@ class Evaluator:
     Call arguments:
         data, batch_size, limit, progress, journal: As of `evaluate`.
 
+    Attributes:
+        outcomes_by_index: Dictionary, index of each image that this worker had in the last call ->
+            its boolean array `[domains, 1 + numbers of steps, 3]`, as of `outcomes`.
+
     Returns:
         As `evaluate`.
     """
@@ -35,6 +39,7 @@ class Evaluator:
         attack_precision="float32",
     ):
         models.check_classifier(model)
+        models.check_outputs(model, attacked=attack is not None)
         self.model = model
         self.attack = attack
         self.num_steps = _numbers(attack, num_steps)
@@ -45,7 +50,7 @@ class Evaluator:
             self.value_range = checks.value_range(models.value_range(model, value_range))
         self._groups = {}  # step size -> numbers of steps, ascending
         for number in self.num_steps:
-            self._groups.setdefault(self._step_size(number), []).append(number)
+            self._groups.setdefault(self.step_size(number), []).append(number)
         logits = models.logits(model)
         # `domain` is chosen even where there is none to choose: "adv" is the layers' default.
         self.attack_precision = attack_precision
@@ -53,6 +58,7 @@ class Evaluator:
             Network(logits, domain or "adv", attack_precision) for domain in self.domains
         ]
         self._start = tf.function(self._draw, autograph=False)
+        self.outcomes_by_index = {}
 
     def __call__(self, data, batch_size=64, limit=None, progress=None, journal=None):
         source = self.open(data, batch_size, limit)
@@ -66,14 +72,17 @@ class Evaluator:
             known = {index: found for index, found in known.items() if index < limit}
         mine = [found for i, found in known.items() if i % distributed.size() == distributed.rank()]
         counts, total = np.sum(mine, axis=0, dtype=np.int64) + np.zeros(shape, np.int64), len(mine)
+        self.outcomes_by_index = dict(known)
         done = 0
         for done, batch in enumerate(source.batches(known), 1):
             if batch is not None:  # more workers than images, or all of them known
                 found = np.stack([self.outcomes(network, *batch) for network in self.networks])
                 counts += np.sum(found, axis=-1)
                 total += np.sum(batch[2] >= 0)
+                found = np.moveaxis(found, -1, 0)
+                self.outcomes_by_index.update(zip(batch[2].tolist(), found, strict=True))
                 if journal is not None:
-                    journal.add(batch[2], np.moveaxis(found, -1, 0))
+                    journal.add(batch[2], found)
             watchdog.beat(f"behind batch {done} of an evaluation")
             if progress is not None:
                 progress(done, source.num_batches)
@@ -180,7 +189,21 @@ class Evaluator:
             The number of steps, adversarial images, and the targets (untargeted: the labels) as an
             array.
         """
-        current, goals = self.start(images, labels, indices, network.num_classes, restart)
+        start, goals = self.start(images, labels, indices, network.num_classes, restart)
+        for number, current in self.advance(network, images, start, goals, step_size, numbers):
+            yield number, current, goals.numpy()
+
+    def advance(self, network, images, current, goals, step_size, numbers):
+        """Goes on from some images, and yields what it has at each of some numbers of steps.
+
+        Args:
+            network, images, step_size, numbers: As of `trajectory`.
+            current: Where to begin.
+            goals: Integers `[batch]`, as of the attack.
+
+        Yields:
+            The number of steps and the adversarial images.
+        """
         done = 0
         for number in numbers:
             while done < number:
@@ -190,21 +213,23 @@ class Evaluator:
                 )
                 done += steps
                 watchdog.beat(f"behind step {done} of an attack")
-            yield number, current, goals.numpy()
+            yield number, current
 
     def start(self, images, labels, indices, num_classes, restart=0):
         """Where the attack on a batch starts, not clipped to the range, and what it aims at."""
         keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
-        return self._start(
-            images, tf.constant(labels), tf.constant(keys), tf.constant(restart), num_classes
-        )
+        with checks.one_line():
+            return self._start(
+                images, tf.constant(labels), tf.constant(keys), tf.constant(restart), num_classes
+            )
 
     def _draw(self, images, labels, keys, restart, num_classes):
         return self.attack.start(
             images, labels, num_classes, keys, self.value_range, restart=restart
         )
 
-    def _step_size(self, number):
+    def step_size(self, number):
+        """The step size of an attack of so many steps, after its rule, in pixels of 255."""
         return self.attack.replace(num_steps=number).effective_step_size
 
     def _result(self, domain, number, correct, hits, regained, total):
@@ -219,13 +244,14 @@ class Evaluator:
             "targeted",
             "loss",
             "start_from_clean",
+            "clip_start",
             "restarts",
         )
         return Result(
             **counted,
             hits=hits,
             regained=regained,
-            step_size=self._step_size(number),
+            step_size=self.step_size(number),
             precision=self.attack_precision,
             **{name: getattr(self.attack, name) for name in described},
         )

@@ -39,6 +39,11 @@ class Network:
         logits = self(images)
         if logits.shape.rank != 2 or logits.shape[-1] is None:
             raise ValueError(f"model must return [batch, classes]; it returns {logits.shape}")
+        if logits.shape[-1] == 1:
+            raise ValueError(
+                f"model must return [batch, classes] of at least two classes; it returns "
+                f"{logits.shape}"
+            )
         self.num_classes = logits.shape[-1]
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
         # The largest of NaNs would be class 0, and right for every image of that class.

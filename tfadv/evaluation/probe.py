@@ -37,6 +37,9 @@ class Counts(typing.NamedTuple):
         changed: The model itself gives another class than is reported.
         by_noise: Misclassified under one of some draws of noise but not under the short attack.
         by_attack: The other way.
+        unit: All outputs that were seen, under all of these attacks, lie in [0, 1].
+        signed: They lie in [-1, 1].
+        near_one: Some of them are above 0.9 or below -0.9.
     """
 
     images: int
@@ -48,6 +51,9 @@ class Counts(typing.NamedTuple):
     changed: int
     by_noise: int
     by_attack: int
+    unit: int
+    signed: int
+    near_one: int
 
 
 class Probe:
@@ -64,6 +70,8 @@ class Probe:
     Returns:
         `Counts`.
     """
+
+    counts = Counts
 
     def __init__(self, evaluator, network, domain):
         self._evaluator = evaluator
@@ -88,16 +96,23 @@ class Probe:
         wrong = self._network.predict(adversarial).numpy() != labels
         noise = np.any([self._network.predict(x).numpy() != labels for x, _ in draws], axis=0)
         sloped, foretold = self._slopes(images, start, goals)
+        reached, farthest = self._reached(images, start, labels, goals)
+        outputs = np.concatenate(
+            [self._look(x, goals)[2] for x in (images, start, adversarial, farthest)], axis=1
+        )
         found = Counts(
             images=np.ones(len(labels), bool),
             dead=self._is_dead(start, labels, goals),
             stuck=self._is_dead(adversarial, labels, goals),
-            reached=self._reached(images, start, labels, goals),
+            reached=reached,
             sloped=sloped,
             foretold=foretold,
             changed=self._changed(images) | self._changed(adversarial),
             by_noise=noise & ~wrong,
             by_attack=wrong & ~noise,
+            unit=(outputs >= 0).all(axis=1) & (outputs <= 1).all(axis=1),
+            signed=(np.abs(outputs) <= 1).all(axis=1),
+            near_one=(np.abs(outputs) > 0.9).any(axis=1),
         )
         return Counts(*(int(np.sum(each & (indices >= 0))) for each in found))
 
@@ -108,20 +123,25 @@ class Probe:
         return tf.clip_by_value(start, *self._range), goals
 
     def _advance(self, attack, images, current, goals, num_steps, step_size):
-        return attack.advance(
-            self._network, images, current, goals, num_steps, step_size, self._range
-        )
+        try:
+            return attack.advance(
+                self._network, images, current, goals, num_steps, step_size, self._range
+            )
+        except ValueError:
+            # Refused, as where saturated sigmoids pass for probabilities: no reason for an
+            # evaluation that has ended well to fail, but such an attack gets nowhere.
+            return current
 
     def _hit(self, images, labels, goals):
         predicted = self._network.predict(images).numpy()
         return predicted == goals.numpy() if self._attack.targeted else predicted != labels
 
     def _gradients_and_losses(self, images, goals):
-        """Of each image: its gradient, as `[batch, pixels]`, and its loss."""
+        """Of each image: its gradient, as `[batch, pixels]`, its loss, and its logits."""
         gradients = self._attack.gradient(self._network, images, goals)
         logits = tf.cast(self._network(images), tf.float32)
         losses = LOSSES[self._attack.loss](logits, goals)
-        return tf.reshape(gradients, [tf.shape(images)[0], -1]), losses
+        return tf.reshape(gradients, [tf.shape(images)[0], -1]), losses, logits
 
     def _is_dead(self, images, labels, goals):
         gradient = self._look(images, goals)[0].numpy()
@@ -134,7 +154,7 @@ class Probe:
         for step_size, num_steps in UNBOUNDED:
             current = self._advance(self._unbounded, images, current, goals, num_steps, step_size)
             reached |= self._hit(current, labels, goals)
-        return reached
+        return reached, current
 
     def _slopes(self, images, current, goals):
         """Where the change of the loss along the attack's step can be told, and is foretold."""
@@ -158,4 +178,7 @@ class Probe:
         """Where the model as it is now, called as it is, has another class than is reported."""
         reported = self._network.predict(images).numpy()
         outputs = models.call(self._evaluator.model, images, domain=self._domain)
-        return (tf.argmax(outputs, axis=-1).numpy() != reported) & (reported >= 0)
+        outputs = tf.cast(outputs, tf.float32).numpy()
+        # Several classes may be the largest, where the last activation is saturated.
+        of_reported = np.take_along_axis(outputs, np.maximum(reported, 0)[:, None], axis=1)[:, 0]
+        return ~(of_reported >= outputs.max(axis=1)) & (reported >= 0)

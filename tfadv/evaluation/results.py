@@ -23,7 +23,7 @@ class Result:
             was evaluated (of the smallest: not as clean images).
         epsilon: In pixels of 255.
         step_size: In pixels of 255, after the step-size rule.
-        step_size_rule, targeted, loss, start_from_clean, restarts: Of the attack.
+        step_size_rule, targeted, loss, start_from_clean, clip_start, restarts: Of the attack.
         precision: What the network computed in while it was attacked.
         seed: With an image's index it keys the image's targets and starts.
     """
@@ -40,6 +40,7 @@ class Result:
     targeted: bool | None = None
     loss: str | None = None
     start_from_clean: float | None = None
+    clip_start: bool | None = None
     restarts: int | None = None
     precision: str | None = None
     seed: int = 0

@@ -7,12 +7,12 @@ import math
 import numpy as np
 
 from tfadv import distributed
-from tfadv.evaluation import probe
+from tfadv.evaluation import probe, rivals
 
 # One of 32 images may be a special case; two are a pattern.
 _TOLERATED = 0.05
-# Of a test of two counts. A whole evaluation makes about ten, so that chance alone raises a doubt
-# in one evaluation of a hundred.
+# Of a test of two counts. A whole evaluation makes about a dozen, so that chance alone raises a
+# doubt in one evaluation of a hundred.
 _SIGNIFICANCE = 0.001
 
 
@@ -62,6 +62,17 @@ def doubts(evaluator, results, data=None, batch_size=64, limit=None):
       class or the target. More than 5% missed raise a doubt.
     - `random noise`: noise of the attack's size, the worst of 10 draws, must not fool the network
       where 10 attack steps do not (McNemar's test again).
+    - `bounded outputs`: under all of these attacks the outputs must not all lie in [0, 1], nor in
+      [-1, 1] and come near its ends, as those of a sigmoid or tanh, which are no logits.
+
+    Of the first 256 images, attacked again with the fewest steps that were evaluated (McNemar's
+    test; the same images under both attacks):
+
+    - `start`: started from the image itself, the attack must not be stronger.
+    - `scale of the logits`: nor with the logits of each image multiplied to a usual spread, if they
+      have another. No prediction depends on their scale, but with cross entropy an attack does: of
+      large logits 32 bits lose the gradient to the label, and under small ones it moves away from
+      the mean of all classes in place of the nearest.
 
     Args:
         evaluator: An `Evaluator`.
@@ -74,13 +85,14 @@ def doubts(evaluator, results, data=None, batch_size=64, limit=None):
     """
     if evaluator.attack is None:
         return []
-    probed = {} if data is None else _probe(evaluator, data, batch_size, limit)
+    counted = {} if data is None else _counted(evaluator, data, batch_size, limit)
     found = []
     for domain in evaluator.domains:
-        if domain in probed:
-            for name, check in _CHECKS.items():
-                message = check(probed[domain])
-                found += [Doubt(name, domain, message)] if message else []
+        if domain in counted:
+            probed, rivaled = counted[domain]
+            messages = {name: check(probed) for name, check in _CHECKS.items()}
+            messages |= _rivals(rivaled, f"PGD-{evaluator.num_steps[0]}")
+            found += [Doubt(name, domain, text) for name, text in messages.items() if text]
         found += _more_steps([result for result in results if result.domain == domain])
     if evaluator.domains == ["clean"]:
         message = (
@@ -91,21 +103,31 @@ def doubts(evaluator, results, data=None, batch_size=64, limit=None):
     return found
 
 
-def _probe(evaluator, data, batch_size, limit):
-    """Domain -> `Counts` of the first images."""
-    source = evaluator.open(data, batch_size, min(limit or probe.IMAGES, probe.IMAGES))
-    pairs = zip(evaluator.networks, evaluator.domains, strict=True)
-    probes = [probe.Probe(evaluator, network, domain) for network, domain in pairs]
-    counts = np.zeros([len(probes), len(probe.Counts._fields)])
-    for batch in source.batches():
-        if batch is not None:
-            counts += [each(*batch) for each in probes]
+def _counted(evaluator, data, batch_size, limit):
+    """Domain -> the `Counts` of the first images by a `Probe` and by `Rivals`, of all workers."""
+    counts = [
+        _of_this_worker(evaluator, data, batch_size, min(limit or number, number), look)
+        for look, number in ((probe.Probe, probe.IMAGES), (rivals.Rivals, rivals.IMAGES))
+    ]
+    counts = np.concatenate(counts, axis=1)
     # The only collective operation, which every worker reaches whatever its batches were.
-    counts = distributed.total(counts.ravel()).round().astype(int).reshape(counts.shape)
+    counts = distributed.total(counts.ravel()).round().astype(int).reshape(counts.shape).tolist()
+    number = len(probe.Counts._fields)
     return {
-        domain: probe.Counts(*row.tolist())
+        domain: (probe.Counts(*row[:number]), rivals.Counts(*row[number:]))
         for domain, row in zip(evaluator.domains, counts, strict=True)
     }
+
+
+def _of_this_worker(evaluator, data, batch_size, limit, look):
+    """An array `[domains, counts]` of what `look` counts in this worker's images."""
+    pairs = zip(evaluator.networks, evaluator.domains, strict=True)
+    looks = [look(evaluator, network, domain) for network, domain in pairs]
+    counts = np.zeros([len(looks), len(look.counts._fields)])
+    for batch in evaluator.open(data, batch_size, limit).batches():
+        if batch is not None:
+            counts += [each(*batch) for each in looks]
+    return counts
 
 
 def _vanishing_gradient(count):
@@ -157,13 +179,57 @@ def _random_noise(count):
         )
 
 
+def _bounded_outputs(count):
+    within = "0 and 1, as those of a sigmoid" if count.unit == count.images else None
+    if count.signed == count.images and count.near_one:
+        within = within or "-1 and 1, as those of a tanh"
+    if count.images and within:
+        return (
+            f"all outputs for {count.images} images, under attacks without bounds too, lie between "
+            f"{within}; they are attacked as if they were logits, through a function that flattens "
+            "their gradient (evaluate the model without its last activation)"
+        )
+
+
 _CHECKS = {
     "vanishing gradient": _vanishing_gradient,
     "wrong gradient": _wrong_gradient,
     "other network": _other_network,
     "unbounded attack": _unbounded_attack,
     "random noise": _random_noise,
+    "bounded outputs": _bounded_outputs,
 }
+
+
+def _rivals(count, name):
+    """Check -> message, or None, for each attack that may have beaten the one of `name`."""
+
+    def message(how, right, beats, loses, what):
+        if _chance(beats, beats + loses) < _SIGNIFICANCE:
+            return (
+                f"{how}, {name} leaves {100 * right / count.images:.1f}% of {count.images} images "
+                f"right, and as it was evaluated {100 * count.right / count.images:.1f}% (right "
+                f"under the one alone: {loses} and {beats} images); {what}"
+            )
+
+    return {
+        "start": message(
+            "started from the image itself",
+            count.image_right,
+            count.image_beats,
+            count.image_loses,
+            "so few steps do not make good for a random start, and the lower number is the one to "
+            "believe (evaluate with start_from_clean=1, or with more steps)",
+        ),
+        "scale of the logits": message(
+            "on logits of a usual spread",
+            count.scale_right,
+            count.scale_beats,
+            count.scale_loses,
+            "the number depends on the scale of the logits, as no prediction does (evaluate with "
+            "the margin loss)",
+        ),
+    }
 
 
 def _more_steps(results):

@@ -71,6 +71,8 @@ def _protocol(results):
     start = {0: "random in the ball", 1: "the image"}.get(
         chance, f"random in the ball, the image with probability {chance:g}"
     )
+    if chance < 1 and the("clip_start", attacked):
+        start = start.replace("in the ball", "in the ball and clipped to the range")
     return "; ".join(
         [
             f"percent; {'targeted' if the('targeted', attacked) else 'untargeted'} PGD in "

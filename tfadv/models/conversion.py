@@ -36,9 +36,9 @@ def convert(model, norm):
         A new model, not compiled, that shares nothing with the old one.
 
     Raises:
-        ValueError: For an unknown norm, a model that cannot be cloned, a model without batch
-            normalization, or one that holds batch normalization inside of a layer that is not a
-            functional model, where it cannot be replaced.
+        ValueError: For an unknown norm, a model that cannot be cloned, such as one with a Lambda
+            layer, a model without batch normalization, or one that holds batch normalization inside
+            of a layer that is not a functional model, where it cannot be replaced.
     """
     check_norm(norm)
     if calling.mixtures(model):
@@ -180,7 +180,7 @@ def _clone(model, replace, copy_weights):
             options = {} if isinstance(layer, keras.Sequential) else {"call_function": _call}
             return keras.models.clone_model(layer, clone_function=clone, **options), None
         if not isinstance(layer, keras.Layer):  # an operation, as of `x + y`
-            return layer.__class__.from_config(layer.get_config()), None
+            return _copied(layer), None
         new = replace(layer)
         if new is not None:
             return new, copy_weights
@@ -190,7 +190,7 @@ def _clone(model, replace, copy_weights):
                 f"every layer to replace must lie in a functional model; {inside[0].path!r} "
                 f"lies in a {type(layer).__name__}"
             )
-        return layer.__class__.from_config(layer.get_config()), _copy_all
+        return _copied(layer), _copy_all
 
     with _not_compiled(model):
         copy = clone(model)
@@ -202,6 +202,23 @@ def _clone(model, replace, copy_weights):
 
 def _is_cloneable(layer):
     return isinstance(layer, keras.Sequential) or bool(getattr(layer, "_operations", None))
+
+
+def _copied(layer):
+    """A layer or operation made again from its configuration; or `ValueError`, in one line."""
+    try:
+        return layer.__class__.from_config(layer.get_config())
+    except Exception as error:  # whatever a layer of the user's raises
+        kind, path = type(layer).__name__, getattr(layer, "path", None) or layer.name
+        reason = "write its function as a layer with keras.ops"
+        if not isinstance(layer, keras.layers.Lambda):
+            # Keras's own message holds a whole configuration, and then what was the matter.
+            lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+            reason = f"{type(error).__name__}: {(lines or [''])[-1]}"
+        raise ValueError(
+            "every layer must be one that Keras makes again from its get_config; "
+            f"received {path!r}, of class {kind} ({reason})"
+        ) from None
 
 
 def _call(layer, *args, **kwargs):

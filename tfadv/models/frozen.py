@@ -2,12 +2,13 @@ import keras
 import tensorflow as tf
 
 from tfadv import layers
+from tfadv.attacks.arguments import Immutable
 from tfadv.models import calling, folding, graphs
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-class Frozen:
+class Frozen(Immutable):
     """A network as an attack meets it: its weights stand still, and so can be prepared once.
 
     Each batch normalization that alone follows a convolution, a depthwise convolution or a dense

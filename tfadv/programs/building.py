@@ -60,6 +60,7 @@ def attack(settings, num_steps):
         step_size_rule=settings.step_size_rule,
         restarts=settings.restarts,
         jit_compile={"auto": None, "on": True, "off": False}[settings.attack_xla],
+        clip_start=settings.clip_start,
     )
 
 

@@ -40,6 +40,7 @@ def prepare(settings, path, run):
     dataset = None
     if settings.figure6:
         dataset = building.dataset(settings.trained)
+        models.check_outputs(model, attacked=settings.trained.adversarial)
         evaluation.Evaluator(model, value_range=settings.value_range).open(dataset)
         _check_batch_statistics(settings.trained, layer, layers[layer], domain)
     output = pathlib.Path(settings.output or run.path / "inspection")

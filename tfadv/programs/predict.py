@@ -23,6 +23,7 @@ def prepare(settings, path):
     files = unlabelled.list_files(settings.directory)
     distributed.init()  # which leaves others on a GPU its memory
     model = loading.classifier(path, settings.value_range)
+    models.check_outputs(model, attacked=False)
     shape = tuple(model.input_shape[1:])
     if None in shape[:2] and settings.image_size is None:
         raise ValueError(f"image_size must be given for a model that takes any; {path} does")
@@ -50,7 +51,10 @@ class PredictionRun:
         self.image_shape = image_shape
         self.class_names = class_names
         self._model = models.logits(model)
-        self._classify = tf.function(self._probabilities, autograph=False)
+        # What the network itself makes of its logits: of a sigmoid one probability for each class.
+        sigmoid = models.final_activation(model) == "sigmoid"
+        self._activation = tf.sigmoid if sigmoid else tf.nn.softmax
+        self._classify = tf.function(self._classes, autograph=False)
 
     def run(self):
         """Classifies and writes; returns the number of files that could not be read."""
@@ -60,11 +64,11 @@ class PredictionRun:
             for images, readable in unlabelled.batches(
                 settings.directory, self.files, self.image_shape, settings.batch_size
             ):
-                probabilities = self._classify(images).numpy()
+                classes = (tensor.numpy() for tensor in self._classify(images))
                 # The last batch is padded beyond the files.
-                for probability, file, ok in zip(probabilities, files, readable, strict=False):
+                for *each, file, ok in zip(*classes, files, readable, strict=False):
                     if ok:
-                        write([file, *self._columns(probability)])
+                        write([file, *self._columns(*each)])
                     else:
                         unread += 1
                         _say(f"cannot be read as an image, left out: {file}")
@@ -72,18 +76,20 @@ class PredictionRun:
             _say(f"{unread} of {len(self.files)} files could not be read")
         return unread
 
-    def _columns(self, probability):
-        label = int(probability.argmax())
-        columns = [label]
+    def _columns(self, label, probability):
+        columns = [int(label)]
         if self.class_names is not None:
             columns.append(self.class_names[label])
         if self.settings.probability:
-            columns.append(f"{probability[label]:.6f}")
+            columns.append(f"{probability:.6f}")
         return columns
 
-    def _probabilities(self, images):
+    def _classes(self, images):
+        """The class of each image and its probability."""
         logits = models.call(self._model, tf.cast(images, tf.float32), domain=self.settings.domain)
-        return tf.nn.softmax(tf.cast(logits, tf.float32))
+        logits = tf.cast(logits, tf.float32)
+        # Of the logits, since several sigmoids of a confident network may be exactly 1.
+        return tf.argmax(logits, axis=-1), tf.reduce_max(self._activation(logits), axis=-1)
 
 
 def _class_names(settings, num_classes):

@@ -276,6 +276,14 @@ _ATTACK_SETTINGS = _group(
         roles=_MINI_BATCH,
     ),
     Setting(
+        "clip_start",
+        bool,
+        False,
+        "Whether a random start is clipped to the pixel range before the first gradient; the "
+        "pipeline does not, and pays for it with few steps.",
+        roles=_ATTACK | _MINI_BATCH,
+    ),
+    Setting(
         "targeted",
         bool,
         True,

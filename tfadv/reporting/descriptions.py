@@ -34,10 +34,10 @@ def protocol(how):
         f"{how.checkpoint} network"
     ]
     if how.attack:
-        epsilon, targeted, loss, chance, restarts, precision = how.attack
+        epsilon, targeted, loss, chance, clipped, restarts, precision = how.attack
         start = {0: "random start", 1: "start from the image"}.get(
             chance, f"start from the image with probability {chance:g}"
-        )
+        ) + (", clipped to the range" if clipped else "")
         parts.append(
             f"{'targeted' if targeted else 'untargeted'} PGD, epsilon {epsilon:g} of 255, "
             f"loss {loss}, {start}, restarts {restarts}"
@@ -80,7 +80,7 @@ def differences(section, papers):
             named = "whole validation set" if name == "whole" else name
             rows.append([f"evaluation: {named}", _text(here), _text(there)])
     attack = (
-        *("epsilon", "targeted", "attack_loss", "start_from_clean", "restarts"),
+        *("epsilon", "targeted", "attack_loss", "start_from_clean", "clip_start", "restarts"),
         "attack_precision",
     )
     if section.protocol.attack:

@@ -73,6 +73,7 @@ class PaperProtocol:
                 settings.targeted,
                 settings.attack_loss,
                 float(settings.start_from_clean),
+                settings.clip_start,
                 settings.restarts,
                 settings.attack_precision,
             ),

@@ -20,8 +20,8 @@ class Protocol:
         images: How many of them.
         whole: Whether these are the whole validation set.
         checkpoint: `"final"`, `"best"`, or like `"epoch 30"`.
-        attack: `(epsilon, targeted, loss, start_from_clean, restarts, precision)`; None without
-            an attack. Step sizes belong to the columns of a table: see `Column`.
+        attack: `(epsilon, targeted, loss, start_from_clean, clip_start, restarts, precision)`; None
+            without an attack. Step sizes belong to the columns of a table: see `Column`.
     """
 
     dataset: str
@@ -129,6 +129,8 @@ class Run:
             result.targeted,
             result.loss,
             float(result.start_from_clean),
+            # Of images themselves nothing is clipped; and files may be older than the choice.
+            bool(result.clip_start) and result.start_from_clean < 1,
             result.restarts,
             result.precision or "float32",  # of files older than the choice
         )
@@ -166,7 +168,7 @@ class Run:
 # Of JSON's values, those that a field takes; only the ones that every result has may not be None.
 _TYPES = {
     **dict.fromkeys(("dataset", "checkpoint", "domain", "loss", "step_size_rule"), str),
-    **dict.fromkeys(("whole", "targeted"), bool),
+    **dict.fromkeys(("whole", "targeted", "clip_start"), bool),
     **dict.fromkeys(("epsilon", "step_size", "start_from_clean"), (int, float)),
     **dict.fromkeys(
         ("image_size", "images", "num_steps", "correct", "total", "hits", "regained", "restarts"),

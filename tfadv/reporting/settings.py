@@ -23,6 +23,7 @@ ATTACK = (
     "attack_loss",
     "restarts",
     "start_from_clean",
+    "clip_start",
     "attack_precision",
 )
 # What Table 3 varies.
@@ -94,6 +95,7 @@ def canonical(settings):
     for used, names in (
         (False, ["step_size_rule"]),
         (found["adversarial"], [*ATTACK, "num_steps", "step_size"]),
+        (found["adversarial"] and found["start_from_clean"] < 1, ["clip_start"]),
         (found["adversarial"], ["clean_ratio", "clean_weight", "pairing_weight"]),
         (found["norm"] == "mbn", ["affine"]),
         (found["optimizer"] == "rmsprop", ["rmsprop_rho", "rmsprop_epsilon"]),

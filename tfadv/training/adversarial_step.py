@@ -6,6 +6,7 @@ from tfadv.models import Frozen, call, logits
 from tfadv.training.batches import Mixture, split
 from tfadv.training.changes import Changes
 from tfadv.training.communication import Communication
+from tfadv.training.extremes import Extremes
 from tfadv.training.faults import Faults
 from tfadv.training.losses import mixture_loss
 from tfadv.training.meters import Meters
@@ -39,6 +40,7 @@ class AdversarialStep:
         requests: The workers' `Requests` of each other: to `"stop"`, or to write a `"checkpoint"`.
         communication: The `Communication` between workers; None for one.
         faults: `Faults`: the updates that were left out.
+        extremes: The `Extremes` of images and outputs, which may call for a warning.
 
     Call arguments:
         data: What Keras gives a `train_step`: `(images, labels)` or `(images, labels, weights)`.
@@ -82,9 +84,11 @@ class AdversarialStep:
         self.communication = Communication() if distributed.size() > 1 else None
         self.faults = Faults()
         # Through a final softmax the attack's gradient is zero in float32.
+        attacked_model = logits(model)
         self._attacked_network = Frozen(
-            logits(model), "adv", attack_precision, rematerialize=rematerialize == "all"
+            attacked_model, "adv", attack_precision, rematerialize=rematerialize == "all"
         )
+        self.extremes = Extremes(value_range, logits=attacked_model is model)
 
     def build(self, spec):
         """Builds what the compiled loss and metrics need, before the first call.
@@ -173,6 +177,7 @@ class AdversarialStep:
             )
             loss += sum(tf.reduce_sum(extra) for extra in layers.losses)
             scaled = self.model.optimizer.scale_loss(loss)
+        self.extremes.add(images, outputs)
         gradients = tape.gradient(scaled, [v.value for v in changes.trainable])
         with keras.StatelessScope() as metrics:
             self.model.compute_metrics(batch.images, batch.labels, outputs, batch.weights)
