@@ -221,3 +221,21 @@ def gather_object(value):
         return [value]
     with waiting():
         return horovod.allgather_object(value, name="tfadv_objects")
+
+
+def by_worker(values):
+    """Text that says which workers have which value, such as `4 on worker 0 and 2 on worker 1`.
+
+    Args:
+        values: List, in the order of the ranks.
+    """
+    ranks = {}
+    for rank, value in enumerate(map(str, values)):
+        ranks.setdefault(value, []).append(rank)
+    return " and ".join(f"{value} on {named(of)}" for value, of in ranks.items())
+
+
+def named(ranks):
+    """Text that names some workers, such as `workers 0, 1 and 3`."""
+    *others, last = map(str, ranks)
+    return f"workers {', '.join(others)} and {last}" if others else f"worker {last}"

@@ -67,8 +67,8 @@ def network():
     return cases.compiled(model, optimizer, metrics=["accuracy"])
 
 
-def fit(*others, x=None, y=None, epochs=3, model=None, training=None, **options):
-    """What became of a `fit`, with our callback first; plain values."""
+def fit(*others, first=None, x=None, y=None, epochs=3, model=None, training=None, **options):
+    """What became of a `fit`, with our callback before others; plain values."""
     model = model or network()
     training = training or callbacks.AdversarialTraining(cases.Mirror(), value_range=(0, 1))
     if x is None:
@@ -85,7 +85,7 @@ def fit(*others, x=None, y=None, epochs=3, model=None, training=None, **options)
                 epochs=epochs,
                 verbose=0,
                 shuffle=False,
-                callbacks=[training, *others],
+                callbacks=[*filter(None, [first]), training, *others],
                 **options,
             )
         except (ValueError, RuntimeError) as error:
@@ -123,9 +123,14 @@ def validated():
     first = fit(plateau, early, model=model, validation_data=own)
     sums = [v * len(own[0]) for v in model.evaluate(*own, verbose=0)]
     images, *sums = distributed.total([len(own[0]), *sums])
+    # Standing first, where data that end early would have it wait for a worker that trains on.
+    robust = callbacks.RobustEvaluation(own, None, value_range=(0, 1))
     return {
         "own": {**first, "expected": [value / images for value in sums]},
         "of rank 0": fit(epochs=1, validation_data=None if rank else own),
+        "robust": fit(
+            first=robust, x=generator(4 - rank), epochs=1, validation_data=own, model=network()
+        ),
     }
 
 
@@ -260,6 +265,14 @@ def test_a_worker_without_validation_data_has_the_logs_of_those_with(of_both):
     pair = of_both("of rank 0")
     assert_same(pair)
     assert len(pair[1]["history"]["val_loss"]) == 1
+
+
+def test_an_evaluation_of_shares_counts_what_keras_counts(of_both):
+    pair = of_both("robust")
+    assert_same(pair)
+    logs = pair[0]["history"]
+    assert logs["val_clean_accuracy"] == [pytest.approx(logs["val_accuracy"][0], abs=1e-6)]
+    assert pair[0]["updates"] == 3
 
 
 def test_steps_and_epochs_that_differ_are_refused(of_both):

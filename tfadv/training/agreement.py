@@ -24,21 +24,8 @@ def require_equal(settings, error=ValueError):
     for name in dict.fromkeys(name for each in gathered for name in each):
         values = [each.get(name, "nothing") for each in gathered]
         if any(value != values[0] for value in values):
-            raise error(f"{name} must be the same on all workers; received {by_worker(values)}")
-
-
-def by_worker(values):
-    """Text that says which workers have which value, such as `4 on worker 0 and 2 on worker 1`."""
-    ranks = {}
-    for rank, value in enumerate(map(str, values)):
-        ranks.setdefault(value, []).append(rank)
-    return " and ".join(f"{value} on {workers(of)}" for value, of in ranks.items())
-
-
-def workers(ranks):
-    """Text that names some workers, such as `workers 0, 1 and 3`."""
-    *others, last = map(str, ranks)
-    return f"workers {', '.join(others)} and {last}" if others else f"worker {last}"
+            text = distributed.by_worker(values)
+            raise error(f"{name} must be the same on all workers; received {text}")
 
 
 def description(model):
@@ -154,11 +141,12 @@ class Agreement:
             self._names[len(_STATES) :], table.T[len(_STATES) :], differs, strict=True
         ):
             if any_differs:
-                received = by_worker("None" if np.isnan(v) else f"{v:.6g}" for v in values)
+                listed = ["None" if np.isnan(value) else f"{value:.6g}" for value in values]
                 raise TrainingError(
                     f"{name} of the optimizer must be the same on all workers; received "
-                    f"{received} (callbacks that set it must decide alike: put them after "
-                    "AdversarialTraining, which averages the logs, or set it on every worker)"
+                    f"{distributed.by_worker(listed)} (callbacks that set it must decide alike: "
+                    "put them after AdversarialTraining, which averages the logs, or set it on "
+                    "every worker)"
                 )
         return {
             name: np.flatnonzero(column).tolist()

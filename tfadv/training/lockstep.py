@@ -17,6 +17,17 @@ from tfadv.training.validation_logs import ValidationLogs
 _watch = contextlib.ExitStack()
 
 
+def leave_epoch(model):
+    """Ends the epoch of a `fit` on all workers, before a callback waits for them at its end.
+
+    Args:
+        model: A Keras model, which `AdversarialTraining` may train, before or after the callback.
+    """
+    training = getattr(model.train_function, "callback", None)
+    if training is not None:
+        training.lockstep.leave()
+
+
 class Lockstep:
     """Keeps the workers of one `fit` in step.
 
@@ -137,8 +148,8 @@ class Lockstep:
         if any(number != known[0] for number in known):
             raise ValueError(
                 "steps per epoch must be the same on all workers; received "
-                f"{agreement.by_worker(steps)} (give each worker as many batches: as many images, "
-                "or steps_per_epoch)"
+                f"{distributed.by_worker(steps)} (give each worker as many batches: as many "
+                "images, or steps_per_epoch)"
             )
         self._steps = known[0] if len(known) == len(steps) else None
 
@@ -161,7 +172,7 @@ class Lockstep:
         if verdict["abandoned"]:
             if self.interrupted is None:
                 raise TrainingError(
-                    f"{agreement.workers(verdict['abandoned'])} abandoned an update on a signal; "
+                    f"{distributed.named(verdict['abandoned'])} abandoned an update on a signal; "
                     "Preemption must be among the callbacks of all workers"
                 )
             self.interrupted(self._updates)
@@ -172,13 +183,13 @@ class Lockstep:
         elif not self._updates:
             raise TrainingError(
                 "data must hold at least one batch for each worker and epoch; received none on "
-                f"{agreement.workers(verdict['ended'])}"
+                f"{distributed.named(verdict['ended'])}"
             )
         elif not self._said:
             self._said = True
             if distributed.rank() == 0:
                 warnings.warn(
-                    f"the data of {agreement.workers(verdict['ended'])} ended after "
+                    f"the data of {distributed.named(verdict['ended'])} ended after "
                     f"{self._updates} batches, and so did this epoch on all workers; what the "
                     "others had left was not trained on (said once)",
                     stacklevel=2,
