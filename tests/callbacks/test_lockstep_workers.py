@@ -67,6 +67,10 @@ def network():
     return cases.compiled(model, optimizer, metrics=["accuracy"])
 
 
+def small():
+    return cases.compiled(cases.network(bias=False))
+
+
 def fit(*others, first=None, x=None, y=None, epochs=3, model=None, training=None, **options):
     """What became of a `fit`, with our callback before others; plain values."""
     model = model or network()
@@ -138,11 +142,15 @@ def uneven(rank):
     return {
         "steps": fit(x=(m := mine(2 + 2 * rank))[0], y=m[1]),
         "epochs": fit(epochs=1 + rank),
+        "network": fit(model=network() if rank else small()),
         "early": fit(x=generator(3 if rank else 4)),
         # Keras leaves the loop itself where a finite set has too few for `steps_per_epoch`.
         "few": fit(
             x=tf.data.Dataset.from_tensor_slices(mine()).batch(4).take(3 - rank),
             steps_per_epoch=3,
+            training=callbacks.AdversarialTraining(
+                cases.Mirror(), value_range=(0, 1), compression="fp16"
+            ),
         ),
         "none": fit(x=generator(1 - rank), epochs=1),
     }
@@ -237,7 +245,7 @@ def everything(folder):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return workers.run(everything, 2, str(tmp_path_factory.mktemp("checkpoints")))
+    return workers.run(everything, 2, str(tmp_path_factory.mktemp("checkpoints")), timeout=480)
 
 
 @pytest.fixture
@@ -276,7 +284,7 @@ def test_an_evaluation_of_shares_counts_what_keras_counts(of_both):
 
 
 def test_steps_and_epochs_that_differ_are_refused(of_both):
-    steps, epochs = of_both("steps"), of_both("epochs")
+    steps, epochs, networks = of_both("steps"), of_both("epochs"), of_both("network")
     for each in steps:
         assert each["raised"].startswith(
             "ValueError: steps per epoch must be the same on all workers; received 2 on worker 0 "
@@ -285,7 +293,10 @@ def test_steps_and_epochs_that_differ_are_refused(of_both):
     for each in epochs:
         expected = "ValueError: epochs must be the same on all workers; received 1 on worker 0 and "
         assert each["raised"] == expected + "2 on worker 1"
-    assert [each["updates"] for each in steps + epochs] == [0] * 4
+    for each in networks:
+        expected = "ValueError: the optimizer's momentum must be the same on all workers; received "
+        assert each["raised"] == expected + "0.0 on worker 0 and 0.5 on worker 1"
+    assert [each["updates"] for each in steps + epochs + networks] == [0] * 6
 
 
 @pytest.mark.parametrize("case, updates", [("early", 9), ("few", 6)])

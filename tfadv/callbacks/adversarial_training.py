@@ -157,7 +157,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             attack_precision=self.attack_precision,
             compression=self.compression,
         )
-        self.lockstep = Lockstep(model, self.params, self.step, self.stall_seconds)
+        self.lockstep = Lockstep(model, self.params, self.step, self.stall_seconds, self.progress)
         distributed.broadcast(model.variables + model.optimizer.variables)
         self.install()
 
@@ -225,13 +225,15 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
 
     def on_test_begin(self, logs=None):
-        self.lockstep.leave()
+        if self.lockstep is not None:  # within `fit`
+            self.lockstep.leave()
 
     def on_test_batch_begin(self, batch, logs=None):
         watchdog.beat(f"in step {batch + 1} of a validation")
 
     def on_test_end(self, logs=None):
-        self.lockstep.validated(logs)
+        if self.lockstep is not None:
+            self.lockstep.validated(logs)
 
     def on_epoch_end(self, epoch, logs=None):
         self.lockstep.end_epoch(logs)
@@ -239,6 +241,7 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.lockstep.end()
+        self.lockstep = None
         self._armed = False
         self._function = self.model.train_function = None
 

@@ -119,6 +119,7 @@ class Agreement:
             last = tf.concat([tf.zeros([last.shape[0] - row.shape[0]]), row], 0)
             means = distributed.mean([*zeros, last], "tfadv_step", self._half)
             self.take(means[-1][-row.shape[0] :])
+            return means  # none of which a graph may do without: the others wait for all
 
         with distributed.waiting():
             (exchange if eagerly else tf.function(exchange, autograph=False))()

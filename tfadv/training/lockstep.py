@@ -24,7 +24,7 @@ def leave_epoch(model):
         model: A Keras model, which `AdversarialTraining` may train, before or after the callback.
     """
     training = getattr(model.train_function, "callback", None)
-    if training is not None:
+    if training is not None and training.lockstep is not None:
         training.lockstep.leave()
 
 
@@ -40,14 +40,14 @@ class Lockstep:
         model: The model of the `fit`.
         params: Its parameters, as Keras gives them to callbacks.
         step: The `AdversarialStep`.
-        stall_seconds: As of `AdversarialTraining`.
+        stall_seconds, progress: As of `AdversarialTraining`.
 
     Attributes:
         interrupted: What a signal that made a worker abandon its update calls, on all workers: a
             function of the number of updates that the epoch has; None if there is nothing to call.
     """
 
-    def __init__(self, model, params, step, stall_seconds):
+    def __init__(self, model, params, step, stall_seconds, progress):
         self.interrupted = None
         self._model = model
         self._step = step
@@ -59,7 +59,7 @@ class Lockstep:
         self._over = self._said = False
         if not self._several:
             return
-        self._compare(params)
+        self._compare(params, progress)
         _watch.close()
         path = os.path.join(tempfile.gettempdir(), f"tfadv-stalled-{os.getpid()}.log")
         _watch.enter_context(watchdog.watch(stall_seconds or 0, path, lasts=fits.Fit()))
@@ -140,9 +140,16 @@ class Lockstep:
             vars(getattr(self._model, "history", None) or self).pop("on_epoch_end", None)
             _watch.close()
 
-    def _compare(self, params):
-        settings = {"epochs": params.get("epochs"), **agreement.description(self._model)}
-        agreement.require_equal(settings)
+    def _compare(self, params, progress):
+        agreement.require_equal(
+            {
+                "epochs": params.get("epochs"),
+                "progress": progress and (progress.epoch, progress.step),
+                "compression": self._step.compression,
+                "domains that are trained": " and ".join(self._step.meters.domains),
+                **agreement.description(self._model),
+            }
+        )
         steps = distributed.gather_object(params.get("steps"))
         known = [number for number in steps if number is not None]
         if any(number != known[0] for number in known):
