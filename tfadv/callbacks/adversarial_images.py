@@ -64,7 +64,7 @@ class AdversarialImages(keras.callbacks.Callback):
         self._evaluator = Evaluator(
             self.model, self.attack, None, ("adv",), self.value_range, self.seed
         )
-        self._evaluator.open(self.data, self.count)
+        self._evaluator.open(self.data, self.count, self.count)
         if distributed.rank() == 0:
             self._batch = next(open_source(self.data, self.count, self.count, 0, 1).batches())
             self._file = EventFile(os.path.join(self.log_dir, "images"), self._step())

@@ -6,6 +6,7 @@ from tfadv.attacks import arguments, checks
 from tfadv.models import rematerialization
 from tfadv.training import AdversarialStep
 from tfadv.training.faults import TrainingError
+from tfadv.training.lockstep import Lockstep
 
 
 class AdversarialTraining(keras.callbacks.Callback):
@@ -18,9 +19,15 @@ class AdversarialTraining(keras.callbacks.Callback):
     Keras model, and once `fit` ends, however it ends, its training is Keras's own again.
 
     Adversarial images are made by the network as it is at inference, through the adv branch of
-    every mixture, and clean and adversarial images share one forward and backward pass. Under
-    Horovod each worker takes its own batch; gradients, moving statistics and metrics are averaged
-    at every step, and all workers begin with the variables of rank 0.
+    every mixture, and clean and adversarial images share one forward and backward pass.
+
+    Under Horovod each worker takes its own batches, and all begin with the variables of rank 0.
+    Gradients, moving statistics and metrics are averaged at every step, the metrics of
+    `validation_data` at the end of the epoch: put callbacks that read the logs after this one. If
+    data end early on one worker, the epoch ends after the same update on all; if one stops
+    (`model.stop_training`), all do. It is an error if the workers differ in the epochs, the steps
+    per epoch, the variables or, before any update, in a number of the optimizer, such as its
+    learning rate.
 
     Compile with a plain loss; `jit_compile` is kept off for the step, whose collective operations
     XLA does not know. On GPUs XLA compiles the attack alone.
@@ -56,6 +63,9 @@ class AdversarialTraining(keras.callbacks.Callback):
             returns it. The updates that its epoch has behind it are counted by `fit` and not made,
             and their images not read: give `fit` data that begin behind them, all
             `steps_per_epoch`, and `initial_epoch=progress.epoch`.
+        stall_seconds: Number; if no worker makes any progress for so long, the job is aborted with
+            one line that names those that hang. More than the longest step with its compilation,
+            or work of other callbacks between two epochs, takes; 0 watches nothing.
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
@@ -85,6 +95,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         compression="none",
         max_bad_steps=0,
         progress=None,
+        stall_seconds=1800,
     ):
         super().__init__()
         if attack is not None and not callable(attack):
@@ -115,8 +126,10 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.compression = arguments.choice("compression", compression, ("none", "fp16"))
         self.max_bad_steps = arguments.integer("max_bad_steps", max_bad_steps, 0)
         self.progress = progress
+        self.stall_seconds = arguments.number("stall_seconds", stall_seconds, 0, float("inf"))
         self.step = None
-        self._batch = 0
+        self.lockstep = None
+        self._epoch = self._batch = 0
         self._armed = False
         self._built = False
         self._function = None
@@ -125,6 +138,9 @@ class AdversarialTraining(keras.callbacks.Callback):
         model = self.model
         self._check(model)
         self._armed = self._built = False
+        # The step may leave variables out of an update, so the optimizer has to know all of them.
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         value_range = None
         if self.attack is not None:
             value_range = models.value_range(model, self.value_range)
@@ -141,11 +157,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             attack_precision=self.attack_precision,
             compression=self.compression,
         )
-        if self.step.communication is not None:
-            watchdog.waits_when(self.step.communication.waits)
-        # The step may leave variables out of an update, so the optimizer has to know all of them.
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+        self.lockstep = Lockstep(model, self.params, self.step, self.stall_seconds, self.progress)
         distributed.broadcast(model.variables + model.optimizer.variables)
         self.install()
 
@@ -177,7 +189,7 @@ class AdversarialTraining(keras.callbacks.Callback):
                 if self.progress is not None and self._batch < self.progress.step:
                     return self.step.results()
                 with checks.one_line():
-                    return adversarial(iterator)
+                    return self.lockstep.update(adversarial, iterator, self._batch)
             model.make_train_function(force=True)
             return model.train_function(iterator)
 
@@ -186,6 +198,7 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.step.reset()
+        self._epoch, self._batch = epoch, None
         if self.progress is not None and epoch != self.progress.epoch:
             raise ValueError(
                 f"initial_epoch must be {self.progress.epoch}, that of progress; received {epoch}"
@@ -194,6 +207,8 @@ class AdversarialTraining(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # A callback's own `train_on_batch` puts Keras's function in the place of ours.
         self.model.train_function = self._function
+        if self._batch is None:
+            self.lockstep.begin_epoch(self._epoch)
         self._batch = batch
         self._armed = True
         watchdog.beat(f"in step {batch + 1} of an epoch")
@@ -201,6 +216,7 @@ class AdversarialTraining(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         watchdog.beat(f"behind step {batch + 1} of an epoch")
         self.step.extremes.tell()
+        self.lockstep.updated(batch)
         left_out = self.step.faults.updates
         if left_out > self.max_bad_steps:
             workers = ", ".join(map(str, self.step.faults.workers)) or "all, in their mean"
@@ -210,10 +226,24 @@ class AdversarialTraining(keras.callbacks.Callback):
                 f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}"
             )
 
+    def on_test_begin(self, logs=None):
+        if self.lockstep is not None:  # within `fit`
+            self.lockstep.leave()
+
+    def on_test_batch_begin(self, batch, logs=None):
+        watchdog.beat(f"in step {batch + 1} of a validation")
+
+    def on_test_end(self, logs=None):
+        if self.lockstep is not None:
+            self.lockstep.validated(logs)
+
     def on_epoch_end(self, epoch, logs=None):
+        self.lockstep.end_epoch(logs)
         self.progress = None  # from here on it is a training like any other
 
     def on_train_end(self, logs=None):
+        self.lockstep.end()
+        self.lockstep = None
         self._armed = False
         self._function = self.model.train_function = None
 

@@ -116,7 +116,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def write(self, step):
         """Writes a checkpoint after `step` updates of this epoch, on rank 0."""
-        sums = installed(self).step.sums
+        sums = installed(self).step.sums if step else None
         self._write(Progress(self._epoch, step, distributed.size(), sums))
 
     def _write(self, progress, value=None):

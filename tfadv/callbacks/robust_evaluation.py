@@ -5,6 +5,7 @@ import keras
 from tfadv import distributed
 from tfadv.attacks import arguments
 from tfadv.evaluation import Evaluator, doubts
+from tfadv.training.lockstep import leave_epoch
 
 
 class RobustEvaluation(keras.callbacks.Callback):
@@ -22,7 +23,8 @@ class RobustEvaluation(keras.callbacks.Callback):
     doubt (`tfadv.evaluation.doubts`) is a Python warning.
 
     Args:
-        validation: Data, as of `tfadv.evaluation.evaluate`.
+        validation: Data, as of `tfadv.evaluation.evaluate`: of several workers, on each all images
+            or a share of its own. What they hold is compared when `fit` begins.
         attack: A `tfadv.attacks.PGD`, or None to look at clean images alone.
         num_steps: Integer or list of integers, at least 1; None for the attack's own.
         domains: Of `"adv"` and `"clean"`: the branches to attack, each by itself.
@@ -80,6 +82,7 @@ class RobustEvaluation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not self._is_due(epoch):
             return
+        leave_epoch(self.model)
         self.results = self._evaluator(self.validation, self.batch_size, self.limit, self.progress)
         if distributed.rank() == 0:
             for doubt in doubts(self._evaluator, self.results):

@@ -13,12 +13,17 @@ from tfadv.data.steps import validation_steps
 class Source:
     """One worker's share of the images, by example: those whose index is the rank modulo the size.
 
+    Where a worker holds a share of its own, an image's index is that which it would have if all
+    workers dealt out one set in turn: `tf.data.Dataset.shard(size, rank)` and `images[rank::size]`
+    keep the indices, and with them an image's random draws.
+
     Args:
         image_shape: Of one image, a `tf.TensorShape`, possibly with unknown dimensions.
         num_classes: How many classes there are, or None where the data do not say.
         num_batches: Of each worker, or None where that is known only at the end.
         chunks: (images, labels, indices) of at most a batch, from which `batches` are made.
         batch_size: Images of every batch.
+        division: String that identifies which worker holds which images; None if each holds all.
     """
 
     image_shape: tf.TensorShape
@@ -26,6 +31,7 @@ class Source:
     num_batches: int | None
     chunks: Iterable
     batch_size: int
+    division: str | None = None
 
     def batches(self, known=()):
         """Yields (images, labels int32 [batch_size], indices int64 [batch_size]) as NumPy arrays.
@@ -50,7 +56,7 @@ class Source:
             yield images[rows], _sparse(labels[rows]), where
 
 
-def open_source(data, batch_size, limit, rank, size):
+def open_source(data, batch_size, limit, rank, size, division=None):
     """Opens data for one worker.
 
     Args:
@@ -59,6 +65,7 @@ def open_source(data, batch_size, limit, rank, size):
         limit: Only the first `limit` images, or None.
         rank: This worker.
         size: Number of workers.
+        division: As of `Source`.
 
     Returns:
         A `Source`.
@@ -67,6 +74,8 @@ def open_source(data, batch_size, limit, rank, size):
         ValueError: For data of another kind, of no images, or of images and labels that differ in
             number.
     """
+    if division is not None:
+        return _open_share(data, batch_size, limit, rank, size, division)
     if hasattr(data, "validation_batches"):
         chunks = data.validation_batches(batch_size, rank=rank, size=size, limit=limit)
         return Source(
@@ -84,6 +93,18 @@ def open_source(data, batch_size, limit, rank, size):
         "data must be a tfadv.data.Dataset, a pair (images, labels) of arrays, or a batched "
         f"tf.data.Dataset of such pairs; received {type(data).__name__}"
     )
+
+
+def _open_share(data, batch_size, limit, rank, size, division):
+    count = None if limit is None else max(0, -(-(limit - rank) // size))
+    source = open_source(data, batch_size, count or limit, 0, 1)
+    if count == 0:
+        return dataclasses.replace(source, num_batches=0, chunks=(), division=division)
+    chunks = (
+        (images, labels, np.where(np.asarray(indices) < 0, -1, indices * size + rank))
+        for images, labels, indices in source.chunks
+    )
+    return dataclasses.replace(source, chunks=chunks, division=division)
 
 
 def _open_arrays(images, labels, batch_size, limit, rank, size):

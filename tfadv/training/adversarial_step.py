@@ -3,6 +3,7 @@ import tensorflow as tf
 
 from tfadv import distributed
 from tfadv.models import Frozen, call, logits
+from tfadv.training.agreement import Agreement
 from tfadv.training.batches import Mixture, split
 from tfadv.training.changes import Changes
 from tfadv.training.communication import Communication
@@ -38,6 +39,7 @@ class AdversarialStep:
             (Section 4.3). Read when the step is traced.
         meters: The `Meters` of this epoch.
         requests: The workers' `Requests` of each other: to `"stop"`, or to write a `"checkpoint"`.
+        agreement: The `Agreement` of the workers on each update.
         communication: The `Communication` between workers; None for one.
         faults: `Faults`: the updates that were left out.
         extremes: The `Extremes` of images and outputs, which may call for a warning.
@@ -81,6 +83,7 @@ class AdversarialStep:
         clean = ("clean",) if attack is None or clean_ratio > 0 else ()
         self.meters = Meters(attacked + clean, targeted=attack is None or attack.targeted)
         self.requests = Requests("stop", "checkpoint")
+        self.agreement = Agreement(model.optimizer)
         self.communication = Communication() if distributed.size() > 1 else None
         self.faults = Faults()
         # Through a final softmax the attack's gradient is zero in float32.
@@ -105,14 +108,18 @@ class AdversarialStep:
     def __call__(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         labels = tf.convert_to_tensor(labels)
-        asked, communication = self.requests.asked, self.communication
+        communication = self.communication
         if communication is not None:
             communication.begin(images)
-            asked = tf.concat([asked, communication.measured], axis=0)
         changes = Changes(
-            self.model, self.meters.shape, self.faults, self.compression, communication
+            self.model,
+            self.meters.shape,
+            self.faults,
+            self.compression,
+            communication,
+            self.agreement,
         )
-        parts = self.accumulation_steps
+        parts, abandoned = self.accumulation_steps, False
         if parts == 1:
             sums = self._part(changes, images, labels, weights, 0)
         else:
@@ -123,10 +130,18 @@ class AdversarialStep:
                 added = self._part(changes, *taken, part)
                 return part + 1, [total + new for total, new in zip(sums, added, strict=True)]
 
-            _, sums = tf.while_loop(
-                lambda part, _: part < parts, body, (0, changes.zeros()), parallel_iterations=1
-            )
-        counts, answers = changes.apply(sums, parts, asked)
+            def goes_on(part, sums):
+                with tf.control_dependencies(sums):  # asked anew after each part
+                    return (part < 1) | ((part < parts) & ~self.requests.hurried)
+
+            part, sums = tf.while_loop(goes_on, body, (0, changes.zeros()), parallel_iterations=1)
+            abandoned = part < parts
+        # As late as possible: what was asked in the meantime counts already.
+        with tf.control_dependencies(sums):
+            asked = self.requests.asked
+        if communication is not None:
+            asked = tf.concat([asked, communication.measured], axis=0)
+        counts, answers = changes.apply(sums, parts, asked, abandoned)
         number = len(self.requests.names)
         self.requests.agree(answers[:number])
         results = {**self.model.get_metrics_result(), **self.meters.add(counts)}

@@ -17,17 +17,22 @@ class Changes:
         compression: `"none"`, or `"fp16"`: gradients, and nothing else, are sent in float16.
         communication: A `Communication` that measures the all-reduce, or None.
         faults: `Faults`, which notes updates that are left out.
+        agreement: An `Agreement`, which says whether an update is void, or None.
     """
 
-    def __init__(self, model, counts_shape, faults, compression="none", communication=None):
+    def __init__(
+        self, model, counts_shape, faults, compression="none", communication=None, agreement=None
+    ):
         self.model = model
         self.compression = compression
         self.communication = communication
         self.faults = faults
+        self.agreement = agreement
         self.trainable = model.trainable_variables
         state = model.non_trainable_variables
         self.moving = [v for v in state if keras.backend.is_float_dtype(v.dtype)]
         self.other = [v for v in state if not keras.backend.is_float_dtype(v.dtype)]
+        self._other_before = [tf.identity(v.value) for v in self.other]
         self.metrics = model.metrics_variables
         self._counts_shape = counts_shape
         self._touched = None
@@ -64,14 +69,16 @@ class Changes:
         self._touched = [gradient is not None for gradient in gradients]
         self._touched += [layers.get_current_value(v) is not None for v in self.moving]
         self._touched += [True] * (len(self.metrics) + 1)
-        for variable in self.other:  # the states of random generators, which no mean makes sense of
-            value = layers.get_current_value(variable)
-            if value is not None:
-                variable.assign(value)
         dense = [
             tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
             for g, v in zip(gradients, self.trainable, strict=True)
         ]
+        # Not where the data have ended and nothing is counted.
+        with tf.control_dependencies([tf.convert_to_tensor(counts)]):
+            for variable in self.other:  # states of random generators, which have no mean
+                value = layers.get_current_value(variable)
+                if value is not None:
+                    variable.assign(value)
         return [
             *dense,
             *[_change(layers, v) for v in self.moving],
@@ -79,20 +86,22 @@ class Changes:
             counts,
         ]
 
-    def apply(self, sums, parts, requests):
+    def apply(self, sums, parts, requests, abandoned=False):
         """Averages the sums over parts and workers, and changes the model by them.
 
         If any of them is not finite, on whichever worker, the update is left out: it counts as one,
         and changes nothing. (Gradients of a `LossScaleOptimizer` are its own to look at, as long as
-        its scale is above 1.)
+        its scale is above 1.) If it is void, by the `Agreement`, everything is as before it, the
+        number of updates too.
 
         Args:
             sums: List of tensors, as of `collect`.
             parts: Integer, how many parts of a batch they are sums over.
             requests: A float tensor of this worker, which travels with them.
+            abandoned: Boolean tensor, whether the sums lack some parts, which makes it void.
 
         Returns:
-            The mean counts, zeros if the update is left out; and the mean of all workers' requests.
+            The mean counts, zeros if nothing changes; and the mean of all workers' requests.
         """
         sent = [value / parts for value, on in zip(sums, self._touched, strict=True) if on]
         gradients = sum(self._touched[: len(self.trainable)])
@@ -103,7 +112,10 @@ class Changes:
             # It leaves them out itself and lowers the scale; at 1 that is not what they come from.
             unscaled = tf.cast(self.model.optimizer.dynamic_scale.value <= 1.0, tf.float32)
             flags = tf.maximum(flags, unscaled * self.faults.flags(sent[:gradients]))
-        sent.append(tf.concat([requests, flags], 0))
+        row = tf.zeros([0]) if self.agreement is None else self.agreement.row(abandoned)
+        sent.append(tf.concat([requests, flags, row], 0))
+        if self.agreement is not None:
+            self.agreement.note(sent, half)
 
         def reduce():
             return distributed.mean(sent, "tfadv_step", half)
@@ -111,15 +123,28 @@ class Changes:
         *means, answers = (
             self.communication.around(sent, reduce) if self.communication else reduce()
         )
-        answers, flags = tf.split(answers, [requests.shape[0], distributed.size()])
+        answers, flags, rows = tf.split(
+            answers, [requests.shape[0], distributed.size(), row.shape[0]]
+        )
+        void = tf.constant(False) if self.agreement is None else self.agreement.take(rows)
         left_out = tf.reduce_any(flags > 0)
         if half and not scaled:  # which may overflow on their way
             finite = [tf.reduce_all(tf.math.is_finite(mean)) for mean in means[:half]]
             left_out |= ~tf.reduce_all(tf.stack(finite))
+        left_out &= ~void  # what is not finite is no fault where nobody takes it
         self.faults.note(left_out, flags)
         # What is in a branch is this worker's alone: the collective operation is behind it.
-        tf.cond(left_out, self._leave_out, lambda: self._change(means, parts))
-        return tf.where(left_out, 0.0, means[-1]), answers
+        tf.cond(
+            void,
+            self._undo,
+            lambda: tf.cond(left_out, self._leave_out, lambda: self._change(means, parts)),
+        )
+        return tf.where(left_out | void, 0.0, means[-1]), answers
+
+    def _undo(self):
+        for variable, value in zip(self.other, self._other_before, strict=True):
+            variable.assign(value)
+        return tf.constant(0)
 
     def _leave_out(self):
         # Counted all the same: the learning rate, the data and the random draws go on.
