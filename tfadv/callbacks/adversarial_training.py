@@ -235,7 +235,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         if self.rematerialize != "none":
             rematerialization.blocks(model)  # which a subclassed model may not have
-        if self.pairing_weight and models.logits(model) is not model:
+        if self.pairing_weight and not models.ends_in_logits(model):
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a softmax, since it pairs logits"
             )

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "check_classifier": "contracts",
         "contract": "contracts",
         "convert": "conversion",
+        "ends_in_logits": "logits_only",
         "extract": "conversion",
         "load": "files",
         "logits": "logits_only",

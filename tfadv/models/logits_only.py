@@ -1,5 +1,7 @@
 import keras
 
+from tfadv.models import structures
+
 
 @keras.saving.register_keras_serializable("tfadv")
 class WithoutActivation(keras.layers.Layer):
@@ -39,28 +41,39 @@ def logits(model):
 
     Returns:
         The model itself where it does not end in a softmax, else a functional model that shares
-        every layer of it. (A softmax inside of a subclassed model cannot be seen; attacks
-        recognize its outputs as probabilities and refuse them.)
+        every layer of it; so, too, for a functional model that takes or returns a dictionary or
+        list of one tensor, which this one does without. (A softmax inside of a subclassed model
+        cannot be seen; attacks recognize its outputs as probabilities and refuse them.)
     """
-    node = _last_node(model)
-    if node is None:
-        return model
-    layer, tensor = node.operation, node.input_tensors[0]
-    if isinstance(layer, keras.Model):
-        inner = logits(layer)
-        outputs = None if inner is layer else inner(tensor)
-    elif type(layer).__name__ == "Softmax":  # the layer, or the operation of `keras.ops.softmax`
-        outputs = tensor
-    elif getattr(layer, "activation", None) is not keras.activations.softmax:
-        outputs = None
-    elif isinstance(layer, keras.layers.Activation):
-        outputs = tensor
-    else:
-        outputs = WithoutActivation(layer, name=f"{layer.name}_logits")(tensor)
+    outputs = _without_softmax(model)
     if outputs is None:
-        return model
+        if structures.is_plain(model) or len(model.inputs) != 1 or len(model.outputs) != 1:
+            return model
+        outputs = model.outputs[0]
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
     return keras.Model(inputs, outputs)
+
+
+def ends_in_logits(model):
+    """Whether a model does not end in a softmax that `logits` would leave out."""
+    return _without_softmax(model) is None
+
+
+def _without_softmax(model):
+    """The output of a model without its final softmax; None if there is none."""
+    node = _last_node(model)
+    if node is None:
+        return None
+    layer, tensor = node.operation, node.input_tensors[0]
+    if isinstance(layer, keras.Model):
+        return None if ends_in_logits(layer) else logits(layer)(tensor)
+    if type(layer).__name__ == "Softmax":  # the layer, or the operation of `keras.ops.softmax`
+        return tensor
+    if getattr(layer, "activation", None) is not keras.activations.softmax:
+        return None
+    if isinstance(layer, keras.layers.Activation):
+        return tensor
+    return WithoutActivation(layer, name=f"{layer.name}_logits")(tensor)
 
 
 def _last_node(model):
