@@ -90,7 +90,7 @@ NO_SUMS = (MaxOutput, MaxFromNothing, Smoothed, LastOutput)
 
 
 def classifier(metrics, sparse=False, optimizer=None, weighted=False):
-    """A softmax of known weights, which do not move, and its metrics of sparse or one-hot labels."""
+    """A softmax of known weights, which do not move, with metrics of sparse or one-hot labels."""
     model = keras.Sequential([keras.Input(cases.SHAPE), cases.network(), keras.layers.Softmax()])
     loss = keras.losses.CategoricalCrossentropy()
     if sparse:

@@ -3,7 +3,8 @@ import tensorflow as tf
 
 from tfadv import distributed, models, watchdog
 from tfadv.attacks import arguments
-from tfadv.models import rematerialization
+from tfadv.callbacks.neighbours import neighbours
+from tfadv.models import overrides, rematerialization
 from tfadv.training import AdversarialStep
 from tfadv.training.faults import TrainingError
 
@@ -22,8 +23,9 @@ class AdversarialTraining(keras.callbacks.Callback):
     Horovod each worker takes its own batch; gradients, moving statistics and metrics are averaged
     at every step, and all workers begin with the variables of rank 0.
 
-    Compile with a plain loss; `jit_compile` is kept off for the step, whose collective operations
-    XLA does not know. On GPUs XLA compiles the attack alone.
+    A model's own `compute_loss` and `compute_metrics` are used; its own `train_step` is refused,
+    since this callback makes the step. `jit_compile` is kept off for it, whose collective
+    operations XLA does not know. On GPUs XLA compiles the attack alone.
 
     Args:
         attack: A `tfadv.attacks.PGD`; None trains on clean images alone ("0% adv + 100% clean").
@@ -59,8 +61,10 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
-            it cannot train: a model not built yet, several inputs or outputs, a `tf.distribute`
-            strategy, and, with several workers, `steps_per_execution` above 1.
+            it cannot train: a model not built yet, several inputs or outputs, an own `train_step`,
+            a `fit` that trains by other means than Keras's, a second `AdversarialTraining`, a
+            `tf.distribute` strategy, and, with several workers, `steps_per_execution` above 1 and
+            metrics that are no sums over images.
 
     Example:
 
@@ -119,12 +123,13 @@ class AdversarialTraining(keras.callbacks.Callback):
         self._batch = 0
         self._armed = False
         self._built = False
+        self._traced = False
         self._function = None
 
     def on_train_begin(self, logs=None):
         model = self.model
         self._check(model)
-        self._armed = self._built = False
+        self._armed = self._built = self._traced = False
         value_range = None
         if self.attack is not None:
             value_range = models.value_range(model, self.value_range)
@@ -153,7 +158,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         """Puts the step, traced anew, into the model; `fit` takes it up at its next batch."""
         model = self.model
         jit_compile, model.jit_compile = model.jit_compile, False
-        model.train_step = self.step
+        model.train_step = self._train_step
         try:
             model.make_train_function(force=True)
         finally:
@@ -176,12 +181,19 @@ class AdversarialTraining(keras.callbacks.Callback):
                         self.step.sums = self.progress.sums
                 if self.progress is not None and self._batch < self.progress.step:
                     return self.step.results()
-                return adversarial(iterator)
+                logs = adversarial(iterator)
+                if not self._traced:
+                    raise ValueError(_bypassed(model, "make_train_function", "train_step"))
+                return logs
             model.make_train_function(force=True)
             return model.train_function(iterator)
 
         train_function.callback = self
         self._function = model.train_function = train_function
+
+    def _train_step(self, data):
+        self._traced = True
+        return self.step(data)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.step.reset()
@@ -199,6 +211,8 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         watchdog.beat(f"behind step {batch + 1} of an epoch")
+        if self._armed:
+            raise ValueError(_bypassed(self.model, "fit", "train_function"))
         left_out = self.step.faults.updates
         if left_out > self.max_bad_steps:
             workers = ", ".join(map(str, self.step.faults.workers)) or "all, in their mean"
@@ -222,6 +236,9 @@ class AdversarialTraining(keras.callbacks.Callback):
                 f"keras.Input; {model.name!r} is not"
             )
         models.check_classifier(model)
+        overrides.check_training(model)
+        if sum(isinstance(each, AdversarialTraining) for each in neighbours(self)) > 1:
+            raise ValueError("one fit must have one AdversarialTraining; received several")
         if tf.distribute.has_strategy() or model._distribute_strategy is not None:
             raise ValueError(
                 "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "
@@ -239,6 +256,13 @@ class AdversarialTraining(keras.callbacks.Callback):
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a softmax, since it pairs logits"
             )
+
+
+def _bypassed(model, method, avoided):
+    return (
+        f"the {method} of {type(model).__name__} {model.name!r} must train through "
+        f"model.{avoided}, which AdversarialTraining makes adversarial; it trained without"
+    )
 
 
 def installed(callback):

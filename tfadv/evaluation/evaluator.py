@@ -35,6 +35,7 @@ class Evaluator:
         attack_precision="float32",
     ):
         models.check_classifier(model)
+        models.check_evaluation(model)
         self.model = model
         self.attack = attack
         self.num_steps = _numbers(attack, num_steps)

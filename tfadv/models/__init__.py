@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "SmallResNet": "resnet",
         "call": "calling",
         "check_classifier": "contracts",
+        "check_evaluation": "overrides",
         "contract": "contracts",
         "convert": "conversion",
         "ends_in_logits": "logits_only",
