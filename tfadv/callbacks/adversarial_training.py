@@ -219,7 +219,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             raise TrainingError(
                 "loss and gradients must be finite, but in max_bad_steps updates that are left "
                 f"out; received {left_out}, the last of them number "
-                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}"
+                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}{_hint()}"
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -256,6 +256,15 @@ class AdversarialTraining(keras.callbacks.Callback):
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a softmax, since it pairs logits"
             )
+
+
+def _hint():
+    if keras.config.floatx() != "float16":
+        return ""
+    return (
+        "; sums in float16 end at 65504, where keras.config.set_dtype_policy('mixed_float16') and "
+        "floatx float32 have room"
+    )
 
 
 def _bypassed(model, method, avoided):

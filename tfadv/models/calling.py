@@ -1,3 +1,4 @@
+import keras
 import tensorflow as tf
 
 from tfadv.layers import scope
@@ -42,7 +43,25 @@ def call(
             branch that nobody chose.
     """
     outputs = run(model, images, training, domain, running_statistics, rematerialize, tables)
-    return structures.single(outputs, f"the output of model {model.name!r}")
+    return structures.single(outputs, _output_of(model))
+
+
+def check_outputs(model, spec):
+    """Raises `ValueError` for a model of several outputs, also where it does not say what it has.
+
+    Args:
+        model: A Keras model.
+        spec: Of its input: `tf.TensorSpec`s in its structure.
+    """
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        spec = tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), spec)
+        outputs = model.compute_output_spec(spec)
+    structures.single(outputs, _output_of(model))
+
+
+def _output_of(model):
+    return f"the output of model {model.name!r}"
 
 
 def run(

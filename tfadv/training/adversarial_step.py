@@ -99,9 +99,14 @@ class AdversarialStep:
             spec: The `tf.TypeSpec`s of what the step will be called with.
 
         Raises:
-            ValueError: With several workers, for a metric that is no sum over images.
+            ValueError: For several tensors of images, labels, weights or outputs; and, with several
+                workers, for a metric that is no sum over images.
         """
         spec = tf.nest.map_structure(lambda s: s if isinstance(s, tf.TensorSpec) else None, spec)
+        parts = keras.utils.unpack_x_y_sample_weight(spec)
+        for part, name in zip(parts, ("images", "labels", "weights"), strict=True):
+            structures.single(part, name)
+        calling.check_outputs(self.model, parts[0])
         self.model._symbolic_build(data_batch=spec)
         self._own_results = metric_trials.own_results(self.model, spec)
         if distributed.size() > 1:
@@ -109,8 +114,6 @@ class AdversarialStep:
 
     def __call__(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        for structure, name in ((images, "images"), (labels, "labels"), (weights, "weights")):
-            structures.single(structure, name)
         labels = tf.nest.map_structure(tf.convert_to_tensor, labels)
         asked, communication = self.requests.asked, self.communication
         if communication is not None:
@@ -186,7 +189,6 @@ class AdversarialStep:
                     running_statistics=self.running_statistics,
                     rematerialize=self.rematerialize != "none",
                 )
-            structures.single(outputs, f"the output of model {self.model.name!r}")
             # And so what the model's loss and metrics assign.
             with changes.after(layers, metrics) as state:
                 loss, by_domain = mixture_loss(
