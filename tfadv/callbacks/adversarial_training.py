@@ -3,7 +3,8 @@ import tensorflow as tf
 
 from tfadv import distributed, models, watchdog
 from tfadv.attacks import arguments, checks
-from tfadv.models import rematerialization
+from tfadv.callbacks.neighbours import neighbours
+from tfadv.models import overrides, rematerialization
 from tfadv.training import AdversarialStep
 from tfadv.training.faults import TrainingError
 from tfadv.training.lockstep import Lockstep
@@ -29,8 +30,9 @@ class AdversarialTraining(keras.callbacks.Callback):
     per epoch, the variables or, before any update, in a number of the optimizer, such as its
     learning rate.
 
-    Compile with a plain loss; `jit_compile` is kept off for the step, whose collective operations
-    XLA does not know. On GPUs XLA compiles the attack alone.
+    A model's own `compute_loss` and `compute_metrics` are used; its own `train_step` is refused,
+    since this callback makes the step. `jit_compile` is kept off for it, whose collective
+    operations XLA does not know. On GPUs XLA compiles the attack alone.
 
     Args:
         attack: A `tfadv.attacks.PGD`; None trains on clean images alone ("0% adv + 100% clean").
@@ -69,8 +71,10 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
-            it cannot train: a model not built yet, several inputs or outputs, a `tf.distribute`
-            strategy, and, with several workers, `steps_per_execution` above 1.
+            it cannot train: a model not built yet, several inputs or outputs, an own `train_step`,
+            a `fit` that trains by other means than Keras's, a second `AdversarialTraining`, a
+            `tf.distribute` strategy, and, with several workers, `steps_per_execution` above 1 and
+            metrics that are no sums over images.
 
     Example:
 
@@ -132,12 +136,13 @@ class AdversarialTraining(keras.callbacks.Callback):
         self._epoch = self._batch = 0
         self._armed = False
         self._built = False
+        self._traced = False
         self._function = None
 
     def on_train_begin(self, logs=None):
         model = self.model
         self._check(model)
-        self._armed = self._built = False
+        self._armed = self._built = self._traced = False
         # The step may leave variables out of an update, so the optimizer has to know all of them.
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
@@ -165,7 +170,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         """Puts the step, traced anew, into the model; `fit` takes it up at its next batch."""
         model = self.model
         jit_compile, model.jit_compile = model.jit_compile, False
-        model.train_step = self.step
+        model.train_step = self._train_step
         try:
             model.make_train_function(force=True)
         finally:
@@ -189,12 +194,19 @@ class AdversarialTraining(keras.callbacks.Callback):
                 if self.progress is not None and self._batch < self.progress.step:
                     return self.step.results()
                 with checks.one_line():
-                    return self.lockstep.update(adversarial, iterator, self._batch)
+                    logs = self.lockstep.update(adversarial, iterator, self._batch)
+                if not self._traced:
+                    raise ValueError(_bypassed(model, "make_train_function", "train_step"))
+                return logs
             model.make_train_function(force=True)
             return model.train_function(iterator)
 
         train_function.callback = self
         self._function = model.train_function = train_function
+
+    def _train_step(self, data):
+        self._traced = True
+        return self.step(data)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.step.reset()
@@ -215,6 +227,8 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         watchdog.beat(f"behind step {batch + 1} of an epoch")
+        if self._armed:
+            raise ValueError(_bypassed(self.model, "fit", "train_function"))
         self.step.extremes.tell()
         self.lockstep.updated(batch)
         left_out = self.step.faults.updates
@@ -223,7 +237,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             raise TrainingError(
                 "loss and gradients must be finite, but in max_bad_steps updates that are left "
                 f"out; received {left_out}, the last of them number "
-                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}"
+                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}{_hint()}"
             )
 
     def on_test_begin(self, logs=None):
@@ -255,6 +269,9 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         models.check_classifier(model)
         models.check_outputs(model, attacked=self.attack is not None)
+        overrides.check_training(model)
+        if sum(isinstance(each, AdversarialTraining) for each in neighbours(self)) > 1:
+            raise ValueError("one fit must have one AdversarialTraining; received several")
         if tf.distribute.has_strategy() or model._distribute_strategy is not None:
             raise ValueError(
                 "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "
@@ -268,11 +285,27 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         if self.rematerialize != "none":
             rematerialization.blocks(model)  # which a subclassed model may not have
-        if self.pairing_weight and models.logits(model) is not model:
+        if self.pairing_weight and not models.ends_in_logits(model):
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a "
                 f"{models.final_activation(model)}, since it pairs logits"
             )
+
+
+def _hint():
+    if keras.config.floatx() != "float16":
+        return ""
+    return (
+        "; sums in float16 end at 65504, where keras.config.set_dtype_policy('mixed_float16') and "
+        "floatx float32 have room"
+    )
+
+
+def _bypassed(model, method, avoided):
+    return (
+        f"the {method} of {type(model).__name__} {model.name!r} must train through "
+        f"model.{avoided}, which AdversarialTraining makes adversarial; it trained without"
+    )
 
 
 def installed(callback):

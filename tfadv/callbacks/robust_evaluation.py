@@ -1,14 +1,13 @@
 import warnings
 
-import keras
-
 from tfadv import distributed
 from tfadv.attacks import arguments
+from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
 from tfadv.training.lockstep import leave_epoch
 
 
-class RobustEvaluation(keras.callbacks.Callback):
+class RobustEvaluation(ValidatedWeights):
     """Evaluates under attack at the end of epochs.
 
     Adds to the epoch's logs, where `History`, Keras's progress bar and the callbacks after this one
@@ -83,7 +82,10 @@ class RobustEvaluation(keras.callbacks.Callback):
         if not self._is_due(epoch):
             return
         leave_epoch(self.model)
-        self.results = self._evaluator(self.validation, self.batch_size, self.limit, self.progress)
+        with self.validated_weights():
+            self.results = self._evaluator(
+                self.validation, self.batch_size, self.limit, self.progress
+            )
         if distributed.rank() == 0:
             for doubt in doubts(self._evaluator, self.results):
                 warnings.warn(f"epoch {epoch + 1}: {doubt}", stacklevel=2)

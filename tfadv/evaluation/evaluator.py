@@ -41,6 +41,7 @@ class Evaluator:
     ):
         models.check_classifier(model)
         models.check_outputs(model, attacked=attack is not None)
+        models.check_evaluation(model)
         self.model = model
         self.attack = attack
         self.num_steps = _numbers(attack, num_steps)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.data.steps import validation_steps
+from tfadv.models import structures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,8 @@ def open_source(data, batch_size, limit, rank, size, division=None):
     """Opens data for one worker.
 
     Args:
-        data: A `tfadv.data.Dataset`, a pair of arrays, or a batched `tf.data.Dataset` of pairs.
+        data: A `tfadv.data.Dataset`, a pair of arrays, or a batched `tf.data.Dataset` of pairs;
+            images and labels may each stand in a dictionary of one.
         batch_size: Images per worker.
         limit: Only the first `limit` images, or None.
         rank: This worker.
@@ -88,7 +90,7 @@ def open_source(data, batch_size, limit, rank, size, division=None):
     if isinstance(data, tf.data.Dataset):
         return _open_tf_data(data, batch_size, limit, rank, size)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        return _open_arrays(*map(np.asarray, data), batch_size, limit, rank, size)
+        return _open_arrays(*map(np.asarray, map(_single, data)), batch_size, limit, rank, size)
     raise ValueError(
         "data must be a tfadv.data.Dataset, a pair (images, labels) of arrays, or a batched "
         f"tf.data.Dataset of such pairs; received {type(data).__name__}"
@@ -133,6 +135,9 @@ def _open_arrays(images, labels, batch_size, limit, rank, size):
 
 def _open_tf_data(data, batch_size, limit, rank, size):
     spec = data.element_spec
+    if isinstance(spec, tuple) and any(isinstance(part, dict) for part in spec):
+        data = data.map(lambda *parts: tuple(map(_single, parts)))
+        spec = data.element_spec
     if not (isinstance(spec, tuple) and len(spec) == 2) or any(
         not isinstance(part, tf.TensorSpec) for part in spec
     ):
@@ -154,6 +159,10 @@ def _open_tf_data(data, batch_size, limit, rank, size):
         ((images, labels, indices) for indices, (images, labels) in _numpy(chunks)),
         batch_size,
     )
+
+
+def _single(part):
+    return structures.single(part, "images or labels") if isinstance(part, dict) else part
 
 
 def _numpy(batches):
