@@ -14,7 +14,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 gc.set_threshold(100_000, 50, 100)
 
 # Files whose tests start programs: each takes a minute and more.
-LONG = ("test_programs.py", "test_chaos.py", "test_adversarial_training_workers.py")
+LONG = (
+    "test_programs.py",
+    "test_chaos.py",
+    "test_adversarial_training_workers.py",
+    "test_lockstep_workers.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -25,7 +25,7 @@ ORDER = (
     ("layers",),
     ("watchdog",),
     ("distributed",),
-    ("lazy", "launcher", "arguments", "event_files", "whole_files"),
+    ("lazy", "launcher", "fits", "signals", "arguments", "event_files", "whole_files"),
 )
 RANKS = {name: -height for height, names in enumerate(ORDER) for name in names}
 LEAVES = ORDER[-1]

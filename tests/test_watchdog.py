@@ -98,6 +98,43 @@ def test_who_was_silent_is_known_afterwards(ended, tmp_path):
     assert watcher.silent() == ["worker 1 (process 1 on there; silent for 7 s)"]
 
 
+def test_who_has_left_is_not_waited_for():
+    watcher = watchdog._Watcher(None, "token", 60, "stalled.log", "train")
+    assert watcher._work_is_left()  # of whom nothing is known may be at work
+    watcher._latest[0] = {"works": True}
+    assert watcher._work_is_left()
+    watcher._latest[0] = {"works": False}
+    assert not watcher._work_is_left()
+
+
+def test_within_a_watch_there_is_no_other(ended, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: asked.append(value) or value)
+    for _ in range(2):
+        with watchdog.watch(5, tmp_path / "stalled.log", "train"):
+            with watchdog.watch(5, tmp_path / "other.log"):
+                pass
+    assert len(asked) == 2
+
+
+def test_others_hear_that_one_is_asked_to_stop(ended, tmp_path, monkeypatch):
+    monkeypatch.setattr(watchdog.socket, "gethostname", lambda: "127.0.0.1")
+    monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR", raising=False)
+    asked, heard = [], threading.Event()
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: asked.append(value) or value)
+    with watchdog.watch(60, tmp_path / "stalled.log", "train"):
+        watchdog.when_stopping(heard.set)
+        address, token = asked[0]
+        with socket.create_connection(address) as connection:
+            stream = connection.makefile("rw")
+            report = {"token": token, "rank": 1, "pid": 77, "host": "there", "count": 4}
+            for stopping in (False, True):
+                watchdog._send(stream, {**report, "stopping": stopping})
+                assert watchdog._receive(stream)["stopping"] == stopping
+                assert heard.wait(5) == stopping or not stopping
+        assert heard.is_set()
+
+
 HANGS = """
 import os, signal, sys, time
 from tfadv import distributed, watchdog
@@ -113,6 +150,52 @@ with watchdog.watch(5, sys.argv[3], "train"):
             time.sleep(600)
         distributed.total([1])
 """
+
+
+TRAINS = """
+import sys, time
+import keras, numpy as np, tfadv
+tfadv.distributed.init()
+model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(4)])
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+def hang(batch, logs=None):
+    if tfadv.distributed.rank() == 1 and batch == 1:
+        time.sleep(600)
+
+model.fit(
+    np.zeros((16, 2, 2, 3)),
+    np.zeros(16, int),
+    batch_size=4,
+    callbacks=[
+        tfadv.callbacks.AdversarialTraining(
+            tfadv.attacks.PGD(num_steps=1), value_range=(0, 1), stall_seconds=15
+        ),
+        keras.callbacks.LambdaCallback(on_train_batch_begin=hang),
+    ],
+)
+"""
+
+
+@pytest.mark.slow
+def test_a_users_own_program_is_watched(tmp_path):
+    script = tmp_path / "trains.py"
+    script.write_text(TRAINS)
+    command = [pathlib.Path(sys.executable).parent / "horovodrun", "-np", "2", "--gloo"]
+    environment = {**os.environ, "PYTHONPATH": str(workers.ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment["TMPDIR"] = str(tmp_path)
+    done = subprocess.run(
+        [*command, sys.executable, script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode != 0
+    line = r"tfadv: no worker made progress for 15 s; hanging: worker 1 \(.* in step 2 of an epoch"
+    assert re.search(line, done.stderr + done.stdout)
+    [traces] = tmp_path.glob("tfadv-stalled-*.log")
+    assert "trains.py" in traces.read_text()
 
 
 @pytest.mark.slow

@@ -178,7 +178,8 @@ def waits():
 
 
 @contextlib.contextmanager
-def _collective():
+def waiting():
+    """For the time of a collective operation outside of a graph, which `waits` then tells."""
     global _waiting
     _waiting = True
     try:
@@ -237,7 +238,10 @@ def mean(tensors, name, half=0):
     for dtype in sorted({tensor.dtype.name for tensor in sent}):
         places = [i for i, tensor in enumerate(sent) if tensor.dtype.name == dtype]
         reduced = horovod.grouped_allreduce(
-            [sent[i] for i in places], op=horovod.Average, name=f"{name}_{dtype}"
+            [sent[i] for i in places],
+            op=horovod.Average,
+            name=f"{name}_{dtype}",
+            ignore_name_scope=True,  # so that functions of any structure can meet in it
         )
         for i, tensor in zip(places, reduced, strict=True):
             means[i] = tf.cast(tf.ensure_shape(tensor, sent[i].shape), tensors[i].dtype)
@@ -262,7 +266,7 @@ def total(values):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return values
-    with _collective(), _on_host():
+    with waiting(), _on_host():
         return horovod.allreduce(tf.constant(values), op=horovod.Sum, name="tfadv_total").numpy()
 
 
@@ -277,7 +281,7 @@ def broadcast(variables):
         # Given Keras's variables themselves, Horovod raises.
         values = [variable.value for variable in variables]
         sent = [value for value in values if value.dtype != tf.bfloat16]
-        with _collective():
+        with waiting():
             horovod.broadcast_variables(sent, root_rank=0)
         for place, value in enumerate(values):
             if value.dtype == tf.bfloat16:
@@ -290,7 +294,7 @@ def broadcast_object(value):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return value
-    with _collective(), _on_host():
+    with waiting(), _on_host():
         return horovod.broadcast_object(value, root_rank=0, name="tfadv_object")
 
 
@@ -299,5 +303,23 @@ def gather_object(value):
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return [value]
-    with _collective(), _on_host():
+    with waiting(), _on_host():
         return horovod.allgather_object(value, name="tfadv_objects")
+
+
+def by_worker(values):
+    """Text that says which workers have which value, such as `4 on worker 0 and 2 on worker 1`.
+
+    Args:
+        values: List, in the order of the ranks.
+    """
+    ranks = {}
+    for rank, value in enumerate(map(str, values)):
+        ranks.setdefault(value, []).append(rank)
+    return " and ".join(f"{value} on {named(of)}" for value, of in ranks.items())
+
+
+def named(ranks):
+    """Text that names some workers, such as `workers 0, 1 and 3`."""
+    *others, last = map(str, ranks)
+    return f"workers {', '.join(others)} and {last}" if others else f"worker {last}"

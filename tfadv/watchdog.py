@@ -31,10 +31,23 @@ class _Activity:
         self.doing = "starting"
         self.waiting = None
         self.silent = []
+        self.watched = False
+        self.lasts = None
+        self.stopping = False  # as this worker was told, or heard
+        self.heard = None
 
     def report(self):
         waits = distributed.waits() or bool(self.waiting and self.waiting())
-        return {"count": self.count, "doing": self.doing, "waits": waits}
+        state = {"waits": waits, "works": self.works(), "stopping": self.stopping}
+        return {"count": self.count, "doing": self.doing, **state}
+
+    def works(self):
+        return self.lasts is None or self.lasts()
+
+    def hear(self):
+        if not self.stopping and self.heard is not None:
+            self.stopping = True
+            self.heard()
 
 
 _activity = _Activity()
@@ -55,14 +68,24 @@ def waits_when(function):
     _activity.waiting = function
 
 
+def spread_stop():
+    """Lets the other workers know within seconds that this one is asked to stop, if watched."""
+    _activity.stopping = True
+
+
+def when_stopping(function):
+    """Lets a function of no arguments know, in another thread, that another worker shall stop."""
+    _activity.stopping, _activity.heard = False, function
+
+
 def silent():
     """Names of the workers that rank 0 had not heard of for some seconds when its watch ended."""
     return list(_activity.silent)
 
 
 @contextlib.contextmanager
-def watch(seconds, path, program):
-    """Watches over the workers for as long as the context lasts.
+def watch(seconds, path, program=None, lasts=None):
+    """Watches over the workers for as long as the context lasts; within another watch not again.
 
     When none of them has made any progress for some time, rank 0 writes the stack traces of all
     workers that can still give one to a file, names the workers that the others wait for in one
@@ -74,9 +97,11 @@ def watch(seconds, path, program):
         seconds: How long is too long: more than the longest step, with its compilation. 0 for no
             watch; nor is there one of a single worker.
         path: Of the file of stack traces, on rank 0.
-        program: Name, as in messages.
+        program: Name, as in messages; None for the library itself.
+        lasts: Function of no arguments that says whether this worker still does what is watched;
+            None if it does until the context ends.
     """
-    if not seconds or distributed.size() == 1:
+    if not seconds or distributed.size() == 1 or _activity.watched:
         yield
         return
     # A connection that rank 0 accepts from the network gives no one more than a place in a list of
@@ -88,6 +113,7 @@ def watch(seconds, path, program):
         address = (_own_address(), server.getsockname()[1])
     address, token = distributed.broadcast_object((address, token))
     ended = threading.Event()
+    _activity.watched, _activity.lasts, _activity.stopping = True, lasts, False
     threads = [threading.Thread(target=_tell, args=(address, token, seconds, program, ended))]
     if server is not None:
         watcher = _Watcher(server, token, seconds, pathlib.Path(path), program)
@@ -99,7 +125,8 @@ def watch(seconds, path, program):
         yield
     finally:
         ended.set()
-        _activity.waiting = None
+        _activity.watched, _activity.lasts = False, None
+        _activity.waiting = _activity.heard = None
         if server is not None:
             _activity.silent = watcher.silent()
             server.close()
@@ -129,13 +156,16 @@ def _tell(address, token, seconds, program, ended):
                 stream = connection.makefile("rw", encoding="utf-8")
                 while not ended.is_set():
                     _send(stream, {**me, **_activity.report()})
-                    if _receive(stream).get("traces"):
+                    answer = _receive(stream)
+                    if answer.get("traces"):
                         _send(stream, {**me, "traces": _stack_traces()})
+                    if answer.get("stopping"):
+                        _activity.hear()
                     answered = time.monotonic()
                     ended.wait(INTERVAL)
         except (OSError, ValueError) as error:
             silence = time.monotonic() - (answered or began)
-            if not ended.is_set() and me["rank"] and silence > seconds:
+            if not ended.is_set() and me["rank"] and silence > seconds and _activity.works():
                 if answered is not None:
                     _end(program, f"worker 0 did not answer for {seconds:g} s")
                 # Perhaps a firewall: whoever trains well is not to end by it.
@@ -163,12 +193,17 @@ class _Watcher:
         self._progress = time.monotonic()  # of any worker
         self._traces = queue.Queue()
         self._wanted = threading.Event()
+        self._stopping = False
 
     def watch(self, ended):
         threading.Thread(target=self._accept, daemon=True).start()
         while not ended.wait(INTERVAL):
-            if time.monotonic() - self._progress > self._seconds:
+            if time.monotonic() - self._progress > self._seconds and self._work_is_left():
                 self._conclude()
+
+    def _work_is_left(self):
+        reports = [self._latest.get(rank, {}) for rank in range(distributed.size())]
+        return any(report.get("works", True) for report in reports)
 
     def silent(self):
         return [self._name(rank) for rank in sorted(self._heard) if self._is_silent(rank)]
@@ -199,7 +234,8 @@ class _Watcher:
                 if report["count"] != self._latest.get(rank, {}).get("count"):
                     self._progress = time.monotonic()
                 self._latest[rank], self._heard[rank] = report, time.monotonic()
-                _send(stream, {"traces": self._wanted.is_set()})
+                self._stopping |= report.get("stopping", False)
+                _send(stream, {"traces": self._wanted.is_set(), "stopping": self._stopping})
 
     def _conclude(self):
         self._wanted.set()
@@ -251,7 +287,8 @@ def _receive(stream):
 
 
 def _say(program, message):
-    print(f"tfadv.{program}: {message}", file=sys.stderr, flush=True)
+    name = "tfadv" if program is None else f"tfadv.{program}"
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
 
 
 def _end(program, message):

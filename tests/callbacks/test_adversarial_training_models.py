@@ -232,3 +232,82 @@ def test_refuses_what_has_no_two_classes_or_no_gradient():
     integer = keras.Sequential([inputs, *flat])
     message = "^model must take floating-point images to be attacked; .* is uint8, .* to float"
     refused(integer, message, real())
+
+
+def subclassed(kind):
+    inner = cases.network()
+    return cases.compiled(kind(inner.inputs, inner.outputs))
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_refuses_a_train_step_that_it_would_drop():
+    message = "AdversarialTraining makes the train_step itself .* OwnStep .* into compute_loss"
+    refused(subclassed(OwnStep), message)
+    model = cases.network()
+    model.train_step = lambda data: {}
+    refused(model, "would drop that of Functional")
+    assert model.train_step(None) == {}
+
+
+class ThroughKeras(keras.Model):
+    """Methods that do more than Keras's, and train as Keras does."""
+
+    def fit(self, x, y, **options):
+        return super().fit(x[:-2], y[:-2], **options)
+
+    def make_train_function(self, force=False):
+        super().make_train_function(force)
+        function = self.train_function
+        self.train_function = lambda iterator: function(iterator)
+
+    def test_step(self, data):
+        return {**super().test_step(data), "own": 7.0}
+
+
+def test_methods_that_train_through_keras_work():
+    model = subclassed(ThroughKeras)
+    logs = cases.train(model, X, Y, fit={"batch_size": 4, "validation_data": (X, Y)})
+    assert set(logs) == cases.OURS | {"loss", "val_loss", "val_own"}
+    assert int(model.optimizer.iterations) == 2
+    # In the validation the model's own test_step is not passed by.
+    assert logs["val_own"] == 7.0
+
+
+class OwnFit(keras.Model):
+    """Trains in a loop of its own."""
+
+    def fit(self, x, y, callbacks, **_):
+        callbacks = keras.callbacks.CallbackList(callbacks, model=self, epochs=1, steps=1)
+        callbacks.on_train_begin()
+        callbacks.on_epoch_begin(0)
+        callbacks.on_train_batch_begin(0)
+        callbacks.on_train_batch_end(0, self.train_on_batch(x, y, return_dict=True))
+
+
+class OwnFunction(keras.Model):
+    def make_train_function(self, force=False):
+        self.train_function = lambda iterator: {"loss": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [(OwnFit, "fit"), (OwnFunction, "make_train_function")]
+)
+def test_refuses_methods_that_train_without_it(kind, method):
+    with pytest.raises(ValueError, match=f"the {method} of {kind.__name__} .* must train") as error:
+        cases.train(subclassed(kind), X, Y)
+    assert "\n" not in str(error.value)
+
+
+def test_refuses_a_second_one_in_the_same_fit():
+    message = "one fit must have one AdversarialTraining; received several"
+    again = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
+    with pytest.raises(ValueError, match=message):
+        cases.train(cases.compiled(cases.network()), X, Y, callbacks=[[again]])
+    # One after the other, they may be many.
+    model = cases.compiled(cases.network())
+    cases.train(model, X, Y)
+    cases.train(model, X, Y)

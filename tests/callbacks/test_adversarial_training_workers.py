@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import tfadv
 from tests import workers
+from tests.training import cases as small
+from tests.training import keras_metrics
 from tfadv import distributed
 
 CLASSES = 5
@@ -111,7 +113,28 @@ COMPRESSED = (*STEP, "sgd", "fp16")
 def train_all(cases):
     results = {case: train(*case) for case in cases}
     means = distributed.mean([tf.constant(values) for values in arrays(distributed.rank())], "m", 2)
-    return results | {"means": [mean.numpy() for mean in means]}
+    results |= {"means": [mean.numpy() for mean in means]}
+    if distributed.size() == 2:
+        results["metrics"] = metrics_of_my_share(keras_metrics.names(sparse=False))
+        results["no sums"] = []
+        for kind in keras_metrics.NO_SUMS:
+            with pytest.raises(ValueError) as raised:
+                metrics_of_my_share([kind])
+            results["no sums"].append(str(raised.value))
+    return results
+
+
+def metrics_of_my_share(metrics):
+    """Metrics of clean training, by name or class, on this worker's half of the images."""
+    model = keras_metrics.classifier(
+        [keras_metrics.make(each) if isinstance(each, str) else each() for each in metrics]
+    )
+    x, y = small.images(24)
+    mine = slice(distributed.rank(), None, distributed.size())
+    training = tfadv.callbacks.AdversarialTraining(None, accumulation_steps=2)
+    fit = {"batch_size": 6, "shuffle": False, "verbose": 0, "callbacks": [training]}
+    history = model.fit(x[mine], small.one_hot(y)[mine], **fit).history
+    return {name: values[-1] for name, values in history.items()}
 
 
 def arrays(rank):
@@ -187,3 +210,20 @@ def test_compressed_gradients(trained):
 @pytest.mark.parametrize("count", COUNTS)
 def test_workers_know_the_share_of_their_communication(trained, count):
     assert 0 < trained(count)[0][TWENTY][1]["communication_share"] < 1
+
+
+def test_metrics_of_two_workers_are_those_of_all_images(trained):
+    names = keras_metrics.names(sparse=False)
+    model = keras_metrics.classifier([keras_metrics.make(name) for name in names])
+    x, y = small.images(24)
+    plain = model.evaluate(x, small.one_hot(y), batch_size=24, verbose=0, return_dict=True)
+    for result in trained(2):
+        for name in names:
+            np.testing.assert_allclose(result["metrics"][name], plain[name], 1e-4, err_msg=name)
+
+
+def test_two_workers_refuse_metrics_that_do_not_add_up(trained):
+    for result in trained(2):
+        for kind, message in zip(keras_metrics.NO_SUMS, result["no sums"], strict=True):
+            assert message.startswith("metrics must be sums over images to be added up over")
+            assert f"received '{kind.__name__}/most', which is none" in message

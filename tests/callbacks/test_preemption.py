@@ -2,14 +2,17 @@
 
 import os
 import signal
+import time
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.training import cases
 from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, Checkpoint, Preemption
+from tfadv.training import checkpoint_files, checkpoints
 
 X, Y = cases.images(12)  # three updates an epoch
 
@@ -128,3 +131,102 @@ def test_needs_adversarial_training(tmp_path):
         cases.compiled(cases.network()).fit(
             X, Y, verbose=0, callbacks=[checkpoint, Preemption(checkpoint)]
         )
+
+
+class Parts(cases.Mirror):
+    """Counts the parts that are attacked, and sends this process a signal within one of them."""
+
+    def __init__(self, at=None):
+        self.count, self.at = 0, at
+
+    def __call__(self, logits_fn, images, labels, **options):
+        def work(images):
+            self.count += 1
+            if self.count == self.at:
+                # Not to the main thread, which is in TensorFlow: its handler comes afterwards.
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.5)
+            return images
+
+        given = tf.numpy_function(work, [images], tf.float32)
+        given.set_shape(images.shape)
+        return super().__call__(logits_fn, given, labels, **options)
+
+
+def accumulate(directory, attack, progress=None, steps=3, model=None):
+    """An epoch of updates of four parts each."""
+    keras.utils.set_random_seed(3)
+    if model is None:
+        model = cases.compiled(
+            cases.network(keras.layers.Dropout(0.5)), keras.optimizers.SGD(0.1, momentum=0.9)
+        )
+    if progress:
+        progress = checkpoints.restore(model, progress)
+    checkpoint = Checkpoint(directory)
+    first = progress.step if progress else 0
+    model.fit(
+        tf.data.Dataset.from_tensor_slices((X, Y))
+        .batch(4, drop_remainder=True)
+        .skip(first)
+        .repeat(),
+        steps_per_epoch=steps,
+        verbose=0,
+        shuffle=False,
+        callbacks=[
+            AdversarialTraining(
+                attack, accumulation_steps=4, value_range=(0, 1), progress=progress or None
+            ),
+            checkpoint,
+            Preemption(checkpoint),
+        ],
+    )
+    return model
+
+
+@pytest.mark.parametrize("part, updates", [(2, 0), (6, 1), (11, 2)])
+def test_an_update_of_many_parts_is_left_after_the_current_one(tmp_path, part, updates):
+    attack = Parts(at=part)
+    with pytest.raises(SystemExit) as stopped:
+        accumulate(tmp_path / "stopped", attack)
+    assert stopped.value.code == 75
+    assert attack.count == part
+    path = checkpoint_files.newest(tmp_path / "stopped", pytest.fail)
+    assert path.name == checkpoint_files.name(0, updates)
+    # The update is as if it had not begun: after it a resumed training has the same bits.
+    whole = accumulate(tmp_path / "whole", Parts())
+    attack = Parts()
+    resumed = accumulate(tmp_path / "resumed", attack, progress=path)
+    assert attack.count == (3 - updates) * 4
+    cases.assert_equal_bits(cases.state(resumed), cases.state(whole))
+
+
+def test_a_signal_in_the_last_part_is_answered_after_the_update(tmp_path):
+    attack = Parts(at=8)
+    with pytest.raises(SystemExit):
+        accumulate(tmp_path, attack)
+    assert attack.count == 8
+    assert checkpoint_files.newest(tmp_path, pytest.fail).name == "epoch-0000-step-000002.keras"
+
+
+def test_a_signal_while_the_step_is_traced_is_no_part_of_it(tmp_path):
+    class Tracing(cases.Mirror):
+        def __call__(self, logits_fn, images, labels, **options):
+            signal.raise_signal(signal.SIGTERM)
+            return super().__call__(logits_fn, images, labels, **options)
+
+    with pytest.raises(SystemExit):
+        accumulate(tmp_path, Tracing())
+    assert checkpoint_files.newest(tmp_path, pytest.fail).name == "epoch-0000.keras"
+
+
+def test_after_an_exception_a_signal_is_not_held(tmp_path, handlers):
+    seen = []
+    signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))
+
+    def fail(*_, **__):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fit(tmp_path, keras.callbacks.LambdaCallback(on_train_batch_end=fail))
+    signal.raise_signal(signal.SIGTERM)
+    assert seen == ["mine"]

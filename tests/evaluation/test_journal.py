@@ -113,7 +113,12 @@ def test_workers_on_machines_of_their_own_know_what_all_of_them_found(case, tmp_
     def of_both(kill_after=None):
         journals = [evaluation.Journal(tmp_path / str(rank), {}) for rank in (0, 1)]
         known = [journal.read(shape) for journal in journals]
-        monkeypatch.setattr(distributed, "gather_object", lambda mine: known)
+        monkeypatch.setattr(
+            distributed,
+            "gather_object",
+            # Besides what is known, workers compare which images they hold.
+            lambda mine: known if isinstance(mine, dict) else [mine, mine],
+        )
         for rank, journal in enumerate(journals):
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
             counted.extend(run(model, data, journal, kill_after)[1])

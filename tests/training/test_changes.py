@@ -26,14 +26,15 @@ def test_leaves_alone_what_had_no_part_in_the_loss():
     kernel, bias = (variable.numpy() for variable in model.variables)
     changes = Changes(model, COUNTS.shape, Faults())
     gradients = [None, tf.ones(bias.shape)]
-    sums = changes.collect(gradients, keras.StatelessScope(), keras.StatelessScope(), COUNTS)
-    assert changes.apply(sums, 1, REQUESTS)[0].numpy() == COUNTS.numpy()
+    sums = changes.collect(gradients, keras.StatelessScope(), COUNTS)
+    assert changes.apply(sums, changes.metric_states(), 1, REQUESTS)[0].numpy() == COUNTS.numpy()
     np.testing.assert_array_equal(model.variables[0], kernel)
     np.testing.assert_allclose(model.variables[1], bias - 0.5 * bias - 1, rtol=1e-6)
 
 
 def test_only_what_changed_travels(monkeypatch):
     sent = []
+    monkeypatch.setattr("tfadv.distributed.size", lambda: 2)
     monkeypatch.setattr(
         "tfadv.distributed.mean", lambda tensors, *_: sent.extend(tensors) or tensors
     )
@@ -46,19 +47,19 @@ def test_only_what_changed_travels(monkeypatch):
     expected = norm.moving_mean + 1.0
     gradients = [tf.zeros(v.shape) for v in changes.trainable]
     assert len(gradients) == 4  # gamma, beta, kernel, bias
-    sums = changes.collect([None, *gradients[1:]], layers, keras.StatelessScope(), COUNTS)
+    sums = changes.collect([None, *gradients[1:]], layers, COUNTS)
     # Sums over parts have a place for everything: that is known before the first part.
     assert len(sums) == len(changes.zeros())
-    changes.apply(sums, 1, REQUESTS)
+    changes.apply(sums, changes.metric_states(), 1, REQUESTS)
     metrics = [v.shape for v in model.metrics_variables]
     assert [tensor.shape for tensor in sent] == [
         norm.beta.shape,
         logits.kernel.shape,
         logits.bias.shape,
         norm.moving_mean.shape,
-        *metrics,
         COUNTS.shape,
-        [REQUESTS.shape[0] + 1],  # and of each worker, whether it found a fault
+        *metrics,
+        [REQUESTS.shape[0] + 2],  # and of each worker, whether it found a fault
     ]
     np.testing.assert_array_equal(norm.moving_mean, expected)
 
@@ -78,8 +79,8 @@ def test_gradients_alone_are_compressed(monkeypatch):
                 np.ones(model.get_layer("norm").moving_mean.shape)
             )
         # One of them had no part in the loss, and does not travel.
-        sums = changes.collect([None, *gradients[1:]], layers, keras.StatelessScope(), COUNTS)
-        changes.apply(sums, 1, REQUESTS)
+        sums = changes.collect([None, *gradients[1:]], layers, COUNTS)
+        changes.apply(sums, changes.metric_states(), 1, REQUESTS)
     assert halves == [[], [v.shape for v in changes.trainable[1:]]]
 
 
@@ -90,11 +91,9 @@ def test_takes_the_mean_over_the_parts():
     sums = changes.zeros()
     for part in (1.0, 2.0, 6.0):
         gradients = [tf.fill(v.shape, part) for v in changes.trainable]
-        added = changes.collect(
-            gradients, keras.StatelessScope(), keras.StatelessScope(), part * COUNTS
-        )
+        added = changes.collect(gradients, keras.StatelessScope(), part * COUNTS)
         sums = [total + new for total, new in zip(sums, added, strict=True)]
-    assert changes.apply(sums, 3, REQUESTS)[0].numpy() == [3.0]
+    assert changes.apply(sums, changes.metric_states(), 3, REQUESTS)[0].numpy() == [3.0]
     for variable, value in zip(changes.trainable, before, strict=True):
         np.testing.assert_allclose(variable, value - 3.0, rtol=1e-6)
 
@@ -127,8 +126,8 @@ def test_metrics_count_on_in_integers(monkeypatch):
     with keras.StatelessScope() as metrics:
         metric.update_state(np.zeros(7), None)
     gradients = [tf.zeros(v.shape) for v in changes.trainable]
-    sums = changes.collect(gradients, keras.StatelessScope(), metrics, COUNTS)
-    changes.apply(sums, 1, REQUESTS)
+    sums = changes.collect(gradients, keras.StatelessScope(), COUNTS)
+    changes.apply(sums, changes.metric_states(metrics), 1, REQUESTS)
     assert int(metric.result()) == 21
 
 
@@ -139,7 +138,7 @@ def test_random_generators_go_on():
     with keras.StatelessScope() as layers:
         first = model(np.ones((1, *cases.SHAPE)), training=True)
     gradients = [tf.zeros(v.shape) for v in changes.trainable]
-    sums = changes.collect(gradients, layers, keras.StatelessScope(), COUNTS)
-    changes.apply(sums, 1, REQUESTS)
+    sums = changes.collect(gradients, layers, COUNTS)
+    changes.apply(sums, changes.metric_states(), 1, REQUESTS)
     np.testing.assert_array_equal(state, layers.get_current_value(state))
     assert np.any(model(np.ones((1, *cases.SHAPE)), training=True) != first)

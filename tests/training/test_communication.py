@@ -42,5 +42,6 @@ def test_the_clock_of_a_graph():
         first = communication._now([tf.zeros([1])])
         return first, communication._now([first])
 
-    first, second = between()
+    for first, second in (between(), between.python_function()):
+        assert first.dtype == second.dtype == tf.float64
     assert 1.7e9 < first <= second < first + 60

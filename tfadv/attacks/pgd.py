@@ -135,7 +135,9 @@ class PGD(arguments.Configured):
         Raises:
             ValueError: For images outside of `value_range`, labels or targets outside of the
                 classes, probabilities in place of logits, a gradient that is NaN, shapes that do
-                not fit. In a graph, `tf.errors.InvalidArgumentError` for what takes values to see.
+                not fit. In a graph, `tf.errors.InvalidArgumentError` for what takes values to see;
+                its last lines say it (`fit` with `AdversarialTraining` raises ValueError).
+            AttributeError: For an assignment to an attribute of the attack.
         """
         limits = checks.value_range(value_range)
         images, seed = checks.batch(images, seed)

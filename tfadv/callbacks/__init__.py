@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
     {
         "AdversarialImages": "adversarial_images",
         "AdversarialTraining": "adversarial_training",
-        "AverageMetrics": "average_metrics",
         "BatchNormStatistics": "batch_norm_statistics",
         "Checkpoint": "checkpoint",
         "HyperParameters": "hyper_parameters",

@@ -1,17 +1,17 @@
 import os
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfadv import distributed, inspection
 from tfadv.attacks import arguments
+from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator
 from tfadv.evaluation.sources import open_source
 from tfadv.event_files import EventFile
 
 
-class AdversarialImages(keras.callbacks.Callback):
+class AdversarialImages(ValidatedWeights):
     """Shows clean images and their adversarial counterparts in TensorBoard, as training goes on.
 
     The image `adversarial_images` of the run `{log_dir}/images` holds for each of the first images
@@ -64,7 +64,7 @@ class AdversarialImages(keras.callbacks.Callback):
         self._evaluator = Evaluator(
             self.model, self.attack, None, ("adv",), self.value_range, self.seed
         )
-        self._evaluator.open(self.data, self.count)
+        self._evaluator.open(self.data, self.count, self.count)
         if distributed.rank() == 0:
             self._batch = next(open_source(self.data, self.count, self.count, 0, 1).batches())
             self._file = EventFile(os.path.join(self.log_dir, "images"), self._step())
@@ -72,7 +72,8 @@ class AdversarialImages(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         due = self.every(epoch) if callable(self.every) else (epoch + 1) % self.every == 0
         if self._file is not None and due:
-            png = inspection.figure_to_png(self._figure())
+            with self.validated_weights():
+                png = inspection.figure_to_png(self._figure())
             self._file.image("adversarial_images", png, self._step())
 
     def on_train_end(self, logs=None):

@@ -3,9 +3,11 @@ import tensorflow as tf
 
 from tfadv import distributed, models, watchdog
 from tfadv.attacks import arguments, checks
-from tfadv.models import rematerialization
+from tfadv.callbacks.neighbours import neighbours
+from tfadv.models import overrides, rematerialization
 from tfadv.training import AdversarialStep
 from tfadv.training.faults import TrainingError
+from tfadv.training.lockstep import Lockstep
 
 
 class AdversarialTraining(keras.callbacks.Callback):
@@ -18,12 +20,19 @@ class AdversarialTraining(keras.callbacks.Callback):
     Keras model, and once `fit` ends, however it ends, its training is Keras's own again.
 
     Adversarial images are made by the network as it is at inference, through the adv branch of
-    every mixture, and clean and adversarial images share one forward and backward pass. Under
-    Horovod each worker takes its own batch; gradients, moving statistics and metrics are averaged
-    at every step, and all workers begin with the variables of rank 0.
+    every mixture, and clean and adversarial images share one forward and backward pass.
 
-    Compile with a plain loss; `jit_compile` is kept off for the step, whose collective operations
-    XLA does not know. On GPUs XLA compiles the attack alone.
+    Under Horovod each worker takes its own batches, and all begin with the variables of rank 0.
+    Gradients, moving statistics and metrics are averaged at every step, the metrics of
+    `validation_data` at the end of the epoch: put callbacks that read the logs after this one. If
+    data end early on one worker, the epoch ends after the same update on all; if one stops
+    (`model.stop_training`), all do. It is an error if the workers differ in the epochs, the steps
+    per epoch, the variables or, before any update, in a number of the optimizer, such as its
+    learning rate.
+
+    A model's own `compute_loss` and `compute_metrics` are used; its own `train_step` is refused,
+    since this callback makes the step. `jit_compile` is kept off for it, whose collective
+    operations XLA does not know. On GPUs XLA compiles the attack alone.
 
     Args:
         attack: A `tfadv.attacks.PGD`; None trains on clean images alone ("0% adv + 100% clean").
@@ -56,11 +65,16 @@ class AdversarialTraining(keras.callbacks.Callback):
             returns it. The updates that its epoch has behind it are counted by `fit` and not made,
             and their images not read: give `fit` data that begin behind them, all
             `steps_per_epoch`, and `initial_epoch=progress.epoch`.
+        stall_seconds: Number; if no worker makes any progress for so long, the job is aborted with
+            one line that names those that hang. More than the longest step with its compilation,
+            or work of other callbacks between two epochs, takes; 0 watches nothing.
 
     Raises:
         ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
-            it cannot train: a model not built yet, several inputs or outputs, a `tf.distribute`
-            strategy, and, with several workers, `steps_per_execution` above 1.
+            it cannot train: a model not built yet, several inputs or outputs, an own `train_step`,
+            a `fit` that trains by other means than Keras's, a second `AdversarialTraining`, a
+            `tf.distribute` strategy, and, with several workers, `steps_per_execution` above 1 and
+            metrics that are no sums over images.
 
     Example:
 
@@ -85,6 +99,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         compression="none",
         max_bad_steps=0,
         progress=None,
+        stall_seconds=1800,
     ):
         super().__init__()
         if attack is not None and not callable(attack):
@@ -115,16 +130,22 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.compression = arguments.choice("compression", compression, ("none", "fp16"))
         self.max_bad_steps = arguments.integer("max_bad_steps", max_bad_steps, 0)
         self.progress = progress
+        self.stall_seconds = arguments.number("stall_seconds", stall_seconds, 0, float("inf"))
         self.step = None
-        self._batch = 0
+        self.lockstep = None
+        self._epoch = self._batch = 0
         self._armed = False
         self._built = False
+        self._traced = False
         self._function = None
 
     def on_train_begin(self, logs=None):
         model = self.model
         self._check(model)
-        self._armed = self._built = False
+        self._armed = self._built = self._traced = False
+        # The step may leave variables out of an update, so the optimizer has to know all of them.
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         value_range = None
         if self.attack is not None:
             value_range = models.value_range(model, self.value_range)
@@ -141,11 +162,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             attack_precision=self.attack_precision,
             compression=self.compression,
         )
-        if self.step.communication is not None:
-            watchdog.waits_when(self.step.communication.waits)
-        # The step may leave variables out of an update, so the optimizer has to know all of them.
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+        self.lockstep = Lockstep(model, self.params, self.step, self.stall_seconds, self.progress)
         distributed.broadcast(model.variables + model.optimizer.variables)
         self.install()
 
@@ -153,7 +170,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         """Puts the step, traced anew, into the model; `fit` takes it up at its next batch."""
         model = self.model
         jit_compile, model.jit_compile = model.jit_compile, False
-        model.train_step = self.step
+        model.train_step = self._train_step
         try:
             model.make_train_function(force=True)
         finally:
@@ -177,15 +194,23 @@ class AdversarialTraining(keras.callbacks.Callback):
                 if self.progress is not None and self._batch < self.progress.step:
                     return self.step.results()
                 with checks.one_line():
-                    return adversarial(iterator)
+                    logs = self.lockstep.update(adversarial, iterator, self._batch)
+                if not self._traced:
+                    raise ValueError(_bypassed(model, "make_train_function", "train_step"))
+                return logs
             model.make_train_function(force=True)
             return model.train_function(iterator)
 
         train_function.callback = self
         self._function = model.train_function = train_function
 
+    def _train_step(self, data):
+        self._traced = True
+        return self.step(data)
+
     def on_epoch_begin(self, epoch, logs=None):
         self.step.reset()
+        self._epoch, self._batch = epoch, None
         if self.progress is not None and epoch != self.progress.epoch:
             raise ValueError(
                 f"initial_epoch must be {self.progress.epoch}, that of progress; received {epoch}"
@@ -194,26 +219,45 @@ class AdversarialTraining(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # A callback's own `train_on_batch` puts Keras's function in the place of ours.
         self.model.train_function = self._function
+        if self._batch is None:
+            self.lockstep.begin_epoch(self._epoch)
         self._batch = batch
         self._armed = True
         watchdog.beat(f"in step {batch + 1} of an epoch")
 
     def on_train_batch_end(self, batch, logs=None):
         watchdog.beat(f"behind step {batch + 1} of an epoch")
+        if self._armed:
+            raise ValueError(_bypassed(self.model, "fit", "train_function"))
         self.step.extremes.tell()
+        self.lockstep.updated(batch)
         left_out = self.step.faults.updates
         if left_out > self.max_bad_steps:
             workers = ", ".join(map(str, self.step.faults.workers)) or "all, in their mean"
             raise TrainingError(
                 "loss and gradients must be finite, but in max_bad_steps updates that are left "
                 f"out; received {left_out}, the last of them number "
-                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}"
+                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}{_hint()}"
             )
 
+    def on_test_begin(self, logs=None):
+        if self.lockstep is not None:  # within `fit`
+            self.lockstep.leave()
+
+    def on_test_batch_begin(self, batch, logs=None):
+        watchdog.beat(f"in step {batch + 1} of a validation")
+
+    def on_test_end(self, logs=None):
+        if self.lockstep is not None:
+            self.lockstep.validated(logs)
+
     def on_epoch_end(self, epoch, logs=None):
+        self.lockstep.end_epoch(logs)
         self.progress = None  # from here on it is a training like any other
 
     def on_train_end(self, logs=None):
+        self.lockstep.end()
+        self.lockstep = None
         self._armed = False
         self._function = self.model.train_function = None
 
@@ -225,6 +269,9 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         models.check_classifier(model)
         models.check_outputs(model, attacked=self.attack is not None)
+        overrides.check_training(model)
+        if sum(isinstance(each, AdversarialTraining) for each in neighbours(self)) > 1:
+            raise ValueError("one fit must have one AdversarialTraining; received several")
         if tf.distribute.has_strategy() or model._distribute_strategy is not None:
             raise ValueError(
                 "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "
@@ -238,11 +285,27 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         if self.rematerialize != "none":
             rematerialization.blocks(model)  # which a subclassed model may not have
-        if self.pairing_weight and models.logits(model) is not model:
+        if self.pairing_weight and not models.ends_in_logits(model):
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a "
                 f"{models.final_activation(model)}, since it pairs logits"
             )
+
+
+def _hint():
+    if keras.config.floatx() != "float16":
+        return ""
+    return (
+        "; sums in float16 end at 65504, where keras.config.set_dtype_policy('mixed_float16') and "
+        "floatx float32 have room"
+    )
+
+
+def _bypassed(model, method, avoided):
+    return (
+        f"the {method} of {type(model).__name__} {model.name!r} must train through "
+        f"model.{avoided}, which AdversarialTraining makes adversarial; it trained without"
+    )
 
 
 def installed(callback):

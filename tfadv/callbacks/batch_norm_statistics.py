@@ -1,19 +1,19 @@
 import os
 
-import keras
 import numpy as np
 from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
 from tfadv import distributed, inspection
 from tfadv.attacks import arguments
+from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.event_files import EventFile
 from tfadv.inspection import figures
 
 _ARRAYS = ("moving_mean", "moving_variance", "gamma", "beta")
 
 
-class BatchNormStatistics(keras.callbacks.Callback):
+class BatchNormStatistics(ValidatedWeights):
     """Writes what batch normalization holds to TensorBoard, by layer and domain, during `fit`.
 
     The statistics of plain batch normalization, tfadv's or Keras's, become one TensorBoard run,
@@ -83,7 +83,8 @@ class BatchNormStatistics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0:
-            self._write()
+            with self.validated_weights():
+                self._write()
 
     def on_train_end(self, logs=None):
         step = self._step()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,11 +10,13 @@ import keras
 from tfadv import distributed, whole_files
 from tfadv.attacks import arguments
 from tfadv.callbacks.adversarial_training import installed
+from tfadv.callbacks.neighbours import neighbours
+from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.training import checkpoint_files, checkpoints
 from tfadv.training.progress import Progress
 
 
-class Checkpoint(keras.callbacks.Callback):
+class Checkpoint(ValidatedWeights):
     """Saves the model with its optimizer after every epoch, and within long ones; on rank 0.
 
     Files are written whole or not at all, with a checksum: `epoch-0003.keras` after three epochs,
@@ -25,6 +28,10 @@ class Checkpoint(keras.callbacks.Callback):
     Workers agree on the update after which they are within an epoch; as they all hold the same
     state, only rank 0 writes, and nobody waits for it before the next update. Put it behind the
     callbacks that add to the logs or write them, so that no epoch with a checkpoint lacks its logs.
+
+    With `keras.callbacks.SwapEMAWeights` each file's model has the averaged weights, as the
+    validation saw them, and its optimizer the weights that train in their place, from which
+    `restore` goes on.
 
     Args:
         directory: Of the files.
@@ -42,8 +49,9 @@ class Checkpoint(keras.callbacks.Callback):
             None before.
 
     Raises:
-        ValueError: If `keep` or `minutes` is no such number; and from `fit`, within an epoch, for
-            compiled metrics with states of more than 64 KiB as JSON.
+        ValueError: If `keep` or `minutes` is no such number; and from `fit`, with
+            `SwapEMAWeights(swap_on_epoch=True)`, and, within an epoch, for compiled metrics with
+            states of more than 64 KiB as JSON.
         OSError: From `fit`, if a file cannot be written; those before it stay.
     """
 
@@ -66,6 +74,13 @@ class Checkpoint(keras.callbacks.Callback):
         self._written_at = 0.0
 
     def on_train_begin(self, logs=None):
+        for each in neighbours(self):
+            if isinstance(each, keras.callbacks.SwapEMAWeights) and each.swap_on_epoch:
+                # It rounds the weights between epochs, and drops them after the last.
+                raise ValueError(
+                    "Checkpoint needs SwapEMAWeights(swap_on_epoch=False) to save what trains "
+                    "besides the averages, which tfadv's callbacks see either way; received True"
+                )
         self.path = None
         self._written_at = time.monotonic()
         if self.minutes is not None:
@@ -79,6 +94,7 @@ class Checkpoint(keras.callbacks.Callback):
             whole_files.remove_leftovers(self.directory)
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -116,14 +132,16 @@ class Checkpoint(keras.callbacks.Callback):
 
     def write(self, step):
         """Writes a checkpoint after `step` updates of this epoch, on rank 0."""
-        sums = installed(self).step.sums
+        sums = installed(self).step.sums if step else None
         self._write(Progress(self._epoch, step, distributed.size(), sums))
 
     def _write(self, progress, value=None):
         path = self._path(progress.epoch, progress.step)
         if distributed.rank() == 0 and path != self.path:
             with whole_files.aside(path) as temporary:
-                checkpoints.write(self.model, temporary, progress)
+                with self.validated_weights() as averaged:
+                    progress = dataclasses.replace(progress, averaged=averaged)
+                    checkpoints.write(self.model, temporary, progress)
                 # The best first. A training that is killed between the two comes back here, from
                 # the checkpoint before this one, and then finds the best again.
                 # Read from its file, so that a continued run competes with what came before.

@@ -2,22 +2,27 @@ import signal
 
 import keras
 
-from tfadv import distributed, launcher
+from tfadv import distributed, fits, launcher, signals, watchdog
 from tfadv.callbacks.adversarial_training import installed
 
 
 class Preemption(keras.callbacks.Callback):
-    """Ends a training that a signal asks to stop, behind a checkpoint and between two updates.
+    """Saves a checkpoint and stops training on SIGTERM.
 
     One worker's signal is enough: all of them agree on the update, in the collective operation that
     every update has, or at the end of the epoch. Rank 0 writes the checkpoint, and when it is
     there every worker ends with `SystemExit(75)`, a status (EX_TEMPFAIL) that asks to be started
-    again. A second signal ends a worker at once, and so does a signal after training.
+    again. A second signal ends a worker at once, whatever TensorFlow is doing, and so does a signal
+    after training.
 
-    The wait is at most one update and a checkpoint. In an epoch's end, evaluations and all, there
-    is none if the checkpoint before the epoch's last update was written (`Checkpoint(long_ends)`):
-    that update and the epoch's end are then done again, and every worker needs a signal of its own.
-    Signals reach a process in Python's main thread, where `fit` must run.
+    The wait is at most one update and a checkpoint. With accumulated steps it is one of the
+    update's parts: the update is then abandoned on all workers, the checkpoint is that of the last
+    whole update, and a resumed training makes the update from its beginning, with the same bits.
+    (Other workers than the one with the signal hear of it through the watchdog, within some
+    seconds. Without one they make all parts of their update.) In an epoch's end, evaluations and
+    all, there is no wait if the checkpoint before the epoch's last update was written
+    (`Checkpoint(long_ends)`): that update and the epoch's end are then done again, and every worker
+    needs a signal of its own.
 
     Args:
         checkpoint: The `Checkpoint` of the same `fit`, which stands before this callback.
@@ -34,27 +39,28 @@ class Preemption(keras.callbacks.Callback):
         self.signals = tuple(signals)
         self._asked = None
         self._ends = False  # the epoch, of which nothing but its last update could be lost
-        self._previous = {}
+        self._listener = self._fit = self._requests = None
+        self._in_parts = False
 
     def on_train_begin(self, logs=None):
-        installed(self)
-        self._asked, self._ends = None, False
-        self._previous = {
-            number: signal.signal(number, self._ask)
-            for number in self.signals
-            if signal.getsignal(number) != signal.SIG_IGN  # as a shell's background has Ctrl-C
-        }
+        training = installed(self)
+        training.lockstep.interrupted = self._stop_after
+        self._requests = training.step.requests
+        # Several steps in one execution are not told apart.
+        self._in_parts = training.accumulation_steps > 1 and self.model.steps_per_execution == 1
+        watchdog.when_stopping(self._request)
+        if self._listener is not None:
+            self._listener.close()  # of a training that an exception ended
+        self._asked, self._ends, self._fit = None, False, fits.Fit()
+        self._listener = signals.Listener(self.signals, self._heard, self._handle)
         # Nobody trains on before all of them can be asked: one that ended here would end the rest.
         distributed.total([0])
 
-    def on_train_batch_begin(self, batch, logs=None):
-        if self._asked is not None and not self.checkpoint.is_last(batch):
-            installed(self).step.requests.ask("stop")
-
     def on_train_batch_end(self, batch, logs=None):
-        if installed(self).step.requests.agreed("stop"):
-            self.checkpoint.write(batch + 1)
-            self._stop()
+        agreed = self._requests.agreed("stop")
+        # After an epoch's last update its own checkpoint comes first.
+        if agreed and not self.checkpoint.is_last(batch):
+            self._stop_after(batch + 1)
         self._ends = self.checkpoint.is_last(batch) and self.checkpoint.is_behind_by_one()
         if self._ends and self._asked is not None:
             self._leave(self._asked)
@@ -66,15 +72,36 @@ class Preemption(keras.callbacks.Callback):
             self._stop()
 
     def on_train_end(self, logs=None):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._listener.close()
+        self._listener = None
 
-    def _ask(self, number, frame):
+    def _heard(self, number):
+        """In another thread, while the main one may be in an update."""
         self._asked = number
-        for each in self._previous:
-            signal.signal(each, signal.SIG_DFL)  # which needs no Python: an update may be long
+        self._request()
+        watchdog.spread_stop()
+
+    def _request(self):
+        self._requests.ask("stop")
+        if self._in_parts:
+            self._requests.hurry()
+
+    def _handle(self, number, frame):
+        """In the main thread, between two operations of Python's."""
+        if not self._fit():  # an exception ended it, and the signal is not ours
+            self._listener.close()
+            self._listener = None
+            signal.raise_signal(number)
+            return
+        self._asked = number
+        self._request()
+        self._listener.release()
         if self._ends:
             self._leave(number)
+
+    def _stop_after(self, step):
+        self.checkpoint.write(step)
+        self._stop()
 
     def _stop(self):
         # Whoever ends first takes the others along, so all wait until the checkpoint is written.
@@ -85,5 +112,6 @@ class Preemption(keras.callbacks.Callback):
         if distributed.rank() == 0:
             name = signal.Signals(number).name
             print(f"\nstopped by {name}, to be resumed from {self.checkpoint.path}", flush=True)
+        self._listener.leave()
         launcher.report_status(launcher.RESUME)
         raise SystemExit(launcher.RESUME)

@@ -1,13 +1,13 @@
 import warnings
 
-import keras
-
 from tfadv import distributed
 from tfadv.attacks import arguments
+from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
+from tfadv.training.lockstep import leave_epoch
 
 
-class RobustEvaluation(keras.callbacks.Callback):
+class RobustEvaluation(ValidatedWeights):
     """Evaluates under attack at the end of epochs.
 
     Adds to the epoch's logs, where `History`, Keras's progress bar and the callbacks after this one
@@ -22,7 +22,8 @@ class RobustEvaluation(keras.callbacks.Callback):
     doubt (`tfadv.evaluation.doubts`) is a Python warning.
 
     Args:
-        validation: Data, as of `tfadv.evaluation.evaluate`.
+        validation: Data, as of `tfadv.evaluation.evaluate`: of several workers, on each all images
+            or a share of its own. What they hold is compared when `fit` begins.
         attack: A `tfadv.attacks.PGD`, or None to look at clean images alone.
         num_steps: Integer or list of integers, at least 1; None for the attack's own.
         domains: Of `"adv"` and `"clean"`: the branches to attack, each by itself.
@@ -80,7 +81,11 @@ class RobustEvaluation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not self._is_due(epoch):
             return
-        self.results = self._evaluator(self.validation, self.batch_size, self.limit, self.progress)
+        leave_epoch(self.model)
+        with self.validated_weights():
+            self.results = self._evaluator(
+                self.validation, self.batch_size, self.limit, self.progress
+            )
         if distributed.rank() == 0:
             for doubt in doubts(self._evaluator, self.results):
                 warnings.warn(f"epoch {epoch + 1}: {doubt}", stacklevel=2)

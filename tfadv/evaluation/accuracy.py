@@ -34,7 +34,9 @@ def evaluate(
             the attack, as by `tfadv.models.logits`.
         data: A `tfadv.data.Dataset` (its validation images), a pair (images, labels) of arrays, or
             a batched `tf.data.Dataset` of such pairs, which must give them in the same order every
-            time. Labels are sparse or one-hot. Images are in `value_range`.
+            time. Labels are sparse or one-hot. Images are in `value_range`. Each of several workers
+            gives all images, which they share out, or a share of its own; they compare checksums,
+            for which a `tf.data.Dataset` is read once more.
         attack: A `tfadv.attacks.PGD`, or None to look at clean images alone. (The paper evaluates
             with `start_from_clean=0`.)
         num_steps: Integer or list of integers, at least 1; None for the attack's own.

@@ -3,6 +3,7 @@ import tensorflow as tf
 
 from tfadv import distributed, models, watchdog
 from tfadv.attacks import arguments, checks
+from tfadv.evaluation import shares
 from tfadv.evaluation.network import Network
 from tfadv.evaluation.results import Result
 from tfadv.evaluation.sources import open_source
@@ -40,6 +41,7 @@ class Evaluator:
     ):
         models.check_classifier(model)
         models.check_outputs(model, attacked=attack is not None)
+        models.check_evaluation(model)
         self.model = model
         self.attack = attack
         self.num_steps = _numbers(attack, num_steps)
@@ -59,12 +61,15 @@ class Evaluator:
         ]
         self._start = tf.function(self._draw, autograph=False)
         self.outcomes_by_index = {}
+        self._compared = None  # data, how many of them, and the division of those
 
     def __call__(self, data, batch_size=64, limit=None, progress=None, journal=None):
         source = self.open(data, batch_size, limit)
         shape = [len(self.domains), 1 + len(self.num_steps), 3]
         known = {}
         if journal is not None:
+            if source.division is not None:
+                journal.narrow(division=source.division)
             # All of them, on all workers: by their indices they are shared out, and left out.
             for found in distributed.gather_object(journal.read(shape)):
                 known.update(found)
@@ -114,6 +119,8 @@ class Evaluator:
     def open(self, data, batch_size=64, limit=None):
         """Opens data for this worker, after checking that they fit the model.
 
+        Several workers do so together, and compare what they hold: once for the same data.
+
         Args:
             data, batch_size, limit: As of `evaluate`.
 
@@ -121,12 +128,35 @@ class Evaluator:
             A `tfadv.evaluation.sources.Source`.
 
         Raises:
-            ValueError: If they do not fit.
+            ValueError: If they do not fit, or if what the workers hold is neither all images on
+                each nor a share of its own on each.
         """
         batch_size = arguments.integer("batch_size", batch_size, 1)
         if limit is not None:
             limit = arguments.integer("limit", limit, 1)
-        source = open_source(data, batch_size, limit, distributed.rank(), distributed.size())
+        if distributed.size() == 1:
+            return self._checked(open_source(data, batch_size, limit, 0, 1))
+        division = self._division(data, batch_size, limit)
+        return open_source(
+            data, batch_size, limit, distributed.rank(), distributed.size(), division
+        )
+
+    def _division(self, data, batch_size, limit):
+        """How the workers hold the data, as of `Source`, after checking each worker's."""
+        known = self._compared
+        is_known = (
+            known is not None and known[0] is data and (known[1] or np.inf) >= (limit or np.inf)
+        )
+        if not all(distributed.gather_object(is_known)):
+            mistake = None
+            try:
+                self._checked(open_source(data, batch_size, limit, 0, 1))
+            except ValueError as error:
+                mistake = str(error)
+            self._compared = (data, limit, shares.compare(data, limit, mistake))
+        return self._compared[2]
+
+    def _checked(self, source):
         shape = tf.TensorShape(getattr(self.model, "input_shape", None))[1:]
         if not shape.is_compatible_with(source.image_shape):
             raise ValueError(

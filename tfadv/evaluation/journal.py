@@ -47,6 +47,10 @@ class Journal:
                     found[index] = np.unpackbits(packed, count=size).astype(bool).reshape(shape)
         return found
 
+    def narrow(self, **values):
+        """Adds plain values to what all outcomes depend on."""
+        self._identity |= json.loads(json.dumps(values))
+
     def add(self, indices, outcomes):
         """Keeps the outcomes of a batch.
 

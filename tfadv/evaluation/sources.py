@@ -7,11 +7,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv.data.steps import validation_steps
+from tfadv.models import structures
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """One worker's share of the images, by example: those whose index is the rank modulo the size.
+
+    Where a worker holds a share of its own, an image's index is that which it would have if all
+    workers dealt out one set in turn: `tf.data.Dataset.shard(size, rank)` and `images[rank::size]`
+    keep the indices, and with them an image's random draws.
 
     Args:
         image_shape: Of one image, a `tf.TensorShape`, possibly with unknown dimensions.
@@ -19,6 +24,7 @@ class Source:
         num_batches: Of each worker, or None where that is known only at the end.
         chunks: (images, labels, indices) of at most a batch, from which `batches` are made.
         batch_size: Images of every batch.
+        division: String that identifies which worker holds which images; None if each holds all.
     """
 
     image_shape: tf.TensorShape
@@ -26,6 +32,7 @@ class Source:
     num_batches: int | None
     chunks: Iterable
     batch_size: int
+    division: str | None = None
 
     def batches(self, known=()):
         """Yields (images, labels int32 [batch_size], indices int64 [batch_size]) as NumPy arrays.
@@ -50,15 +57,17 @@ class Source:
             yield images[rows], _sparse(labels[rows]), where
 
 
-def open_source(data, batch_size, limit, rank, size):
+def open_source(data, batch_size, limit, rank, size, division=None):
     """Opens data for one worker.
 
     Args:
-        data: A `tfadv.data.Dataset`, a pair of arrays, or a batched `tf.data.Dataset` of pairs.
+        data: A `tfadv.data.Dataset`, a pair of arrays, or a batched `tf.data.Dataset` of pairs;
+            images and labels may each stand in a dictionary of one.
         batch_size: Images per worker.
         limit: Only the first `limit` images, or None.
         rank: This worker.
         size: Number of workers.
+        division: As of `Source`.
 
     Returns:
         A `Source`.
@@ -67,6 +76,8 @@ def open_source(data, batch_size, limit, rank, size):
         ValueError: For data of another kind, of no images, or of images and labels that differ in
             number.
     """
+    if division is not None:
+        return _open_share(data, batch_size, limit, rank, size, division)
     if hasattr(data, "validation_batches"):
         chunks = data.validation_batches(batch_size, rank=rank, size=size, limit=limit)
         return Source(
@@ -79,11 +90,23 @@ def open_source(data, batch_size, limit, rank, size):
     if isinstance(data, tf.data.Dataset):
         return _open_tf_data(data, batch_size, limit, rank, size)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        return _open_arrays(*map(np.asarray, data), batch_size, limit, rank, size)
+        return _open_arrays(*map(np.asarray, map(_single, data)), batch_size, limit, rank, size)
     raise ValueError(
         "data must be a tfadv.data.Dataset, a pair (images, labels) of arrays, or a batched "
         f"tf.data.Dataset of such pairs; received {type(data).__name__}"
     )
+
+
+def _open_share(data, batch_size, limit, rank, size, division):
+    count = None if limit is None else max(0, -(-(limit - rank) // size))
+    source = open_source(data, batch_size, count or limit, 0, 1)
+    if count == 0:
+        return dataclasses.replace(source, num_batches=0, chunks=(), division=division)
+    chunks = (
+        (images, labels, np.where(np.asarray(indices) < 0, -1, indices * size + rank))
+        for images, labels, indices in source.chunks
+    )
+    return dataclasses.replace(source, chunks=chunks, division=division)
 
 
 def _open_arrays(images, labels, batch_size, limit, rank, size):
@@ -112,6 +135,9 @@ def _open_arrays(images, labels, batch_size, limit, rank, size):
 
 def _open_tf_data(data, batch_size, limit, rank, size):
     spec = data.element_spec
+    if isinstance(spec, tuple) and any(isinstance(part, dict) for part in spec):
+        data = data.map(lambda *parts: tuple(map(_single, parts)))
+        spec = data.element_spec
     if not (isinstance(spec, tuple) and len(spec) == 2) or any(
         not isinstance(part, tf.TensorSpec) for part in spec
     ):
@@ -133,6 +159,10 @@ def _open_tf_data(data, batch_size, limit, rank, size):
         ((images, labels, indices) for indices, (images, labels) in _numpy(chunks)),
         batch_size,
     )
+
+
+def _single(part):
+    return structures.single(part, "images or labels") if isinstance(part, dict) else part
 
 
 def _numpy(batches):

@@ -60,6 +60,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         # where adding a tenth of a small difference changes nothing.
         if tf.as_dtype(self.variable_dtype).size < 4:
             kwargs["dtype"] = "float32"
+            kwargs["regularizer"] = _cast(kwargs.get("regularizer"), self.variable_dtype)
         return super().add_weight(*args, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
@@ -118,3 +119,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         centred = x - tf.reshape(mean, [-1 if i not in axes else 1 for i in range(x.shape.rank)])
         variance = tf.reduce_sum(weights * tf.square(centred), axes) / count
         return mean, variance, tf.reduce_sum(weights)
+
+
+def _cast(regularizer, dtype):
+    """A regularizer whose losses have the dtype of other layers', to which Keras adds them."""
+    if regularizer is None:
+        return None
+    regularizer = keras.regularizers.get(regularizer)
+    return lambda weights: tf.cast(regularizer(weights), dtype)

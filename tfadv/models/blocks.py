@@ -174,11 +174,13 @@ def logits(make, x, num_classes):
 
     Returns:
         A Keras tensor `[batch, num_classes]`, float32 also where the network computes in half
-        precision, whose rounding would show in the losses.
+        precision, whose rounding would show in the losses, with weights in float32.
     """
     half = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
     dtype = "float32" if half else None
     x = keras.layers.GlobalAveragePooling2D(name="pool", dtype=dtype, **_LAST)(x)
+    if keras.config.dtype_policy().variable_dtype in ("float16", "bfloat16"):
+        dtype = None  # Keras adds no decay of weights in float32 to others'
     return make.dense(num_classes, stddev=0.01, name="logits", dtype=dtype)(x)
 
 

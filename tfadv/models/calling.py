@@ -1,8 +1,9 @@
+import keras
 import tensorflow as tf
 
 from tfadv.layers import scope
 from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
-from tfadv.models import architectures, graphs, rematerialization
+from tfadv.models import architectures, graphs, rematerialization, structures
 
 
 def call(
@@ -21,7 +22,7 @@ def call(
 
     Args:
         model: A Keras model.
-        images: Its input, images first.
+        images: Its input, images first: a tensor, or what the model takes in its place.
         training: Boolean, Keras's own `training`.
         domain: `"adv"` or `"clean"` sends all images through that branch; a number `n` (a Python
             integer or a scalar tensor) the first `n` through the adv branch, the rest through the
@@ -34,18 +35,51 @@ def call(
             `tfadv.models.Frozen`.
 
     Returns:
-        What the model returns.
+        The model's output; of a dictionary, list or tuple of one, that one.
 
     Raises:
-        ValueError: If `domain` is none of these.
+        ValueError: If `domain` is none of these, or if the model returns several outputs.
         RuntimeError: If a mixture of the model did not see this call, and so would have taken a
             branch that nobody chose.
     """
+    outputs = run(model, images, training, domain, running_statistics, rematerialize, tables)
+    return structures.single(outputs, _output_of(model))
+
+
+def check_outputs(model, spec):
+    """Raises `ValueError` for a model of several outputs, also where it does not say what it has.
+
+    Args:
+        model: A Keras model.
+        spec: Of its input: `tf.TensorSpec`s in its structure.
+    """
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        spec = tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), spec)
+        outputs = model.compute_output_spec(spec)
+    structures.single(outputs, _output_of(model))
+
+
+def _output_of(model):
+    return f"the output of model {model.name!r}"
+
+
+def run(
+    model,
+    images,
+    training,
+    domain,
+    running_statistics=False,
+    rematerialize=False,
+    tables=(),
+):
+    """Like `call`, but returns what the model returns, in whatever structure."""
     if not _is_domain(domain):
         raise ValueError(
             'domain must be "adv", "clean" or the number of adversarial images; '
             f"received {domain!r}"
         )
+    images = structures.inputs(model, images)
     with scope.enter(domain, running_statistics) as entered:
         if rematerialize:
             outputs = rematerialization.run(model, images, training, tables)

@@ -56,7 +56,9 @@ def check_classifier(model):
     for name in ("inputs", "outputs"):
         tensors = getattr(model, name, None)
         if tensors is not None and len(tensors) != 1:
+            structure = getattr(model, name[:-1], None)
+            names = structure if isinstance(structure, dict) else [each.name for each in tensors]
             raise ValueError(
-                f"model must have one input of images and one output of classes; "
-                f"{model.name!r} has {len(tensors)} {name}"
+                f"model must have one input of images and one output of classes; {model.name!r} "
+                f"has {len(tensors)} {name}: {', '.join(map(repr, names))}"
             )

@@ -1,6 +1,8 @@
 import keras
 import tensorflow as tf
 
+from tfadv.models import structures
+
 # Without these the same class is the largest: they increase in every logit, or, as the softmax,
 # keep the order of the logits. All of them flatten where a network is confident.
 _REMOVABLE = ("softmax", "sigmoid", "log_sigmoid", "tanh", "softsign")
@@ -57,20 +59,35 @@ def logits(model):
 
     Returns:
         The model itself where it does not end in a softmax, sigmoid, log-sigmoid, tanh or
-        softsign, else a functional model that shares every layer of it. (An activation inside a
-        subclassed model cannot be seen; attacks recognize probabilities and refuse them, and an
-        evaluation doubts other bounded outputs.)
+        softsign, else a functional model that shares every layer of it; so, too, for a functional
+        model that takes or returns a dictionary or list of one tensor, which this one does without.
+        (An activation inside a subclassed model cannot be seen; attacks recognize probabilities and
+        refuse them, and an evaluation doubts other bounded outputs.)
     """
     name, make = _ending(model)
-    if name not in _REMOVABLE:
+    if name in _REMOVABLE:
+        outputs = make()
+    elif (
+        not getattr(model, "outputs", None)
+        or structures.is_plain(model)
+        or len(model.inputs) != 1
+        or len(model.outputs) != 1
+    ):
         return model
+    else:
+        outputs = model.outputs[0]
     inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    return keras.Model(inputs, make())
+    return keras.Model(inputs, outputs)
 
 
 def final_activation(model):
     """Name of the bounding activation that a model is seen to end in, like `"sigmoid"`; or None."""
     return _ending(model)[0]
+
+
+def ends_in_logits(model):
+    """Whether a model does not end in an activation that `logits` would leave out."""
+    return final_activation(model) not in _REMOVABLE
 
 
 def check_outputs(model, attacked=True):

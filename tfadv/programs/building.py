@@ -165,6 +165,7 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
             compression=settings.gradient_compression,
             max_bad_steps=settings.max_bad_steps,
             progress=progress,
+            stall_seconds=settings.stall_seconds,
         )
     ]
     if settings.running_statistics:

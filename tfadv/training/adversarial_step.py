@@ -2,7 +2,9 @@ import keras
 import tensorflow as tf
 
 from tfadv import distributed
-from tfadv.models import Frozen, call, logits
+from tfadv.models import Frozen, calling, ends_in_logits, logits, structures
+from tfadv.training import metric_trials
+from tfadv.training.agreement import Agreement
 from tfadv.training.batches import Mixture, split
 from tfadv.training.changes import Changes
 from tfadv.training.communication import Communication
@@ -38,6 +40,7 @@ class AdversarialStep:
             (Section 4.3). Read when the step is traced.
         meters: The `Meters` of this epoch.
         requests: The workers' `Requests` of each other: to `"stop"`, or to write a `"checkpoint"`.
+        agreement: The `Agreement` of the workers on each update.
         communication: The `Communication` between workers; None for one.
         faults: `Faults`: the updates that were left out.
         extremes: The `Extremes` of images and outputs, which may call for a warning.
@@ -48,8 +51,9 @@ class AdversarialStep:
     Returns:
         A dictionary of scalar tensors: the compiled metrics, over the whole mini-batch, and
         `loss`, `adv_loss`, `adv_accuracy`, `attack_success`, `clean_loss` and `clean_accuracy`,
-        as means over the images of all workers in this epoch so far; of several workers also
-        `communication_share`.
+        as means over the images of all workers in this epoch so far; what else a model's own
+        `compute_metrics` returns, of the last part and as a mean over workers; and of several
+        workers `communication_share`.
     """
 
     def __init__(
@@ -81,14 +85,15 @@ class AdversarialStep:
         clean = ("clean",) if attack is None or clean_ratio > 0 else ()
         self.meters = Meters(attacked + clean, targeted=attack is None or attack.targeted)
         self.requests = Requests("stop", "checkpoint")
+        self.agreement = Agreement(model.optimizer)
         self.communication = Communication() if distributed.size() > 1 else None
         self.faults = Faults()
+        self._own_results = []
         # Through a final softmax the attack's gradient is zero in float32.
-        attacked_model = logits(model)
         self._attacked_network = Frozen(
-            attacked_model, "adv", attack_precision, rematerialize=rematerialize == "all"
+            logits(model), "adv", attack_precision, rematerialize=rematerialize == "all"
         )
-        self.extremes = Extremes(value_range, logits=attacked_model is model)
+        self.extremes = Extremes(value_range, logits=ends_in_logits(model))
 
     def build(self, spec):
         """Builds what the compiled loss and metrics need, before the first call.
@@ -98,38 +103,69 @@ class AdversarialStep:
 
         Args:
             spec: The `tf.TypeSpec`s of what the step will be called with.
+
+        Raises:
+            ValueError: For several tensors of images, labels, weights or outputs; and, with several
+                workers, for a metric that is no sum over images.
         """
         spec = tf.nest.map_structure(lambda s: s if isinstance(s, tf.TensorSpec) else None, spec)
+        parts = keras.utils.unpack_x_y_sample_weight(spec)
+        for part, name in zip(parts, ("images", "labels", "weights"), strict=True):
+            structures.single(part, name)
+        calling.check_outputs(self.model, parts[0])
         self.model._symbolic_build(data_batch=spec)
+        self._own_results = metric_trials.own_results(self.model, spec)
+        if distributed.size() > 1:
+            metric_trials.check_sums(self.model, spec)
 
     def __call__(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        labels = tf.convert_to_tensor(labels)
-        asked, communication = self.requests.asked, self.communication
+        labels = tf.nest.map_structure(tf.convert_to_tensor, labels)
+        communication = self.communication
         if communication is not None:
-            communication.begin(images)
-            asked = tf.concat([asked, communication.measured], axis=0)
+            communication.begin(structures.single(images, "images"))
         changes = Changes(
-            self.model, self.meters.shape, self.faults, self.compression, communication
+            self.model,
+            self.meters.shape,
+            self.faults,
+            self.compression,
+            communication,
+            self.agreement,
         )
-        parts = self.accumulation_steps
+        parts, abandoned = self.accumulation_steps, False
+        metrics, own = changes.metric_states(), tf.zeros([len(self._own_results)])
         if parts == 1:
-            sums = self._part(changes, images, labels, weights, 0)
+            sums, metrics, own = self._part(changes, metrics, images, labels, weights, 0)
         else:
             stacked = split((images, labels, weights), parts)
 
-            def body(part, sums):
-                taken = (None if tensor is None else tensor[part] for tensor in stacked)
-                added = self._part(changes, *taken, part)
-                return part + 1, [total + new for total, new in zip(sums, added, strict=True)]
+            def body(part, sums, metrics, _):
+                taken = tf.nest.map_structure(lambda t: None if t is None else t[part], stacked)
+                added, metrics, own = self._part(changes, metrics, *taken, part)
+                sums = [total + new for total, new in zip(sums, added, strict=True)]
+                return part + 1, sums, metrics, own
 
-            _, sums = tf.while_loop(
-                lambda part, _: part < parts, body, (0, changes.zeros()), parallel_iterations=1
+            def goes_on(part, sums, *_):
+                with tf.control_dependencies(sums):  # asked again after each part
+                    return (part < 1) | ((part < parts) & ~self.requests.hurried)
+
+            part, sums, metrics, own = tf.while_loop(
+                goes_on, body, (0, changes.zeros(), metrics, own), parallel_iterations=1
             )
-        counts, answers = changes.apply(sums, parts, asked)
+            abandoned = part < parts
+        # As late as possible: what was asked in the meantime counts already.
+        with tf.control_dependencies(sums):
+            asked = self.requests.asked
+        if communication is not None:
+            asked = tf.concat([asked, communication.measured], axis=0)
+        counts, answers = changes.apply(
+            sums, metrics, parts, tf.concat([asked, own], axis=0), abandoned
+        )
+        answers, own = tf.split(answers, [asked.shape[0], own.shape[0]])
         number = len(self.requests.names)
         self.requests.agree(answers[:number])
         results = {**self.model.get_metrics_result(), **self.meters.add(counts)}
+        results.update(zip(self._own_results, tf.unstack(own), strict=True))
         if communication is not None:
             results |= communication.add(answers[number:])
         return results
@@ -157,14 +193,14 @@ class AdversarialStep:
             variable.assign(value)
         self.meters.sums.assign(sums["meters"])
 
-    def _part(self, changes, images, labels, weights, part):
-        images = tf.cast(images, tf.float32)
+    def _part(self, changes, metrics, images, labels, weights, part):
+        images = tf.nest.map_structure(lambda each: tf.cast(each, tf.float32), images)
         adversarial, goals = self._attacked(images, labels, part)
         batch = Mixture(images, adversarial, labels, weights, self.clean_ratio)
         with tf.GradientTape() as tape:
             # The scope holds back what the layers assign, until all workers agree on it.
             with keras.StatelessScope(collect_losses=True) as layers:
-                outputs = call(
+                outputs = calling.run(
                     self.model,
                     batch.images,
                     training=True,
@@ -172,32 +208,44 @@ class AdversarialStep:
                     running_statistics=self.running_statistics,
                     rematerialize=self.rematerialize != "none",
                 )
-            loss, by_domain = mixture_loss(
-                self.model, batch, outputs, self.clean_weight, self.pairing_weight
-            )
-            loss += sum(tf.reduce_sum(extra) for extra in layers.losses)
+            # And so what the model's loss and metrics assign.
+            with changes.after(layers, metrics) as state:
+                loss, by_domain = mixture_loss(
+                    self.model, batch, outputs, self.clean_weight, self.pairing_weight
+                )
+            loss += sum(tf.cast(tf.reduce_sum(extra), loss.dtype) for extra in layers.losses)
             scaled = self.model.optimizer.scale_loss(loss)
-        self.extremes.add(images, outputs)
+        self.extremes.add(
+            structures.single(images, "images"), structures.single(outputs, "outputs")
+        )
         gradients = tape.gradient(scaled, [v.value for v in changes.trainable])
-        with keras.StatelessScope() as metrics:
-            self.model.compute_metrics(batch.images, batch.labels, outputs, batch.weights)
+        with state:
+            results = self.model.compute_metrics(
+                batch.images, batch.labels, outputs, sample_weight=batch.weights
+            )
+        own = [tf.cast(results[name], tf.float32) for name in self._own_results]
         counts = self.meters.measure(batch, outputs, loss, by_domain, goals)
-        return changes.collect(gradients, layers, metrics, counts)
+        return (
+            changes.collect(gradients, state, counts),
+            changes.metric_states(state),
+            tf.stack(own) if own else tf.zeros([0]),
+        )
 
     def _attacked(self, images, labels, part):
-        """Adversarial images, and what the attack aimed at."""
+        """Adversarial images, in the structure of the images, and what the attack aimed at."""
         if self.attack is None:
             return None, None
         outputs = getattr(self.model, "outputs", None)
-        return self.attack(
+        adversarial, goals = self.attack(
             self._attacked_network,
-            images,
-            labels,
+            structures.single(images, "images"),
+            structures.single(labels, "labels"),
             value_range=self.value_range,
             seed=self._key(part),
             num_classes=outputs[0].shape[-1] if outputs else None,
             return_targets=True,
         )
+        return structures.like(images, adversarial), goals
 
     def _key(self, part):
         # One worker with two parts draws what two workers with one part each draw.

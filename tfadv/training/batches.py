@@ -23,7 +23,12 @@ def clean_count(batch_size, ratio):
 
 
 def split(tensors, parts):
-    """Splits the batch of each tensor (or None) into `parts` equal ones: `[parts, batch, ...]`."""
+    """Splits the batch of each tensor (or None) into `parts` equal ones: `[parts, batch, ...]`.
+
+    Args:
+        tensors: A nested structure of them.
+        parts: Integer.
+    """
 
     def split_one(tensor):
         if tensor is None:
@@ -36,11 +41,13 @@ def split(tensors, parts):
             )
         return tf.reshape(tensor, [parts, size // parts, *tensor.shape[1:]])
 
-    return [split_one(tensor) for tensor in tensors]
+    return tf.nest.map_structure(split_one, tensors)
 
 
 class Mixture:
     """Adversarial images, and after them the clean ones that stay, with labels and weights.
+
+    Each is a tensor, or a dictionary, list or tuple of one, as the model and its loss take it.
 
     Args:
         images: Clean images, float32 `[batch, ...]`.
@@ -58,7 +65,8 @@ class Mixture:
     """
 
     def __init__(self, images, adversarial, labels, weights, clean_ratio):
-        size = images.shape[0] if images.shape[0] is not None else tf.shape(images)[0]
+        first = tf.nest.flatten(images)[0]
+        size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         if adversarial is None:
             self.num_adversarial, self.num_clean, self.domain = 0, size, "clean"
             self.parts = ("clean",)
@@ -74,9 +82,14 @@ class Mixture:
             pieces = {"adv": adversarial, "clean": clean[: self.num_clean]}
             return tf.concat([pieces[part] for part in self.parts], axis=0)
 
-        self.images = join(adversarial, images)
-        self.labels = join(labels, labels)
-        self.weights = None if weights is None else join(weights, weights)
+        def join_all(adversarial, clean):
+            if adversarial is None:
+                return tf.nest.map_structure(lambda tensor: join(None, tensor), clean)
+            return tf.nest.map_structure(join, adversarial, clean)
+
+        self.images = join_all(adversarial, images)
+        self.labels = join_all(labels, labels)
+        self.weights = None if weights is None else join_all(weights, weights)
 
     def part(self, tensor, domain):
         """The adversarial or the clean part of a tensor of the whole mini-batch (or of None)."""
@@ -85,4 +98,4 @@ class Mixture:
         places = slice(self.num_adversarial)
         if domain == "clean":
             places = slice(self.num_adversarial, None)
-        return tensor[places]
+        return tf.nest.map_structure(lambda each: each[places], tensor)

@@ -133,7 +133,8 @@ def _record(path):
         raise ValueError(f"{path}: {error}") from None
     try:
         record = json.loads(comment)["tfadv"]
-        if set(record) != {*Progress.__dataclass_fields__, "generators", "sha256"}:
+        # Those of tfadv before it had `averaged` hold the same without.
+        if {*record, "averaged"} != {*Progress.__dataclass_fields__, "generators", "sha256"}:
             raise KeyError
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: it holds no record of a training") from None

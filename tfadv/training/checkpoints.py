@@ -1,9 +1,11 @@
 """Saved models that hold the state of a training, written whole or not at all."""
 
+import dataclasses
+
 import keras
 
 from tfadv import models, whole_files
-from tfadv.training import checkpoint_files
+from tfadv.training import averages, checkpoint_files
 from tfadv.training.progress import Progress
 
 
@@ -56,7 +58,9 @@ def restore(model, path):
         target.assign(source)
     for variable, value in zip(_generators(model), generators, strict=True):
         variable.assign(value)
-    return progress
+    if progress.averaged:
+        averages.exchange(model.optimizer)
+    return dataclasses.replace(progress, averaged=False)
 
 
 def initialize(model, path):

@@ -1,5 +1,6 @@
 import time
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -85,4 +86,8 @@ def _now(tensors):
         copied = tf.identity(last)
         with tf.control_dependencies([copied]):
             # Not tf.timestamp, which refuses to run beside deterministic kernels.
-            return tf.ensure_shape(tf.numpy_function(time.time, [], tf.float64), [])
+            return tf.ensure_shape(tf.numpy_function(_time, [], tf.float64), [])
+
+
+def _time():
+    return np.float64(time.time())  # outside of a graph a Python float becomes a float32

@@ -24,8 +24,8 @@ class Extremes:
 
     def add(self, images, outputs):
         """Takes in a mini-batch: its images and what the model made of them."""
-        rows = [[tf.reduce_min(values), tf.reduce_max(values)] for values in (images, outputs)]
-        new = tf.cast(tf.stack([tf.stack(row) for row in rows]), tf.float32)
+        both = [tf.cast(values, tf.float32) for values in (images, outputs)]
+        new = tf.stack([[tf.reduce_min(values), tf.reduce_max(values)] for values in both])
         low = tf.minimum(self._seen[:, 0], new[:, 0])
         high = tf.maximum(self._seen[:, 1], new[:, 1])
         self._seen.assign(tf.stack([low, high], axis=1))

@@ -1,5 +1,7 @@
 """The losses of adversarial training over one mini-batch."""
 
+import inspect
+
 import tensorflow as tf
 
 
@@ -15,32 +17,46 @@ def mixture_loss(model, batch, outputs, clean_weight=None, pairing_weight=0.0):
     Args:
         model: A compiled Keras model.
         batch: A `tfadv.training.batches.Mixture`.
-        outputs: Tensor, the model's outputs for it.
+        outputs: What the model returns for it.
         clean_weight: Float, alpha. None weights by the counts, so that the loss is the mean over
             all images of the mini-batch: alpha = 1/2 at a clean ratio of 100% (Section 4.1).
         pairing_weight: Float, w.
 
     Returns:
-        The loss, a scalar; and a dictionary of J by domain.
+        The loss, a scalar; and a dictionary of J by domain. They are float32, or float64 where the
+        model's own are.
     """
+    # As Keras calls it: one of a user may have other names, and none for `training`.
+    options = inspect.signature(model.compute_loss).parameters
+    options = {"training": True} if "training" in options else {}
     by_domain = {
-        domain: model.compute_loss(
-            x=batch.part(batch.images, domain),
-            y=batch.part(batch.labels, domain),
-            y_pred=batch.part(outputs, domain),
-            sample_weight=batch.part(batch.weights, domain),
+        domain: at_least_float32(
+            model.compute_loss(
+                batch.part(batch.images, domain),
+                batch.part(batch.labels, domain),
+                batch.part(outputs, domain),
+                batch.part(batch.weights, domain),
+                **options,
+            )
         )
         for domain in batch.parts
     }
     if len(batch.parts) == 1:
         return by_domain[batch.parts[0]], by_domain
     if clean_weight is None:
-        clean = tf.cast(batch.num_clean, tf.float32)
-        clean_weight = clean / (clean + tf.cast(batch.num_adversarial, tf.float32))
+        dtype = by_domain["clean"].dtype
+        clean = tf.cast(batch.num_clean, dtype)
+        clean_weight = clean / (clean + tf.cast(batch.num_adversarial, dtype))
     loss = clean_weight * by_domain["clean"] + (1.0 - clean_weight) * by_domain["adv"]
     if pairing_weight:
-        loss += pairing_weight * logit_pairing(batch, outputs)
+        pairs = logit_pairing(batch, tf.nest.flatten(outputs)[0])
+        loss += pairing_weight * tf.cast(pairs, loss.dtype)
     return loss, by_domain
+
+
+def at_least_float32(tensor):
+    """A tensor as it is, or in float32 if it has 16 bits, which are few for a loss."""
+    return tf.cast(tensor, tf.float32) if tensor.dtype.size < 4 else tensor
 
 
 def logit_pairing(batch, outputs):

@@ -35,7 +35,7 @@ class Meters:
 
         Args:
             batch: A `tfadv.training.batches.Mixture`.
-            outputs: Tensor `[batch, classes]`.
+            outputs: Tensor `[batch, classes]`, or what holds it.
             loss: Scalar tensor, of the whole mini-batch.
             losses: Dictionary of scalar tensors, by domain.
             goals: Integers, the targets of a targeted attack.
@@ -43,8 +43,8 @@ class Meters:
         Returns:
             A float32 tensor of sums and weights.
         """
-        predicted = tf.argmax(outputs, axis=-1, output_type=tf.int64)
-        labels = sparse(batch.labels)
+        predicted = tf.argmax(tf.nest.flatten(outputs)[0], axis=-1, output_type=tf.int64)
+        labels = sparse(tf.nest.flatten(batch.labels)[0])
         rows = {"loss": (loss, batch.num_adversarial + batch.num_clean)}
         for domain in self.domains:
             hits = batch.part(predicted == labels, domain)

@@ -1,0 +1,111 @@
+"""Signals that come while the main thread is in a long operation outside of Python."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import workers
+
+# A key derivation: seconds of C without a look at Python's signals, as a long update.
+BUSY = """
+import hashlib, os, signal, sys, time
+from tfadv import signals
+
+def heard(number):
+    print("heard", number, flush=True)
+
+def handle(number, frame):
+    print("handled", number, flush=True)
+
+listener = signals.Listener([signal.SIGTERM, signal.SIGINT], heard, handle)
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[1]))
+print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def busy():
+    processes = []
+
+    def start(rounds):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY, str(rounds)],
+            env={**os.environ, "PYTHONPATH": str(workers.ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_the_first_signal_is_heard_at_once_and_the_second_ends_the_process(busy):
+    process = busy(10**9)  # minutes
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == f"heard {signal.SIGTERM.value}\n"
+    assert process.poll() is None
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)  # another one counts as well
+    assert process.wait(20) == -signal.SIGINT
+    assert time.monotonic() - start < 10  # not the minutes of the operation, on a busy machine
+
+
+def test_a_second_signal_that_comes_with_the_first_is_not_lost(busy):
+    process = busy(10**9)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) in (-signal.SIGINT, -signal.SIGTERM)
+
+
+def test_the_handler_runs_when_python_comes_to_it(busy):
+    process = busy(10**6)  # a second
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.read().split("\n")[:3] == ["heard 15", "handled 15", "done"]
+    assert process.wait(20) == 0
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_what_was_there_before_goes_on_and_comes_back(handlers):
+    from tfadv import signals
+
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    try:
+        listener = signals.Listener([signal.SIGUSR2], pytest.fail, pytest.fail)
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+        listener.close()
+        listener = signals.Listener([signal.SIGUSR1], lambda number: None, lambda *_: None)
+        signal.raise_signal(signal.SIGUSR1)
+        listener.close()
+        assert signal.getsignal(signal.SIGUSR1) == handlers[signal.SIGUSR1]
+        # Another's signal is passed on to who listened before.
+        listener = signals.Listener([signal.SIGUSR1], pytest.fail, pytest.fail)
+        signal.signal(signal.SIGUSR2, lambda *_: None)
+        signal.raise_signal(signal.SIGUSR2)
+        assert os.read(reader, 1) == bytes([signal.SIGUSR2])
+        listener.leave()
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+        assert signal.set_wakeup_fd(-1) == writer
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(reader)
+        os.close(writer)

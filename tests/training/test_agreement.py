@@ -1,0 +1,114 @@
+"""What workers must have in common; each of them one after the other in this process."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training import cases
+from tfadv import distributed
+from tfadv.training import agreement
+from tfadv.training.agreement import Agreement, TrainingError
+
+
+@pytest.fixture
+def meet(monkeypatch):
+    """Makes one update of several workers, given the optimizer of each; their `Agreement`s."""
+
+    def meet(*optimizers, said=None):
+        size, rows = len(optimizers), []
+        monkeypatch.setattr(distributed, "size", lambda: size)
+        all_of_them = [Agreement(optimizer) for optimizer in optimizers]
+        for rank, each in enumerate(all_of_them):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            rows.append(each.row((said or [False] * size)[rank]))
+        for each in all_of_them:
+            each.take(tf.add_n(rows) / size)
+        return all_of_them
+
+    return meet
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=1.0),
+        lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.1, 10)),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop(0.1, rho=0.7)),
+        lambda: keras.optimizers.SGD(float("nan")),  # none of our business
+    ],
+)
+def test_workers_that_agree_make_an_update(meet, make):
+    optimizers = [make() for _ in range(3)]
+    for optimizer in optimizers:
+        optimizer.build([keras.Variable(np.ones(3))])
+    assert [each.verdict() for each in meet(*optimizers)] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda o: o.learning_rate.assign(0.01),
+            "learning_rate of the optimizer must be the same on all workers; received 0.1 on "
+            "workers 0 and 2 and 0.01 on worker 1",
+        ),
+        (lambda o: setattr(o, "momentum", 0.5), "momentum of .* received 0.9 on .* 0.5 on worker"),
+        (lambda o: setattr(o, "nesterov", True), "nesterov of .* received 0 on .* 1 on worker 1"),
+        (lambda o: setattr(o, "weight_decay", 1e-4), "weight_decay .* None on .* 0.0001 on worker"),
+        (lambda o: setattr(o, "clipnorm", 2), "clipnorm of .* received None on .* 2 on worker 1"),
+        (lambda o: o._iterations.assign(7), "iteration of .* received 0 on .* and 7 on worker 1"),
+    ],
+)
+def test_numbers_of_the_optimizer_that_differ_are_named(meet, change, message):
+    optimizers = [keras.optimizers.SGD(0.1, momentum=0.9) for _ in range(3)]
+    change(optimizers[1])
+    for each in meet(*optimizers):
+        with pytest.raises(TrainingError, match=message):
+            each.verdict()
+
+
+def test_those_of_a_wrapped_optimizer_are_compared_too(meet):
+    optimizers = [
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop(0.1, rho=rho))
+        for rho in (0.9, 0.7)
+    ]
+    with pytest.raises(TrainingError, match="rho of the optimizer .* 0.9 on worker 0 and 0.7 on"):
+        meet(*optimizers)[0].verdict()
+    optimizers = [keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)) for _ in range(2)]
+    optimizers[1].inner_optimizer.learning_rate.assign(0.2)
+    with pytest.raises(TrainingError, match="learning_rate of .* 0.1 on worker 0 and 0.2 on"):
+        meet(*optimizers)[0].verdict()
+
+
+def test_an_abandoned_update_is_void_on_all(meet):
+    optimizers = [keras.optimizers.SGD(0.1) for _ in range(3)]
+    for each in meet(*optimizers, said=[False, False, True]):
+        assert each.verdict() == {"ended": [], "stops": [], "abandoned": [2]}
+
+
+def test_settings_are_compared_by_name(monkeypatch):
+    def received(*of_workers):
+        monkeypatch.setattr(distributed, "gather_object", lambda mine: list(of_workers))
+        agreement.require_equal(of_workers[0])
+
+    received({"epochs": 3}, {"epochs": 3})
+    with pytest.raises(ValueError, match="^epochs must be .*; received 3 on worker 0 and 4 on wor"):
+        received({"steps": 1, "epochs": 3}, {"steps": 1, "epochs": 4})
+    with pytest.raises(ValueError, match="variable 1 must .* nothing on worker 0 and b on workers"):
+        received({"variable 0": "a"}, *[{"variable 0": "a", "variable 1": "b"}] * 2)
+
+
+def test_what_is_broadcast_or_counted_up_is_no_difference():
+    def described(rate, **options):
+        model = cases.compiled(cases.network(), keras.optimizers.SGD(rate, **options))
+        return agreement.description(model)
+
+    first, second = described(0.1, momentum=0.9), described(0.2, momentum=0.8)
+    assert first["the optimizer's momentum"] == "0.9"
+    assert {name for name in first if first[name] != second[name]} == {"the optimizer's momentum"}
+    decays = [
+        described(keras.optimizers.schedules.ExponentialDecay(0.1, steps, 0.5)) for steps in (5, 6)
+    ]
+    differ = {name for name in decays[0] if decays[0][name] != decays[1][name]}
+    assert differ == {"the optimizer's learning_rate.config.decay_steps"}
