@@ -144,6 +144,7 @@ def _add_absls_own(values, table, description):
         flag = flags.FLAGS[name]
         if name == flag.name and name not in values:  # short names come along
             values[name] = flag
+            values.register_flag_by_module(flags.FLAGS.find_module_defining_flag(name), flag)
     flags.FLAGS.mark_as_parsed()
 
 
