@@ -19,8 +19,8 @@ _MODULES = (
     "inspection",
     "layers",
     "models",
+    "paper",
     "planning",
-    "reporting",
     "training",
 )
 

@@ -1,15 +1,16 @@
 """Run directories with known numbers, as `tfadv.train` and `tfadv.evaluate` leave them."""
 
+import io
 import json
 import pathlib
 
+import pandas as pd
 import pytest
 
 from tfadv import config
 from tfadv.config import flag_table, parsing, report_run
 from tfadv.evaluation import Result
 
-FLAGS = pathlib.Path(__file__).resolve().parents[2] / "flags"
 IMAGENET = dict(dataset="imagenet2012", image_shape=[224, 224, 3], whole_validation_set=True)
 
 
@@ -67,3 +68,9 @@ def make_report(tmp_path_factory):
         return report_run.prepare(config.report(arguments)).report
 
     return make
+
+
+@pytest.fixture(scope="session")
+def read():
+    """Function of the text of a CSV file -> a DataFrame."""
+    return lambda text: pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
