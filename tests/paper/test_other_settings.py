@@ -87,13 +87,16 @@ def test_what_the_paper_leaves_open_stands_in_its_table_without_a_number(
         make_run("ln", ["--norm=ln"], [result(2000, 37.0)]),
         make_run("gn", ["--norm=gn"], [result(2000, 39.5)]),
         make_run("d200", ["--adversarial=false", "--depth=200"], [result(0, 79.2)]),
+        make_run("starts", ["--num_steps=0"], [result(0, 77.0)]),
     )
     assert not report.others
     table = read(report.files()["table7.csv"]).fillna({"paper": 0})
-    assert numbers(table, "network", "training strategy", "ours", "paper") == [
-        ["ResNet-152", "GN, 100% adv + 100% clean", 39.5, 39.0],
-        ["ResNet-152", "LN, 100% adv + 100% clean", 37, 0],
-        ["ResNet-200", "0% adv + 100% clean", 79.2, 0],
+    columns = ("network", "training with", "training strategy", "ours", "paper")
+    assert numbers(table, *columns) == [
+        ["ResNet-152", "PGD-30", "GN, 100% adv + 100% clean", 39.5, 39.0],
+        ["ResNet-152", "PGD-30", "LN, 100% adv + 100% clean", 37, 0],
+        ["ResNet-152", "PGD-0", "100% adv + 100% clean", 77, 0],
+        ["ResNet-200", "-", "0% adv + 100% clean", 79.2, 0],
     ]
 
 

@@ -116,6 +116,7 @@ def test_doubts_of_an_evaluation_are_handed_on(make_run, result, make_report):
         (RESULT % '"precision": [3]', "(ValueError: precision=[3])"),
         (RESULT % '"seed": null', "(ValueError: seed=None)"),
         (RESULT % '"hits": true', "(ValueError: hits=True)"),
+        (RESULT % f'"num_steps": {10**30}', f"(ValueError: {10**30} steps, 50 images, None)"),
         (RESULT % '"epsilon": NaN', "(ValueError: epsilon=nan)"),
         (RESULT % '"correct": 60', "(ValueError: correct=60 of total=50)"),
     ],

@@ -45,11 +45,6 @@ class Chart:
     panels: tuple[str, ...]
     points: pd.DataFrame
 
-    @property
-    def slug(self) -> str:
-        """The name of its files: `"figure2"`."""
-        return self.name.lower().replace(" ", "")
-
 
 def charts(section: Section) -> list[Chart]:
     """The paper's figures as far as a section fills them.
@@ -77,11 +72,8 @@ def _chart(section, name, title, x, panels, points):
 
 
 def _figure1(section):
-    here = (section.entries[list(section.base)] == section.base).all(axis=1)
-    ratios = section.entries.loc[here, "clean_ratio"].dropna().unique()
-    entries = {
-        ratio: section.find(f"100% adv + {100 * ratio:g}% clean") for ratio in sorted(ratios)
-    }
+    ratios = sorted(section.entries["clean_ratio"].dropna().unique())
+    entries = {ratio: section.find(f"100% adv + {100 * ratio:g}% clean") for ratio in ratios}
     column = section.strongest(entries.values())
     if column is None:
         return None
@@ -152,22 +144,23 @@ def draw(chart: Chart, subtitle: str = "") -> Figure:
     Returns:
         A figure that needs no display and touches no global state.
     """
-    curves = chart.points.groupby("label", sort=False)
-    styled = [
-        (label, points, style) for (label, points), style in zip(curves, _STYLES, strict=False)
-    ]
-    panels = sorted(chart.points["panel"].unique())
-    shown = [[each for each in styled if each[1]["panel"].iloc[0] == panel] for panel in panels]
+    styles = dict(zip(chart.points["label"].unique(), _STYLES, strict=False))
+    panels = list(chart.points.groupby("panel"))
     height = 4.4 if len(panels) == 1 else 6.4
     figure = Figure(figsize=(8, height), dpi=120, facecolor="white", layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, panel, each in zip(axes, panels, shown, strict=True):
-        _draw(ax, each)
+    for ax, (panel, points) in zip(axes, panels, strict=True):
+        for label, curve in points.groupby("label", sort=False):
+            _draw(ax, curve, styles[label])
         ax.set_ylabel(chart.panels[int(panel)])
+        ax.grid(axis="y", color="#E6E6E6")
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
     _scale(axes, chart)
-    for ax, each in zip(axes, shown, strict=True):
+    for ax, (_, points) in zip(axes, panels, strict=True):
+        ours = points.dropna(subset="ours").groupby("label", sort=False)["ours"]
         # Where the axis is reversed the smallest x is at the right end.
-        _label(ax, each, 0 if chart.name == "Figure 1" else -1)
+        _label(ax, ours.first() if chart.name == "Figure 1" else ours.last(), styles)
     axes[-1].set_xlabel(chart.x)
     figure.suptitle(
         f"{chart.name}. {chart.title}", x=0.01, ha="left", fontsize=13, fontweight="bold"
@@ -201,39 +194,16 @@ def _legend(chart):
     return text + (". Axes do not begin at zero." if chart.name == "Figure 7" else ".")
 
 
-def _draw(ax, styled):
-    for label, points, style in styled:
-        papers, ours = points.dropna(subset="paper"), points.dropna(subset="ours")
-        if len(papers):
-            ax.plot(
-                papers["x"],
-                papers["paper"],
-                linestyle="--",
-                color=_PAPER,
-                linewidth=1.2,
-                marker=style["marker"],
-                markersize=5,
-                markerfacecolor="white",
-                zorder=1,
-            )
-        down = ours["spread"].fillna(ours["ours"] - ours["low"])
-        up = ours["spread"].fillna(ours["high"] - ours["ours"])
-        ax.errorbar(
-            ours["x"],
-            ours["ours"],
-            yerr=[down, up],
-            label=label,
-            linewidth=1.8,
-            markersize=7,
-            markeredgecolor="white",
-            elinewidth=1,
-            capsize=2.5,
-            zorder=3,
-            **style,
-        )
-    ax.grid(axis="y", color="#E6E6E6")
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+def _draw(ax, curve, style):
+    papers, ours = curve.dropna(subset="paper"), curve.dropna(subset="ours")
+    if len(papers):
+        dashed = dict(linestyle="--", linewidth=1.2, color=_PAPER, zorder=1)
+        mark = dict(marker=style["marker"], markersize=5, markerfacecolor="white")
+        ax.plot(papers["x"], papers["paper"], **dashed, **mark)
+    down, up = ours["ours"] - ours["low"], ours["high"] - ours["ours"]
+    bars = np.stack([ours["spread"].fillna(down), ours["spread"].fillna(up)])
+    line = dict(linewidth=1.8, markersize=7, markeredgecolor="white", zorder=3, **style)
+    ax.errorbar(ours["x"], ours["ours"], yerr=bars, elinewidth=1, capsize=2.5, **line)
 
 
 def _scale(axes, chart):
@@ -257,17 +227,16 @@ def _scale(axes, chart):
         ax.set_ylim(low - (beyond if low else 0), high - beyond)
 
 
-def _label(ax, styled, end):
+def _label(ax, ends, styles):
     """Names the lines at their right ends, apart from each other."""
     low, high = ax.get_ylim()
-    ends = [(points["ours"].dropna().iloc[end], label, style) for label, points, style in styled]
-    ends.sort(key=lambda each: each[:2])
-    heights = _apart([height for height, *_ in ends], 0.065 * (high - low))
-    for (_, label, style), y in zip(ends, heights, strict=True):
+    ends = sorted((height, label) for label, height in ends.items())
+    heights = _apart([height for height, _ in ends], 0.065 * (high - low))
+    for (_, label), y in zip(ends, heights, strict=True):
         at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", va="center")
         ax.annotate(label, (1.0, y), xytext=(14, 0), color="#222222", fontsize=9.5, **at)
         # Its mark too: grey letters would not tell which line is meant.
-        mark = dict(markersize=6, markeredgecolor="white", clip_on=False, **style)
+        mark = dict(markersize=6, markeredgecolor="white", clip_on=False, **styles[label])
         ax.plot([1.012], [y], transform=ax.get_yaxis_transform(), **mark)
 
 

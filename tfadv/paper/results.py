@@ -28,6 +28,7 @@ ATTACK = [
 COLUMN = ["evaluation.num_steps", "evaluation.step_size"]
 _ACCURACIES = ["ours", "low", "high", "paper"]
 _PLACES = ["place", "place_in_table_3"]
+_DOMAINS = (None, "adv", "clean")
 _RESULT = ["run", "file", "domain", "correct", "total", *_ACCURACIES, *_PLACES]
 
 _PAPER = pathlib.Path(__file__).with_name("paper.tsv")
@@ -107,7 +108,7 @@ class Run:
         settings: What it was trained with, in canonical form.
 
     Attributes:
-        doubts: The reasons that its evaluations give not to believe them, as strings.
+        doubts: The doubts that its evaluations have about themselves, a line each.
     """
 
     def __init__(self, name: str, settings: dict):
@@ -167,7 +168,7 @@ class Run:
     def _row(self, data, result, file):
         _, _, images, *_ = data
         if result.total != images:
-            raise ValueError(f"total={result.total}, and {images} of another result")
+            raise ValueError(f"total={result.total}, but {images} images in the first result")
         attack = (None,) * len(ATTACK)
         if result.num_steps:
             attack = (
@@ -203,12 +204,13 @@ class Run:
 
 
 def _result(record):
-    """The `Result` of a record of JSON; raises `ValueError` where a value cannot be one."""
+    """The `Result` of a record of JSON; raises `ValueError` for values of the wrong kind."""
     fields = dataclasses.fields(Result)
     result = Result(**{field.name: record[field.name] for field in fields if field.name in record})
     for field in fields:
         _checked(field.name, getattr(result, field.name), field.type)
-    if result.num_steps < 0 or result.total < 1 or result.domain not in (None, "adv", "clean"):
+    steps = range(2**31)  # a table holds no larger ones
+    if result.num_steps not in steps or result.total < 1 or result.domain not in _DOMAINS:
         raise ValueError(f"{result.num_steps} steps, {result.total} images, {result.domain!r}")
     if not 0 <= result.correct <= result.total:
         raise ValueError(f"correct={result.correct} of total={result.total}")
@@ -216,7 +218,7 @@ def _result(record):
 
 
 def _checked(name, value, kind):
-    """A value of JSON, which must be of a type or of one of a union."""
+    """A value of JSON; raises `ValueError` unless it is of a type, or of one of a union."""
     kinds = typing.get_args(kind) or (kind,)
     kinds += (int,) if float in kinds else ()
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)

@@ -45,9 +45,9 @@ def split(
     results = results.assign(
         entry=kind([*trained, "domain"]),
         training=kind(trained),
+        threat=kind(settings.ATTACK),
         common=kind(name for name in trained if name not in {*varied, *settings.ATTACK}),
         beside_recipe=kind(name for name in trained if name not in {*varied, *settings.RECIPE}),
-        threat=kind(settings.ATTACK),
         data=kind(DATA),
         protocol=kind(ATTACK),
     )
@@ -139,17 +139,20 @@ class Section:
         ]
         self.entries = entries.assign(strategy=names)
         self.columns = attack_names(self.numbers.index.droplevel("entry"))
-        self.attacks = {**attack_names(entries["attack"]), NO_ATTACK: "-"}
+        self.attacks = {**attack_names({*entries["attack"]} - {NO_ATTACK}), NO_ATTACK: "-"}
         alike = self.entries[_alike(entries, self.setting)].drop_duplicates(["strategy", *_AXES])
         at = alike[["strategy", *_AXES]].itertuples(index=False, name=None)
         self._places = dict(zip(at, alike.index, strict=True))
 
     def find(self, strategy: str, **axes) -> int | None:
         """The entry of a strategy, at the base but for the axes that are given."""
-        called, batch, attack = {**self.base, **axes}.values()
+        at = {**self.base, **axes}
         # A network that was trained on clean images alone goes with every attack.
-        places = [(strategy, called, batch, each) for each in (attack, NO_ATTACK)]
-        return self._places.get(places[0], self._places.get(places[1]))
+        for attack in (at["attack"], NO_ATTACK):
+            entry = self._places.get((strategy, at["called"], at["batch_size"], attack))
+            if entry is not None:
+                return entry
+        return None
 
     def strongest(self, entries: Iterable[int | None]) -> tuple | None:
         """The column with the most attack steps that all of some entries were measured with.
@@ -214,14 +217,14 @@ def _mean(accuracies):
 
 
 def attack_names(attacks: Iterable[tuple]) -> dict:
-    """Names by `(num_steps, step_size)`, ascending: `"PGD-10"`, or `"clean"` for no steps.
+    """Names by `(num_steps, step_size)`, ascending: `"PGD-10"`, or `"clean"` for `NO_ATTACK`.
 
     Where two attacks have as many steps, their names say their step sizes too.
     """
     attacks = sorted(set(attacks))
     same = collections.Counter(steps for steps, _ in attacks)
     return {
-        (steps, size): (f"PGD-{steps}" if steps else "clean")
+        (steps, size): ("clean" if (steps, size) == NO_ATTACK else f"PGD-{steps}")
         + (f", step {size:g}" if same[steps] > 1 else "")
         for steps, size in attacks
     }

@@ -14,9 +14,9 @@ ALP = f"{BN}, ALP"
 ADV = "100% adv + 0% clean"
 CLEAN = "0% adv + 100% clean"
 MBN, MBN_ALP = f"MBN_adv, {BN}", f"MBN_adv, {ALP}"
-# With running statistics in the last epochs, and what Tables 2 and 5 state it against.
+# Strategies with running statistics in the last epochs, and what they are stated against.
 _STARRED = {f"{strategy}*": strategy for strategy in (ADV, MBN, MBN_ALP)}
-_WITH_AND_WITHOUT = [each for starred, plain in _STARRED.items() for each in (plain, starred)]
+_RUNNING = {s: {"strategy": s} for pair in _STARRED.items() for s in reversed(pair)}
 
 _NUMBERS = [
     *("ours", "low", "high", "spread", "n", "change"),
@@ -32,6 +32,7 @@ class Table:
         name: Such as `"Table 4"`.
         caption: What its numbers are.
         heads: Names of the columns of labels.
+        columns: Names of the columns of numbers.
         cells: DataFrame, a row for each cell, row by row of the table: its labels, the name of
             its column (`measured`), and its numbers. `change` and `paper_change` are what the
             paper states as +3.0: the change against the cell of another row.
@@ -40,17 +41,8 @@ class Table:
     name: str
     caption: str
     heads: list[str]
+    columns: list[str]
     cells: pd.DataFrame
-
-    @property
-    def slug(self) -> str:
-        """The name of its file: `"table4"`."""
-        return self.name.lower().replace(" ", "")
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns of numbers."""
-        return list(self.cells["measured"].unique())
 
     def csv(self) -> str:
         """The cells as CSV, a line each."""
@@ -117,63 +109,68 @@ def table3_across(sections: list[Section]) -> list[Table]:
     return made
 
 
-def _table(section, name, caption, heads, cells):
-    """A table of cells `(labels, measured, column, entry, reference)`."""
-    return Table(name, caption, heads, _filled(section, heads, cells))
+def _table(section, name, caption, heads, columns, rows):
+    """A table of rows `(labels, [((num_steps, step_size), entry), ...])`."""
+    return Table(name, caption, heads, columns, _cells(section, heads, columns, rows))
 
 
-def _filled(section, heads, cells):
-    """Cells with their numbers, NaN where there is no entry or it has no such number."""
-    numbered = ["entry", *COLUMN, "reference"]
+def _cells(section, heads, columns, rows):
+    """The cells of rows with their numbers, NaN where an entry or its number is missing."""
+    keys = [*COLUMN, "entry"]
     cells = pd.DataFrame(
         [
-            (*labels, measured, entry, *(column or (None, None)), reference)
-            for labels, measured, column, entry, reference in cells
+            (*labels, name, *(at or (None, None)), entry)
+            for labels, cells in rows
+            for name, (at, entry) in zip(columns, cells, strict=True)
         ],
-        columns=[*heads, "measured", *numbered],
-    ).astype(dict.fromkeys(numbered, float))
+        columns=[*heads, "measured", *keys],
+    ).astype(dict.fromkeys(keys, float))
     cells = cells.join(section.numbers, on=["entry", *COLUMN])
-    reference = cells[numbered].join(section.numbers[["ours", "paper"]], on=["reference", *COLUMN])
-    cells["change"] = cells["ours"] - reference["ours"]
-    cells["paper_change"] = cells["paper"] - reference["paper"]
-    return cells
+    return cells.assign(change=np.nan, paper_change=np.nan)
 
 
-def _against_strongest(section, name, caption, head, cells):
-    """A table of cells `(label, measured, entry, reference)` against the strongest attack."""
-    column = section.strongest([entry for _, _, entry, _ in cells])
-    if column is None:
+def _stated(table, against):
+    """A table with the changes of rows against other ones, by their last labels."""
+    cells = table.cells.set_index([table.heads[-1], "measured"])
+    others = cells.reindex([(against.get(row), measured) for row, measured in cells.index])
+    table.cells["change"] = (cells["ours"] - others["ours"].values).values
+    table.cells["paper_change"] = (cells["paper"] - others["paper"].values).values
+    return table
+
+
+def _grid(section, name, caption, head, rows, columns, against):
+    """A table against the strongest attack that all of its entries were measured with.
+
+    `rows` and `columns` are dictionaries, from a label to what it says to `Section.find`.
+    """
+    entries = {row: [section.find(**rows[row], **columns[c]) for c in columns] for row in rows}
+    at = section.strongest([entry for row in entries.values() for entry in row])
+    if at is None:
         return None
-    attack = section.columns[column]
-    cells = [
-        ((label,), measured or attack, column, entry, reference)
-        for label, measured, entry, reference in cells
-    ]
-    return _table(section, name, caption.format(attack), [head], cells)
+    attack = section.columns[at]
+    cells = [((row,), [(at, entry) for entry in entries[row]]) for row in rows]
+    names = [column or attack for column in columns]
+    return _stated(_table(section, name, caption.format(attack), [head], names, cells), against)
 
 
 def _table1(section):
     """Two halves: clean images through one branch, the strongest attack through the other."""
-    cells = []
-    for strategies, column in (
-        ((CLEAN, f"MBN_clean, {BN}", f"MBN_clean, {ALP}"), NO_ATTACK),
-        ((ADV, MBN, MBN_ALP), None),
-    ):
+    clean, adv = (CLEAN, f"MBN_clean, {BN}", f"MBN_clean, {ALP}"), (ADV, MBN, MBN_ALP)
+    rows = []
+    for strategies, at in ((clean, NO_ATTACK), (adv, None)):
         entries = [section.find(strategy) for strategy in strategies]
-        column = column or section.strongest(entries)
+        at = at or section.strongest(entries)
         for strategy, entry in zip(strategies, entries, strict=True):
-            reference = None if strategy == strategies[0] else entries[0]
-            labels = (section.columns.get(column), strategy)
-            cells.append((labels, "accuracy", column, entry, reference))
+            rows.append(((section.columns.get(at), strategy), [(at, entry)]))
     caption = "each branch of a mixture beside a network trained for its domain alone; accuracy (%)"
-    return _table(section, "Table 1", caption, ["images", "training strategy"], cells)
+    heads = ["images", "training strategy"]
+    table = _table(section, "Table 1", caption, heads, ["accuracy"], rows)
+    return _stated(table, dict.fromkeys(clean[1:], CLEAN) | dict.fromkeys(adv[1:], ADV))
 
 
 def _table2(section):
-    entries = {strategy: section.find(strategy) for strategy in _WITH_AND_WITHOUT}
-    cells = [(s, None, entry, entries.get(_STARRED.get(s))) for s, entry in entries.items()]
     caption = "running statistics in the last epochs (*); accuracy against {} (%)"
-    return _against_strongest(section, "Table 2", caption, "training strategy", cells)
+    return _grid(section, "Table 2", caption, "training strategy", _RUNNING, {None: {}}, _STARRED)
 
 
 def _table3(section):
@@ -195,81 +192,74 @@ def _recipes(parts, columns):
     names = attack_names(columns)
     frames = []
     for section, entries in parts:
-        cells = []
+        rows = []
         for entry in entries.itertuples():
             labels = (
                 *(f"{entry.num_steps}", entry.called, f"{entry.batch_size}"),
                 *(f"{entry.start_from_clean:g}", entry.optimizer, f"{entry.learning_rate:g}"),
                 f"{entry.decay}, {entry.epochs} epochs",
             )
-            cells += [(labels, name, column, entry.Index, None) for column, name in names.items()]
-        frames.append(_filled(section, heads, cells))
+            rows.append((labels, [(at, entry.Index) for at in names]))
+        frames.append(_cells(section, heads, names.values(), rows))
     caption = "adversarial logit pairing under other parameters of training; accuracy (%)"
-    return Table("Table 3", caption, heads, pd.concat(frames))
+    return Table("Table 3", caption, heads, list(names.values()), pd.concat(frames))
 
 
 def _table4(section):
-    attacks, base = _attacks(section), section.base["attack"]
+    attacks, base = _attacks(section), section.attacks[section.base["attack"]]
     if len(attacks) < 2 and not section.paper:
         return None
-    cells = []
-    for attack in reversed(attacks):
-        for strategy in (ADV, BN, ALP, MBN, MBN_ALP):
-            # The paper states all other attacks against PGD-30, the base.
-            reference = None if attack == base else section.find(strategy)
-            entry = section.find(strategy, attack=attack)
-            cells.append((section.attacks[attack], strategy, entry, reference))
+    rows = {name: attacks[name] for name in reversed(attacks)}
+    columns = {strategy: {"strategy": strategy} for strategy in (ADV, BN, ALP, MBN, MBN_ALP)}
+    # The paper states all other attacks against PGD-30, the base.
+    against = {name: base for name in rows if name != base}
     caption = "attacks in training; accuracy against {} (%)"
-    return _against_strongest(section, "Table 4", caption, "training with", cells)
+    return _grid(section, "Table 4", caption, "training with", rows, columns, against)
 
 
 def _table5(section):
-    cells = []
-    for strategy in _WITH_AND_WITHOUT:
-        for attack in _attacks(section):
-            entry = section.find(strategy, attack=attack)
-            reference = section.find(_STARRED.get(strategy), attack=attack)
-            cells.append((strategy, section.attacks[attack], entry, reference))
-    if all(entry is None for strategy, _, entry, _ in cells if strategy in _STARRED):
+    columns = _attacks(section)
+    if all(section.find(s, **at) is None for s in _STARRED for at in columns.values()):
         return None
     caption = "running statistics (*) by attack in training; {} (%)"
-    return _against_strongest(section, "Table 5", caption, "training strategy", cells)
+    return _grid(section, "Table 5", caption, "training strategy", _RUNNING, columns, _STARRED)
 
 
 def _table6(section):
     strategy, base = f"{ADV}*", section.base["batch_size"]
-    cells = []
-    for batch in sorted(section.entries["batch_size"].unique(), key=lambda b: (b != base, b)):
-        entry = section.find(strategy, batch_size=batch)
-        if entry is not None:
-            reference = None if batch == base else section.find(strategy)
-            cells.append((f"{batch}", None, entry, reference))
+    batches = sorted(section.entries["batch_size"].unique(), key=lambda b: (b != base, b))
+    rows = {f"{batch}": {"strategy": strategy, "batch_size": batch} for batch in batches}
+    rows = {label: at for label, at in rows.items() if section.find(**at) is not None}
+    against = {label: f"{base}" for label in rows if label != f"{base}"}
     caption = f"batch size, {strategy}; accuracy against {{}} (%)"
-    return _against_strongest(section, "Table 6", caption, "training batch size", cells)
+    head = "training batch size"
+    return _grid(section, "Table 6", caption, head, rows, {None: {}}, against) if rows else None
 
 
 def _table7(section):
-    """Everything that runs fill, in the paper's order, and below it what the paper has not."""
-    entries, cells = section.entries, []
+    """Every entry that runs fill, the paper's rows first and in its order."""
+    entries, rows = section.entries, []
     # Rows that are in Table 3 alone are left out.
     entries = entries[entries["filled"] & (entries["place"] != entries["place_in_table_3"])]
     for entry in sorted(entries.itertuples(), key=_place):
         attack = section.attacks[entry.attack]
         labels = (entry.called, f"{entry.batch_size}", attack, entry.strategy)
-        cells += [(labels, name, at, entry.Index, None) for at, name in section.columns.items()]
+        rows.append((labels, [(at, entry.Index) for at in section.columns]))
     heads = ["network", "batch", "training with", "training strategy"]
-    return _table(section, "Table 7", "all runs; accuracy (%)", heads, cells)
+    names = list(section.columns.values())
+    return _table(section, "Table 7", "all runs; accuracy (%)", heads, names, rows)
 
 
 def _attacks(section):
-    """The attacks in training that the base's network and batch were trained with, ascending."""
+    """The attacks in training with the base's network and batch size, ascending, by name."""
     entries, base = section.entries, section.base
     here = (entries["called"] == base["called"]) & (entries["batch_size"] == base["batch_size"])
-    return sorted(set(entries.loc[here, "attack"]) - {NO_ATTACK})
+    attacks = sorted(set(entries.loc[here, "attack"]) - {NO_ATTACK})
+    return {section.attacks[attack]: {"attack": attack} for attack in attacks}
 
 
 def _place(entry):
-    """The paper's rows in its order, and others as it would have set them out."""
+    """The place of a row in Table 7: others follow the paper's, set out as it would have done."""
     steps, size = entry.attack
     return (
         *(math.isnan(entry.place), 0 if math.isnan(entry.place) else entry.place),
