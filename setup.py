@@ -37,8 +37,8 @@ setup(
     package_dir={"tfadv.flags": "flags"},
     package_data={
         "tfadv.flags": ["README.md", "*.flags", "*/*.flags"],
+        "tfadv.paper": ["paper.tsv"],
         "tfadv.planning": ["devices.tsv"],
-        "tfadv.reporting": ["paper.tsv"],
     },
     # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
     # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
@@ -48,6 +48,7 @@ setup(
         KERAS,
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "pandas>=2.2",
         "tensorboard>=2.20",  # TensorFlow 2.21 no longer installs it; tf.summary needs it
         "tensorflow-datasets>=4.9.9",
     ],

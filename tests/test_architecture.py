@@ -13,7 +13,7 @@ ORDER = (
     ("train", "evaluate", "inspect", "report", "predict", "plan"),
     ("programs",),
     ("__init__",),
-    ("reporting",),
+    ("paper",),
     ("callbacks",),
     ("planning",),
     ("training",),
@@ -151,6 +151,12 @@ def test_only_distributed_imports_horovod():
         named(p) for p in FILES if any(n.split(".")[0] == "horovod" for n in imports_of(p))
     }
     assert importers == {"tfadv/distributed.py"}
+
+
+def test_only_the_paper_imports_pandas():
+    """It takes half a second to import, and the library needs no tables."""
+    importers = {p.parent.name for p in FILES if any(n.startswith("pandas") for n in imports_of(p))}
+    assert importers == {"paper"}
 
 
 def test_nobody_imports_the_horovod_of_keras():

@@ -27,7 +27,15 @@ def test_a_program_reads_the_tables_without_tensorflow(module):
     assert done.returncode == 0, done.stderr
     names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "tfadv" in names  # it was read
-    heavy = {"tensorflow", "keras", "numpy", "horovod", "tensorflow_datasets", "matplotlib"}
+    heavy = {
+        "tensorflow",
+        "keras",
+        "numpy",
+        "horovod",
+        "tensorflow_datasets",
+        "matplotlib",
+        "pandas",
+    }
     assert not names & heavy
 
 

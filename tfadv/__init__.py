@@ -25,8 +25,8 @@ _MODULES = (
     "inspection",
     "layers",
     "models",
+    "paper",
     "planning",
-    "reporting",
     "training",
 )
 

@@ -33,7 +33,7 @@ def file(path):
     return path if isinstance(path, pathlib.Path) else FLAGS / f"{path}.flags"
 
 
-ROWS = read(ROOT / "tfadv" / "reporting" / "paper.tsv")
+ROWS = read(ROOT / "tfadv" / "paper" / "paper.tsv")
 RUNS = list(dict.fromkeys(row["flagfile"] for row in ROWS))
 
 

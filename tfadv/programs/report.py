@@ -3,8 +3,7 @@ import os
 import pathlib
 import sys
 
-from tfadv import reporting
-from tfadv.data import catalog
+from tfadv import paper
 from tfadv.programs import flagfiles, flags
 from tfadv.programs.run_directory import RunDirectory
 from tfadv.programs.settings import EVALUATE, TRAIN, Role, names
@@ -15,7 +14,7 @@ FREE = (*names(TRAIN, Role.FREE), "seed")
 
 
 def prepare(settings):
-    """Reads the paper's rows and everything that was measured of the runs.
+    """Reads the paper's numbers and everything that was measured of the runs.
 
     Args:
         settings: Namespace, of `command_lines.report`.
@@ -26,41 +25,34 @@ def prepare(settings):
     Raises:
         ValueError: If none of the directories holds a run.
     """
-    rows = paper_rows()
-    first = rows[0].settings
-    protocol = reporting.PaperProtocol(
-        _parse(EVALUATE, _FLAGS / "eval" / "paper.flags"),
-        reporting.validation(catalog.ENTRIES[first["dataset"]], first["image_size"]),
-    )
-    collected = _Collected()
-    for directory in dict.fromkeys(map(os.path.normpath, settings.directories)):
-        collected.search(directory)
-    if not collected.runs:
-        raise ValueError(
-            "directories must hold runs of tfadv.train that were evaluated; "
-            + "; ".join(collected.problems)
-        )
-    output = pathlib.Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
-    report = reporting.Report(rows, protocol, collected.runs, collected.problems)
-    return ReportRun(output, report, collected.unread)
+    run = ReportRun(settings)
+    run.output.mkdir(parents=True, exist_ok=True)
+    return run
 
 
-def paper_rows():
-    """The paper's rows, with the settings that their flagfiles say."""
-    rows = reporting.rows()
-    for row in rows:
-        row.settings = _trained(_FLAGS / f"{row.flagfile}.flags")
-    return rows
+def published():
+    """The paper's numbers, and the settings of its evaluation."""
+    evaluation = _parse(EVALUATE, _FLAGS / "eval" / "paper.flags")
+    return paper.published(lambda name: _trained(_FLAGS / f"{name}.flags"), evaluation), evaluation
 
 
 class ReportRun:
     """A run of `tfadv.report`, ready to start."""
 
-    def __init__(self, output, report, unread):
-        self.output = output
-        self.report = report
-        self.unread = unread
+    def __init__(self, settings):
+        self.output = pathlib.Path(settings.output)
+        self._runs = []
+        self._problems = []
+        self._unread = 0
+        self._seen = set()
+        for directory in dict.fromkeys(map(os.path.normpath, settings.directories)):
+            self._search(directory)
+        if not self._runs:
+            raise ValueError(
+                "directories must hold runs of tfadv.train that were evaluated; "
+                + "; ".join(self._problems)
+            )
+        self.report = paper.Report(*published(), self._runs, self._problems)
 
     def run(self):
         """Writes all files; returns how many could not be read."""
@@ -68,65 +60,55 @@ class ReportRun:
             if isinstance(content, str):
                 content = content.encode()
             (self.output / name).write_bytes(content)
-        for problem in self.report.problems:
+        for problem in self._problems:
             print(f"tfadv.report: left out: {problem}", file=sys.stderr)
         print(f"{self.report.summary}\nwritten to:   {self.output / 'report.md'}", flush=True)
-        return self.unread
+        return self._unread
 
-
-class _Collected:
-    def __init__(self):
-        self.runs = []
-        self.problems = []
-        self.unread = 0
-        self.seen = set()
-
-    def search(self, path):
+    def _search(self, path):
         """Adds the run of a directory; of one that is no run, those of its sub-directories."""
-        if RunDirectory(path).flags.is_file():
-            self._read(RunDirectory(path))
-            return
-        found = sorted(pathlib.Path(path).rglob(RunDirectory(path).flags.name))
-        for file in found:
-            self._read(RunDirectory(file.parent))
-        if not found:
-            self.problems.append(f"{path}: no run of tfadv.train (no flags.txt)")
+        files = [RunDirectory(path).flags]
+        if not files[0].is_file():
+            files = sorted(pathlib.Path(path).rglob(files[0].name))
+        for file in files:
+            if file not in self._seen:
+                self._seen.add(file)
+                self._read(RunDirectory(file.parent))
+        if not files:
+            self._problems.append(f"{path}: no run of tfadv.train (no flags.txt)")
 
     def _read(self, directory):
-        if directory.path in self.seen:
-            return
-        self.seen.add(directory.path)
         try:
-            run = reporting.Run(str(directory.path), _trained(directory.flags))
+            run = paper.Run(str(directory.path), _trained(directory.flags))
         except (ValueError, OSError) as error:
             self._unreadable(directory.flags, error)
             return
-        # What evaluate writes by itself comes first, and counts where two files disagree.
+        # The file that evaluate writes by default comes first: it counts where two disagree.
         files = sorted(
             directory.path.glob("*.json"), key=lambda path: (path != directory.evaluation, path)
         )
-        known = len(self.problems)
+        known = len(self._problems)
         for path in files:
             try:
                 document = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(document, dict) and "results" in document:
-                    self.problems += [f"{run.name}: {p}" for p in run.add(document, path.name)]
+                    self._problems += [f"{run.name}: {p}" for p in run.add(document, path.name)]
             except RecursionError:
                 self._unreadable(path, "it is nested too deeply")
             except (ValueError, OSError) as error:
                 self._unreadable(path, error)
-        if run.measurements:
-            self.runs.append(run)
-        elif len(self.problems) == known:
-            self.problems.append(f"{run.name}: not evaluated yet (python -m tfadv.evaluate)")
+        if run.rows:
+            self._runs.append(run)
+        elif len(self._problems) == known:
+            self._problems.append(f"{run.name}: not evaluated yet (python -m tfadv.evaluate)")
 
     def _unreadable(self, path, error):
-        self.unread += 1
-        self.problems.append(f"{path}: cannot be read: {' '.join(str(error).split())}")
+        self._unread += 1
+        self._problems.append(f"{path}: cannot be read: {' '.join(str(error).split())}")
 
 
 def _trained(path):
-    return reporting.trained(_parse(TRAIN, path), FREE)
+    return paper.trained(vars(_parse(TRAIN, path)), FREE)
 
 
 def _parse(table, path):

@@ -14,10 +14,6 @@ class Role(enum.Flag):
 
     NONE = 0
     FREE = enum.auto()  # May differ when a run is continued: it does not change what is trained.
-    STRATEGY = enum.auto()  # Part of a training strategy's name, by which tables compare runs.
-    AXIS = enum.auto()  # What whole tables of the paper vary beside the strategy.
-    ATTACK = enum.auto()  # Of the attack in training; without one it has no effect.
-    RECIPE = enum.auto()  # What Table 3 varies.
     SHOWN = enum.auto()  # A column of TensorBoard's HPARAMS tab.
     MINI_BATCH = enum.auto()  # Decides what the mini-batches of `tfadv.inspect` hold.
 
@@ -69,8 +65,7 @@ _STEPS = 1_000_000
 _AT_ONCE = 65_536
 _IMAGES = 10**9
 
-_FREE, _STRATEGY, _AXIS = Role.FREE, Role.STRATEGY, Role.AXIS
-_ATTACK, _RECIPE, _SHOWN, _MINI_BATCH = Role.ATTACK, Role.RECIPE, Role.SHOWN, Role.MINI_BATCH
+_FREE, _SHOWN, _MINI_BATCH = Role.FREE, Role.SHOWN, Role.MINI_BATCH
 
 _DATA = _group(
     "data",
@@ -116,7 +111,7 @@ _NETWORK = _group(
         "Depth of the network: 50 to 638 for a resnet, 6n + 2 for a small_resnet.",
         1,
         10_000,
-        roles=_AXIS | _SHOWN,
+        roles=_SHOWN,
     ),
     Setting(
         "width",
@@ -133,14 +128,13 @@ _NETWORK = _group(
         "Blocks of each stage, for a resnet of another depth or with another split of it.",
         1,
         1000,
-        roles=_AXIS,
     ),
     Setting(
         "norm",
         str,
         "bn",
         "Normalization: bn, mbn (mixture), gn, ln or in.",
-        roles=_STRATEGY | _SHOWN,
+        roles=_SHOWN,
     ),
     Setting(
         "affine",
@@ -148,7 +142,7 @@ _NETWORK = _group(
         "separate",
         "Whether the two branches of a mixture have separate gammas and betas, or share one.",
         choices=("separate", "shared"),
-        roles=_STRATEGY | _SHOWN,
+        roles=_SHOWN,
     ),
     Setting(
         "init_from",
@@ -181,7 +175,7 @@ _ADVERSARIAL = _group(
         bool,
         True,
         "Whether to train adversarially; false trains on clean images alone (0% adv + 100% clean).",
-        roles=_STRATEGY | _SHOWN | _MINI_BATCH,
+        roles=_SHOWN | _MINI_BATCH,
     ),
     Setting(
         "clean_ratio",
@@ -190,7 +184,7 @@ _ADVERSARIAL = _group(
         "Share of the clean images that stay in each mini-batch (Section 4.1).",
         0,
         1,
-        roles=_STRATEGY | _SHOWN | _MINI_BATCH,
+        roles=_SHOWN | _MINI_BATCH,
     ),
     Setting(
         "clean_weight",
@@ -200,7 +194,6 @@ _ADVERSARIAL = _group(
         "mini-batch.",
         0,
         1,
-        roles=_STRATEGY,
     ),
     Setting(
         "pairing_weight",
@@ -209,7 +202,7 @@ _ADVERSARIAL = _group(
         "Weight of adversarial logit pairing; the paper's ALP has 0.5.",
         0,
         1000,
-        roles=_STRATEGY | _SHOWN,
+        roles=_SHOWN,
     ),
     Setting(
         "running_statistics",
@@ -219,7 +212,7 @@ _ADVERSARIAL = _group(
         "(Section 4.3).",
         0,
         _EPOCHS,
-        roles=_STRATEGY | _SHOWN,
+        roles=_SHOWN,
     ),
 )
 
@@ -232,7 +225,7 @@ _STEPS_IN_TRAINING = _group(
         "Number of attack iterations in training.",
         0,
         _STEPS,
-        roles=_AXIS | _SHOWN | _MINI_BATCH,
+        roles=_SHOWN | _MINI_BATCH,
     ),
     Setting(
         "start_from_clean",
@@ -241,7 +234,7 @@ _STEPS_IN_TRAINING = _group(
         "Share of the batches that are attacked from the images themselves, without noise.",
         0,
         1,
-        roles=_ATTACK | _RECIPE | _SHOWN | _MINI_BATCH,
+        roles=_SHOWN | _MINI_BATCH,
     ),
 )
 
@@ -255,7 +248,7 @@ _ATTACK_SETTINGS = _group(
         "Largest change of a pixel, in pixels of 255.",
         0,
         255,
-        roles=_ATTACK | _SHOWN | _MINI_BATCH,
+        roles=_SHOWN | _MINI_BATCH,
     ),
     Setting(
         "step_size",
@@ -264,7 +257,7 @@ _ATTACK_SETTINGS = _group(
         "Size of one attack iteration, in pixels of 255.",
         1e-6,
         255,
-        roles=_AXIS | _SHOWN | _MINI_BATCH,
+        roles=_SHOWN | _MINI_BATCH,
     ),
     Setting(
         "step_size_rule",
@@ -281,14 +274,14 @@ _ATTACK_SETTINGS = _group(
         False,
         "Whether a random start is clipped to the pixel range before the first gradient; the "
         "pipeline does not, and pays for it with few steps.",
-        roles=_ATTACK | _MINI_BATCH,
+        roles=_MINI_BATCH,
     ),
     Setting(
         "targeted",
         bool,
         True,
         "Whether the attack aims at a wrong class drawn at random, or away from the true one.",
-        roles=_ATTACK | _SHOWN | _MINI_BATCH,
+        roles=_SHOWN | _MINI_BATCH,
     ),
     Setting(
         "attack_loss",
@@ -296,7 +289,7 @@ _ATTACK_SETTINGS = _group(
         "cross_entropy",
         "Loss that the attack follows.",
         choices=("cross_entropy", "margin"),
-        roles=_ATTACK | _MINI_BATCH,
+        roles=_MINI_BATCH,
     ),
     Setting(
         "restarts",
@@ -305,7 +298,7 @@ _ATTACK_SETTINGS = _group(
         "Number of attacks on each image, of which the strongest counts.",
         1,
         10_000,
-        roles=_ATTACK | _MINI_BATCH,
+        roles=_MINI_BATCH,
     ),
     Setting(
         "attack_precision",
@@ -314,7 +307,7 @@ _ATTACK_SETTINGS = _group(
         "Precision in which the network computes while it is attacked; images and their ball stay "
         "float32. 16 bits pay where the processor has instructions for them.",
         choices=("float32", "bfloat16", "float16"),
-        roles=_ATTACK | _MINI_BATCH,
+        roles=_MINI_BATCH,
     ),
     Setting(
         "attack_xla",
@@ -334,7 +327,7 @@ _IMAGES_PER_WORKER = Setting(
     1,
     _AT_ONCE,
     group="optimization",
-    roles=_RECIPE | _SHOWN | _MINI_BATCH,
+    roles=_SHOWN | _MINI_BATCH,
 )
 
 _OPTIMIZATION = _group(
@@ -346,7 +339,7 @@ _OPTIMIZATION = _group(
         "Number of training epochs.",
         1,
         _EPOCHS,
-        roles=_RECIPE | _SHOWN,
+        roles=_SHOWN,
     ),
     Setting(
         "batch_size",
@@ -355,7 +348,7 @@ _OPTIMIZATION = _group(
         "Number of clean images in one update, over all workers.",
         1,
         2**24,
-        roles=_AXIS | _SHOWN,
+        roles=_SHOWN,
     ),
     _IMAGES_PER_WORKER,
     Setting(
@@ -372,9 +365,9 @@ _OPTIMIZATION = _group(
         "sgd",
         "Optimizer: sgd, with Nesterov momentum, or rmsprop, as in the first ALP (Appendix A).",
         choices=("sgd", "rmsprop"),
-        roles=_RECIPE | _SHOWN,
+        roles=_SHOWN,
     ),
-    Setting("momentum", float, 0.9, "Momentum of SGD and of RMSProp.", 0, 1, roles=_RECIPE),
+    Setting("momentum", float, 0.9, "Momentum of SGD and of RMSProp.", 0, 1),
     Setting(
         "rmsprop_rho",
         float,
@@ -382,7 +375,6 @@ _OPTIMIZATION = _group(
         "Decay of RMSProp's mean of squared gradients.",
         0,
         1,
-        roles=_RECIPE,
     ),
     Setting(
         "rmsprop_epsilon",
@@ -391,7 +383,6 @@ _OPTIMIZATION = _group(
         "Constant that RMSProp adds to that mean, under the root.",
         1e-10,
         1e6,
-        roles=_RECIPE,
     ),
     Setting(
         "learning_rate",
@@ -400,7 +391,7 @@ _OPTIMIZATION = _group(
         "Learning rate for each 256 images of batch_size.",
         0,
         1000,
-        roles=_RECIPE | _SHOWN,
+        roles=_SHOWN,
     ),
     Setting(
         "warmup_epochs",
@@ -409,7 +400,6 @@ _OPTIMIZATION = _group(
         "Number of epochs in which the rate rises from learning_rate to its scaled value.",
         0,
         _EPOCHS,
-        roles=_RECIPE,
     ),
     Setting(
         "decay",
@@ -418,7 +408,7 @@ _OPTIMIZATION = _group(
         "How the learning rate falls: step divides it by 10 at decay_epochs, exponential "
         "multiplies it by decay_rate every decay_every epochs.",
         choices=("step", "exponential"),
-        roles=_RECIPE | _SHOWN,
+        roles=_SHOWN,
     ),
     Setting(
         "decay_epochs",
@@ -427,7 +417,6 @@ _OPTIMIZATION = _group(
         "Epochs at which the learning rate is divided by 10.",
         0,
         _EPOCHS,
-        roles=_RECIPE,
     ),
     Setting(
         "decay_rate",
@@ -436,7 +425,6 @@ _OPTIMIZATION = _group(
         "Factor of the exponential decay (Appendix A).",
         0,
         1,
-        roles=_RECIPE,
     ),
     Setting(
         "decay_every",
@@ -445,7 +433,6 @@ _OPTIMIZATION = _group(
         "Number of epochs between two exponential decays.",
         1,
         _EPOCHS,
-        roles=_RECIPE,
     ),
     Setting(
         "weight_decay",

@@ -1,16 +1,20 @@
 """The files of a report: Markdown, CSV and figures, to the letter."""
 
-import csv
-import io
 import json
+import pathlib
 
 import matplotlib
 import numpy as np
 import pytest
 
-from tfadv.reporting import curves, figures
+from tfadv.paper import figures
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 ADV = ["--clean_ratio=0"]
+RESULT = """{"model": "model.keras", "dataset": "digits", "image_shape": [8, 8, 1],
+"whole_validation_set": true, "results": [{"domain": null, "num_steps": 10, "correct": 30,
+"total": 50, "epsilon": 16, "step_size": 1.6, "start_from_clean": 0, "restarts": 1, %s}]}"""
 
 
 def tables_of(markdown, name):
@@ -62,7 +66,7 @@ def test_markdown_and_csv_of_one_run(make_run, result, make_report):
     assert [name for name in files if "figure" in name] == ["figure1.png", "figure1.svg"]
 
 
-def test_several_seeds_are_their_mean_and_spread(make_run, result, make_report):
+def test_several_seeds_are_their_mean_and_spread(make_run, result, make_report, read):
     paths = [
         make_run(f"{seed}", [*ADV, f"--seed={seed}"], [result(2000, value)])
         for seed, value in ((1, 38.0), (2, 39.0), (3, 41.5))
@@ -70,20 +74,23 @@ def test_several_seeds_are_their_mean_and_spread(make_run, result, make_report):
     files = make_report(*paths).files()
     mean, deviation = np.mean([38.0, 39.0, 41.5]), np.std([38.0, 39.0, 41.5], ddof=1)
     assert f"| {mean:.1f} ± {deviation:.1f} (n=3) | 39.2 | +0.3 |" in files["report.md"]
-    row = next(csv.DictReader(io.StringIO(files["table2.csv"])))
-    assert (row["ours"], row["spread"], row["n"]) == (f"{mean:.3f}", f"{deviation:.3f}", "3")
-    assert (row["low"], row["difference"]) == ("", f"{mean - 39.2:.3f}")
+    row = read(files["table2.csv"]).iloc[0]
+    assert (row["ours"], row["spread"], row["n"]) == (mean, round(deviation, 3), 3)
+    assert np.isnan(row["low"]) and row["difference"] == round(mean - 39.2, 3)
     assert row["runs"] == "runs/1 runs/2 runs/3"
 
 
-def test_results_of_several_files_come_together(make_run, result, make_report):
+def test_results_of_several_files_come_together(make_run, result, make_report, read):
     make_run("a", ADV, [result(10, 52.0), result(20, 50.0)])
     make_run("a", ADV, [result(10, 52.0), result(20, 49.0)], file="again.json")
     path = make_run("a", ADV, [result(2000, 39.0)], file="strong.json")
     report = make_report(path)
-    [entry] = [entry for entry in report.papers.entries if entry.filled]
-    found = {column.name: n.ours for column, n in entry.numbers.items() if n}
-    assert found == {"PGD-10": 52.0, "PGD-20": 50.0, "PGD-2000": 39.0}
+    results = read(report.files()["results.csv"])
+    assert results[["measured", "ours", "file"]].values.tolist() == [
+        ["PGD-10", 52, "evaluation.json"],
+        ["PGD-20", 50, "evaluation.json"],
+        ["PGD-2000", 39, "strong.json"],
+    ]
     assert report.problems == [
         "runs/a: again.json: PGD-20 is in evaluation.json too, with other numbers or another seed; "
         "that one counts"
@@ -106,6 +113,12 @@ def test_doubts_of_an_evaluation_are_handed_on(make_run, result, make_report):
         ("{", "Expecting property name"),
         ('{"results": [{"num_steps": 0}]}', "not a results file of tfadv.evaluate (KeyError"),
         ('{"results": []}', "not a results file of tfadv.evaluate"),
+        (RESULT % '"precision": [3]', "(ValueError: precision=[3])"),
+        (RESULT % '"seed": null', "(ValueError: seed=None)"),
+        (RESULT % '"hits": true', "(ValueError: hits=True)"),
+        (RESULT % f'"num_steps": {10**30}', f"(ValueError: {10**30} steps, 50 images, None)"),
+        (RESULT % '"epsilon": NaN', "(ValueError: epsilon=nan)"),
+        (RESULT % '"correct": 60', "(ValueError: correct=60 of total=50)"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_stops_nothing(
@@ -128,6 +141,36 @@ def test_what_cannot_be_read_is_named_and_stops_nothing(
     assert all(f"- {problem}" in text for problem in report.problems)
 
 
+def test_the_small_report_of_docs_is_what_its_counts_give(make_run, result, make_report):
+    text = (ROOT / "docs" / "small" / "report.md").read_text(encoding="utf-8")
+    percents = {}
+    for line in tables_of(text, "As Table 7")[2:]:
+        _, _, _, strategy, *cells = line.replace("\\", "").strip("| ").split(" | ")
+        percents[strategy] = [float(cell.split()[0]) for cell in cells]
+    bn = "100% adv + 100% clean"
+    strategies = {f"clean{r}": f"100% adv + {r}% clean" for r in (0, 20, 40, 60, 80, 100)}
+    strategies |= {"alp": f"{bn}, ALP", "clean0-running": "100% adv + 0% clean*", "gn": f"GN, {bn}"}
+    strategies |= {"mbn": bn, "mbn-alp": f"{bn}, ALP", "mbn-running": f"{bn}*"}
+    strategies["clean_only"] = "0% adv + 100% clean"
+    for name, strategy in strategies.items():
+        row = "table1/clean_only" if name == "clean_only" else f"table7/resnet152-pgd30-{name}"
+        flags = [f"--flagfile=flags/{row}.flags", "--flagfile=flags/small.flags"]
+        flags.append(f"--running_statistics={4 if name.endswith('running') else 0}")
+        results = []
+        for domain in ("adv", "clean") if name.startswith("mbn") else (None,):
+            label = f"MBN_{domain}, {strategy}" if domain else strategy
+            results += [
+                result(steps, percent, total=360, domain=domain, epsilon=80.0)
+                for steps, percent in zip((0, 10, 20, 100, 500), percents.pop(label), strict=True)
+            ]
+        make_run(f"small/{name}", flags, results, dataset="digits", image_shape=[8, 8, 1])
+    assert not percents
+    files = make_report("runs/small").files()
+    assert files["report.md"] == text
+    pictures = {path.name for path in (ROOT / "docs" / "small").glob("*.png")}
+    assert {name for name in files if name.endswith(".png")} == pictures
+
+
 def test_figures_draw_the_numbers_and_give_equal_bytes(make_run, result, make_report):
     paths = [
         make_run(
@@ -135,7 +178,7 @@ def test_figures_draw_the_numbers_and_give_equal_bytes(make_run, result, make_re
         )
         for ratio, y in ((0, 39), (0.4, 30), (1, 21))
     ]
-    charts = {chart.name: chart for chart in curves.charts(make_report(*paths).papers)}
+    charts = {chart.name: chart for chart in figures.charts(make_report(*paths).paper)}
     assert list(charts) == ["Figure 1", "Figure 2"]
     figure = figures.draw(charts["Figure 1"])
     [ax] = figure.axes

@@ -1,8 +1,10 @@
 """Run directories with known numbers, as `tfadv.train` and `tfadv.evaluate` leave them."""
 
+import io
 import json
 import pathlib
 
+import pandas as pd
 import pytest
 
 from tfadv.evaluation import Result
@@ -11,7 +13,6 @@ from tfadv.programs import flags as program_flags
 from tfadv.programs import report as report_program
 from tfadv.programs.settings import TRAIN
 
-FLAGS = pathlib.Path(__file__).resolve().parents[2] / "flags"
 IMAGENET = dict(dataset="imagenet2012", image_shape=[224, 224, 3], whole_validation_set=True)
 
 
@@ -69,3 +70,9 @@ def make_report(tmp_path_factory):
         return report_program.prepare(command_lines.report(arguments)).report
 
     return make
+
+
+@pytest.fixture(scope="session")
+def read():
+    """Function of the text of a CSV file -> a DataFrame."""
+    return lambda text: pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])

@@ -1,0 +1,233 @@
+"""The report: every table and figure, ours beside the paper's, and what was left out."""
+
+import re
+import types
+
+import pandas as pd
+
+from tfadv.paper import figures, results, sections, settings, tables
+from tfadv.paper.results import ATTACK, COLUMN, DATA
+
+_LEGEND = (
+    "Accuracy in percent, with the 95% Wilson interval that the number of images leaves in "
+    "brackets; over n runs their mean ± standard deviation. In parentheses, where the paper's "
+    "table states a change: the change against the row that it refers to."
+)
+_DIFFERENCE = (
+    "The difference is ours minus the paper's, whose number counts as exact: its interval speaks "
+    "of the images of one run, not of another training."
+)
+
+_RESULTS = [
+    *("run", "file", "setting", "network", "batch", "training_with", "strategy", "domain"),
+    *("measured", "step_size", "correct", "total", "ours", "low", "high"),
+    *("paper", "difference", "comparable"),
+]
+
+
+class Report:
+    """The paper's tables and figures from finished runs.
+
+    Args:
+        published: The paper's numbers, from `results.published`.
+        evaluation: The flags of `flags/eval/paper.flags`.
+        runs: The runs.
+        problems: What was left out and why, a line each.
+
+    Attributes:
+        paper: The `Section` of the paper's own setting.
+        others: The other sections, by name.
+    """
+
+    def __init__(
+        self,
+        published: pd.DataFrame,
+        evaluation: types.SimpleNamespace,
+        runs: list[results.Run],
+        problems: list[str],
+    ):
+        self.runs = runs
+        self.problems = problems
+        self._training = results.setting_names(published)
+        measured = results.table(row for run in runs for row in run.rows)
+        self.paper, others = sections.split(published, measured, evaluation)
+        self.others = dict(zip(_names(others), others, strict=True))
+
+    @property
+    def summary(self) -> str:
+        """Some lines for a terminal."""
+        filled, place = self.paper.entries["filled"], self.paper.entries["place"]
+        rows = f"{place[filled].count()} of the paper's {place.count()} rows filled"
+        if beyond := place[filled].isna().sum():
+            rows += f", and {beyond} more in its setting"
+        lines = [f"runs:         {len(self.runs)}", f"comparable:   {rows}"]
+        for name, section in self.others.items():
+            rows = f"{len(section.entries)} row" + ("s" if len(section.entries) != 1 else "")
+            lines.append(f"other:        {name}, {rows}, not comparable with the paper")
+        return "\n".join(lines)
+
+    def files(self) -> dict[str, str | bytes]:
+        """The contents of every file of the report, by its name."""
+        files = {}
+        parts = [f"# Report\n\n```\n{self.summary}\n```"]
+        if self.problems:
+            parts.append("Left out:\n\n" + "\n".join(f"- {each}" for each in self.problems))
+        doubts = [f"- {run.name}: {doubt}" for run in self.runs for doubt in run.doubts]
+        if doubts:
+            parts.append("Evaluations that doubt themselves:\n\n" + "\n".join(doubts))
+        parts.append("## The paper's tables")
+        if self.paper.entries["filled"].any():
+            how = _protocol(self.paper.setting)
+            parts.append(f"{_LEGEND} {_DIFFERENCE}\n\nMeasured as in the paper: {how}.")
+            parts += _section(self.paper, "", files)
+        else:
+            parts.append("No run was trained and measured as in the paper.")
+        if self.others:
+            parts.append("## Other data or sizes: not comparable with the paper")
+            parts.append(f"{_LEGEND} The paper's numbers do not belong here.")
+        for name, section in self.others.items():
+            parts += [
+                f"### {name}",
+                _differences(section.setting, self.paper.setting, self._training),
+                f"Measured: {_protocol(section.setting)}. Tables that vary one thing stand at: "
+                f"{_base(section)}. What is not named here is as in the paper.\n\n"
+                f"Runs: {', '.join(section.results['run'].unique())}.",
+                *_section(section, f"{name}-", files),
+            ]
+        across = tables.table3_across(list(self.others.values()))
+        if across:
+            parts.append("### Across these settings")
+        for number, table in enumerate(across, 1):
+            slug = "other-table3" + (f"-{number}" if number > 1 else "")
+            parts += _table(table, False, slug, files)
+        named = {"paper": self.paper, **self.others}
+        files["results.csv"] = tables.csv(
+            pd.concat(_results(name, section) for name, section in named.items())
+        )
+        return {"report.md": "\n\n".join(parts) + "\n", **files}
+
+
+def _section(section, prefix, files):
+    """The tables and figures of a section, in Markdown; their files are added to `files`."""
+    parts = []
+    for table in tables.tables(section):
+        parts += _table(table, section.paper, prefix + _slug(table.name), files)
+    for chart in figures.charts(section):
+        figure = figures.draw(chart, "" if section.paper else _title(section))
+        slug = prefix + _slug(chart.name)
+        for kind in ("png", "svg"):
+            files[f"{slug}.{kind}"] = figures.render(figure, kind)
+        parts.append(_heading(chart.name, chart.title, section.paper))
+        parts.append(f"![{chart.name}]({slug}.png)")
+    return parts
+
+
+def _table(table, paper, slug, files):
+    files[f"{slug}.csv"] = table.csv()
+    return [_heading(table.name, table.caption, paper), table.markdown(paper)]
+
+
+def _slug(name):
+    """`"table4"` for `"Table 4"`, for the names of files."""
+    return name.lower().replace(" ", "")
+
+
+def _heading(name, caption, paper):
+    start = f"### {name}" if paper else f"#### As {name}"
+    return f"{start}: {tables.escaped(caption)}"
+
+
+def _results(name, section):
+    """Every result of the runs of a section, a row each."""
+    order = pd.Series(range(len(section.entries)), section.entries.index, name="order")
+    entries = section.entries[["called", "strategy", "attack"]].join(order)
+    rows = section.results.dropna(subset="run").drop(columns=["network", "paper"])
+    rows = rows.join(entries, on="entry").join(section.numbers["paper"], on=["entry", *COLUMN])
+    rows = rows.sort_values(["order", *COLUMN], kind="stable")
+    return rows.assign(
+        setting=name,
+        training_with=rows["attack"].map(section.attacks).replace("-", ""),
+        measured=rows[COLUMN[0]].map(lambda steps: f"PGD-{steps}" if steps else "clean"),
+        step_size=rows[COLUMN[1]].map(lambda size: str(size) if size else ""),
+        difference=rows["ours"] - rows["paper"],
+        comparable="yes" if section.paper else "no",
+    ).rename(columns={"called": "network", "batch_size": "batch"})[_RESULTS]
+
+
+def _title(section):
+    """What a section is of: `"digits, small_resnet, epsilon 80"`."""
+    setting = section.setting
+    parts = [setting["evaluation.dataset"], setting["network"]]
+    if setting["evaluation.epsilon"] is not None:
+        parts.append(f"epsilon {setting['evaluation.epsilon']:g}")
+    return ", ".join(parts)
+
+
+def _names(others):
+    """A name for each section, for files: `"digits-small_resnet-epsilon80"`, all different."""
+    names = []
+    for section in others:
+        name = re.sub(r"[^\w.]+", "-", _title(section).replace("epsilon ", "epsilon"))
+        same = sum(each == name or each.startswith(f"{name}-no") for each in names)
+        names.append(f"{name}-no{same + 1}" if same else name)
+    return names
+
+
+def _protocol(setting):
+    """How a section was measured, in words."""
+    dataset, image_size, images, whole, checkpoint = setting[DATA]
+    epsilon, targeted, loss, chance, clipped, restarts, precision = setting[ATTACK]
+    words = (
+        f"{images} images of {dataset}, {'the whole' if whole else 'a part of the'} validation set"
+        f", at {image_size} pixels; {checkpoint} network"
+    )
+    if epsilon is None:
+        return words
+    start = {0: "random start", 1: "start from the image"}.get(
+        chance, f"start from the image with probability {chance:g}"
+    ) + (", clipped to the range" if clipped else "")
+    return (
+        f"{words}; {'targeted' if targeted else 'untargeted'} PGD, epsilon {epsilon:g} of 255, "
+        f"loss {loss}, {start}, restarts {restarts}"
+        + ("" if precision == "float32" else f", attacked in {precision}")
+    )
+
+
+def _base(section):
+    """The setting of the tables that vary something else, in words."""
+    attack = section.base["attack"]
+    words = f"{section.base['called']}, batch size {section.base['batch_size']}"
+    if attack == sections.NO_ATTACK:
+        return words
+    return f"{words}, {section.attacks[attack]} in training (step size {attack[1]:g})"
+
+
+def _differences(here, paper, training):
+    """How the setting of a section differs from the paper's: a table in Markdown."""
+    varied = {*settings.STRATEGY, *settings.AXES}
+    if here["epsilon"] is None:
+        # It was trained without an attack, and one in evaluation says nothing of it.
+        varied |= {*settings.ATTACK}
+    names = {name: f"training: {name}" for name in training if name not in varied}
+    names |= {name: name.replace(".", ": ") for name in DATA}
+    names["evaluation.whole"] += " validation set"
+    if here["evaluation.epsilon"] is not None:
+        names |= {name: name.replace(".", ": ") for name in ATTACK}
+    rows = [
+        [label, _text(here[name]), _text(paper[name])]
+        for name, label in names.items()
+        if here[name] != paper[name]
+    ]
+    if not rows:
+        return "The step sizes of the evaluation differ from the paper's.\n"
+    return tables.markdown(["what differs", "here", "the paper"], rows, 3)
+
+
+def _text(value):
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
