@@ -29,3 +29,7 @@ def seeded():
         import keras
 
         keras.utils.set_random_seed(0)
+    # What warns once in a process warns once in a test.
+    mixture = sys.modules.get("tfadv.layers.mixture_batch_normalization")
+    if mixture is not None:
+        mixture._warned = False
