@@ -187,3 +187,57 @@ def test_callback_serves_models_of_different_ranges_in_turn():
         model = keras.Model(inputs, cases.network()(contract(inputs)))
         cases.compiled(model).fit(X, Y, verbose=0, callbacks=[training])
         assert training.step.value_range == value_range
+
+
+ALONE = "mixture batch normalization trains its adv branch alone.* callbacks.AdversarialTraining"
+
+
+def two_mixtures():
+    layers = [tfadv.layers.normalization("mbn", 12, name=name) for name in ("first", "second")]
+    return cases.compiled(cases.network(*layers))
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["new", "trained adversarially"])
+def test_plain_training_of_a_mixture_is_one_line(trained):
+    model = two_mixtures()
+    if trained:
+        cases.train(model, X, Y)
+    clean = [v for v in model.variables if "/clean/" in v.path]
+    before = [v.numpy() for v in clean]
+    # Keras would list the gamma and beta of every clean branch, at each update that it traces.
+    with pytest.warns(UserWarning) as warned:
+        model.fit(X, Y, batch_size=5, epochs=2, verbose=0)
+        model.train_on_batch(X, Y)
+    assert len(warned) == 1 and warned[0].message.args[0].startswith(ALONE.split(".*")[0])
+    assert "AdversarialTraining" in str(warned[0].message) and "\n" not in str(warned[0].message)
+    cases.assert_equal_bits([v.numpy() for v in clean], before)
+
+
+def test_other_variables_without_gradients_are_keras_s_to_name():
+    class Unused(keras.layers.Layer):
+        def build(self, shape):
+            self.unused = self.add_weight(shape=(1,), name="unused")
+
+        def call(self, inputs):
+            return inputs
+
+    mixture = tfadv.layers.normalization("mbn", 12)
+    model = cases.compiled(cases.network(mixture, Unused()))
+    with pytest.warns(UserWarning) as warned:
+        model.fit(X, Y, verbose=0)
+    assert ["unused" in str(warning.message) for warning in warned] == [False, True]
+
+
+def test_mixtures_that_do_not_train_plainly_warn_of_nothing():
+    model = tfadv.models.convert(cases.compiled(cases.normalized("keras")), "mbn")
+    model.predict(X, verbose=0)
+    model(X)
+    cases.compiled(model).evaluate(X, Y, verbose=0)
+    cases.train(model, X, Y, fit={"validation_data": (X, Y)})
+    with tf.GradientTape() as tape:  # a loop of a user's own
+        loss = model.compute_loss(
+            y=Y, y_pred=tfadv.models.call(model, X, training=True, domain="clean")
+        )
+    assert any(gradient is not None for gradient in tape.gradient(loss, model.trainable_weights))
+    model.get_layer("norm").trainable = False
+    cases.compiled(model).fit(X, Y, verbose=0)

@@ -4,9 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-import tfadv
 from tests.training import cases
-from tfadv.callbacks import AdversarialTraining, RunningStatistics
+from tfadv.callbacks import AdversarialTraining, RunningStatistics, running_statistics
 
 X, Y = cases.images(8)
 MOVING = ("moving_mean", "moving_variance")
@@ -26,7 +25,7 @@ class Look(keras.callbacks.Callback):
         self.seen.append({v.path: v.numpy() for v in self.model.variables})
 
 
-def fit(model, last_epochs, epochs, initial_epoch=0, ratio=1.0):
+def fit(model, last_epochs, epochs, initial_epoch=0, ratio=1.0, **options):
     look = Look()
     model.fit(
         X,
@@ -37,7 +36,7 @@ def fit(model, last_epochs, epochs, initial_epoch=0, ratio=1.0):
         verbose=0,
         shuffle=False,
         callbacks=[
-            AdversarialTraining(cases.Mirror(), clean_ratio=ratio, value_range=(0, 1)),
+            AdversarialTraining(cases.Mirror(), clean_ratio=ratio, value_range=(0, 1), **options),
             RunningStatistics(last_epochs),
             look,
         ],
@@ -57,7 +56,7 @@ def moved(seen):
     return found
 
 
-@pytest.mark.parametrize("norm", ["bn", "mbn"])
+@pytest.mark.parametrize("norm", ["bn", "mbn", "keras"])
 def test_statistics_stand_still_while_gamma_and_beta_learn(norm):
     model = cases.compiled(cases.normalized(norm))
     before, after = fit(model, last_epochs=1, epochs=1)
@@ -65,7 +64,9 @@ def test_statistics_stand_still_while_gamma_and_beta_learn(norm):
         assert np.array_equal(value, before[path]) == path.endswith(MOVING), path
 
 
-@pytest.mark.parametrize(("norm", "ratio"), [("bn", 1.0), ("mbn", 1.0), ("mbn", 0.5)])
+@pytest.mark.parametrize(
+    ("norm", "ratio"), [("bn", 1.0), ("mbn", 1.0), ("mbn", 0.5), ("keras", 1.0)]
+)
 def test_trains_on_moving_statistics_not_on_those_of_the_batch(norm, ratio):
     model = cases.compiled(cases.normalized(norm), keras.optimizers.SGD(0.5))
     stay = cases.kept(len(X), ratio)
@@ -87,6 +88,7 @@ def test_trains_on_moving_statistics_not_on_those_of_the_batch(norm, ratio):
         np.testing.assert_allclose(after[path], before[path] - 0.5 * value, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:RunningStatistics trains from epoch")  # after three updates
 @pytest.mark.parametrize(
     ("last_epochs", "epochs", "initial_epoch", "expected"),
     [
@@ -111,13 +113,93 @@ def test_a_later_fit_trains_on_batch_statistics_again():
     assert moved([before, {v.path: v.numpy() for v in model.variables}]) == [True]
 
 
-def test_needs_batch_normalization_of_tfadv():
-    with pytest.raises(ValueError, match=r'needs tfadv.*convert\(model, "bn"\).*received .norm'):
-        fit(cases.compiled(cases.normalized("keras")), 1, 1)
+def test_needs_batch_normalization():
     with pytest.raises(ValueError, match="needs a model with batch normalization"):
         fit(cases.compiled(cases.normalized("gn")), 1, 1)
-    converted = tfadv.models.convert(cases.normalized("keras"), "bn")
-    assert moved(fit(cases.compiled(converted), 1, 1)) == [False]
+
+
+class Subclassed(keras.Model):
+    """Batch normalization of Keras in a model that cannot be converted."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = cases.normalized("keras")
+        self.normalize = keras.layers.BatchNormalization()
+
+    def call(self, inputs, training=None):
+        return self.normalize(self.inner(inputs, training=training), training=training)
+
+
+def test_works_for_subclassed_models():
+    model = Subclassed()
+    model(X)
+    assert moved(fit(cases.compiled(model), 1, 1)) == [False]
+    model.fit(X, Y, verbose=0)  # and leaves nothing behind
+    before = {v.path: v.numpy() for v in model.variables}
+    model.fit(X, Y, verbose=0)
+    assert moved([before, {v.path: v.numpy() for v in model.variables}]) == [True]
+    assert not any("call" in vars(layer) for layer in model._flatten_layers())
+
+
+def test_works_where_activations_are_computed_again():
+    found = []
+    for rematerialize in ("none", "step"):
+        keras.utils.set_random_seed(3)
+        moved_already = keras.layers.BatchNormalization(moving_mean_initializer="ones")
+        layers = [keras.layers.Dense(6), moved_already, keras.layers.ReLU()]
+        model = cases.compiled(cases.network(*layers, keras.layers.Dense(6)))
+        seen = fit(model, 1, 1, rematerialize=rematerialize)
+        assert moved(seen) == [False]
+        found.append(model.get_weights())
+    cases.assert_near(*found)
+
+
+def short(momentum, images=256):
+    """A training of some updates with a momentum, whose last epoch is on moving statistics."""
+    keras.utils.set_random_seed(1)
+    normalization = keras.layers.BatchNormalization(momentum=momentum, name="norm")
+    model = cases.compiled(cases.network(keras.layers.Dense(8), normalization))
+    x, y = cases.images(images)
+    training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
+    options = {"batch_size": 8, "epochs": 3, "verbose": 0}
+    model.fit(x, y, callbacks=[training, RunningStatistics(1)], **options)
+
+
+def test_warns_of_moving_statistics_that_have_not_arrived():
+    message = (
+        "from epoch 3 on moving statistics that have not arrived .* in 'norm' .* by a factor of "
+        r"[1-9][.0-9]*\. Give the layers a lower momentum than 0.999 .* than the 32 of the last"
+    )
+    with pytest.warns(UserWarning, match=message) as warned:
+        short(0.999)
+    assert len(warned) == 1 and "\n" not in str(warned[0].message)
+
+
+def test_warns_of_nothing_where_they_have():
+    short(0.9)
+    short(0.99, images=2048)
+
+
+def test_warns_of_statistics_that_nothing_has_moved():
+    model = cases.compiled(cases.network(keras.layers.BatchNormalization()))
+    with pytest.warns(UserWarning, match="from epoch 1 on moving statistics that no update has"):
+        fit(model, 2, 2)
+
+
+def test_distance_is_that_from_the_statistics_of_the_batches():
+    rng = np.random.default_rng(0)
+    before = np.array([rng.normal(size=5), rng.uniform(1, 2, 5)])
+    batches = np.array([rng.normal(size=5), rng.uniform(3, 4, 5)])
+    after = before.copy()
+    for _ in range(7):
+        after = 0.8 * after + 0.2 * batches
+    mean, off = running_statistics._distance(before, after, 0.8**7, 1e-3)
+    shift = np.abs(after[0] - batches[0]) / np.sqrt(batches[1] + 1e-3)
+    factor = np.sqrt((batches[1] + 1e-3) / (after[1] + 1e-3))
+    assert (mean, off) == pytest.approx((np.median(shift), np.median(factor)))
+    # A branch without images, and a momentum of 1, stand still.
+    assert running_statistics._distance(before, before, 0.5, 1e-3) == (0.0, 1.0)
+    assert running_statistics._distance(before, before, 1.0, 1e-3) == (0.0, 1.0)
 
 
 def test_needs_adversarial_training_in_the_same_fit():

@@ -18,7 +18,8 @@ from tfadv.layers import normalizations
 def test_the_table_makes_the_layer(norm, kind):
     layer = layers.normalization(norm, 8, name="norm", gamma_initializer="zeros")
     assert type(layer) is kind and layer.name == "norm"
-    assert not np.any(layer(np.random.default_rng(0).normal(size=(2, 3, 3, 8)), training=True))
+    with layers.scope.enter("adv"):
+        assert not np.any(layer(np.random.default_rng(0).normal(size=(2, 3, 3, 8)), training=True))
 
 
 @pytest.mark.parametrize("channels,groups", [(64, 32), (256, 32), (48, 8), (16, 8), (6, 1), (1, 1)])

@@ -20,7 +20,7 @@ class Mirror:
     def __call__(self, logits_fn, images, labels, *, value_range, num_classes, **_):
         if labels.shape.rank == 2:
             labels = tf.argmax(labels, axis=-1)
-        return sum(value_range) - images, (labels + 1) % num_classes
+        return sum(value_range) - images, (labels + 1) % (num_classes or CLASSES)
 
 
 def mirrored(x):

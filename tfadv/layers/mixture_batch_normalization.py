@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import tensorflow as tf
 
@@ -18,7 +20,8 @@ class MixtureBatchNormalization(keras.layers.Layer):
 
     The caller chooses with `tfadv.models.call(model, images, domain=...)`, or takes a plain model
     of one branch with `tfadv.models.extract(model, domain)`. A part without images leaves its
-    branch untouched.
+    branch untouched. Without a caller that chooses, as in a plain `fit`, all images train the adv
+    branch alone, and a warning says so.
 
     Args:
         axis: Integer, the axis of the channels.
@@ -100,6 +103,8 @@ class MixtureBatchNormalization(keras.layers.Layer):
         self.clean.build(input_shape)
 
     def call(self, inputs, training=None, mask=None):
+        if training and self.trainable and not scope.is_entered():
+            _warn_of_one_branch()
         current = scope.current()
         current.seen.add(id(self))
         domain = current.domain
@@ -125,3 +130,21 @@ class MixtureBatchNormalization(keras.layers.Layer):
         branch = self.adv.get_config()
         options = {name: branch[name] for name in self._options}
         return {**super().get_config(), **options, "affine": self.affine}
+
+
+_warned = False
+# Keras's own words, where every variable that it lists is the gamma or beta of a clean branch.
+_OF_CLEAN_BRANCHES = r"Gradients do not exist for variables \[('[^']*/clean/(gamma|beta)'(, )?)+\] "
+
+
+def _warn_of_one_branch():
+    global _warned
+    warnings.filterwarnings("ignore", _OF_CLEAN_BRANCHES, UserWarning)
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "mixture batch normalization trains its adv branch alone, on all images, and its clean "
+            "branch stays as it is: give fit the callback tfadv.callbacks.AdversarialTraining, or "
+            "call the model with tfadv.models.call in a loop of your own",
+            stacklevel=3,
+        )

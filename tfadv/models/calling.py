@@ -2,6 +2,7 @@ import keras
 import tensorflow as tf
 
 from tfadv.layers import scope
+from tfadv.layers.batch_normalization import BatchNormalization
 from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
 from tfadv.models import architectures, graphs, rematerialization, structures
 
@@ -80,7 +81,8 @@ def run(
             f"received {domain!r}"
         )
     images = structures.inputs(model, images)
-    with scope.enter(domain, running_statistics) as entered:
+    plain = _plain_normalizations(model) if running_statistics else ()
+    with scope.enter(domain, running_statistics, plain) as entered:
         if rematerialize:
             outputs = rematerialization.run(model, images, training, tables)
         else:
@@ -104,6 +106,15 @@ def _is_domain(domain):
         # A negative number would be counted from the end of the batch, silently.
         return domain >= 0
     return tf.is_tensor(domain) and domain.shape.rank in (0, None)
+
+
+def _plain_normalizations(model):
+    return tuple(
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and not isinstance(layer, BatchNormalization)
+    )
 
 
 def mixtures(model):
