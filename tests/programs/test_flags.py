@@ -346,3 +346,8 @@ def test_only_rank_0_speaks():
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_an_epsilon_of_other_libraries_is_warned_of_before_anything_runs():
+    with pytest.warns(UserWarning, match=r"^epsilon is in pixels of 255; received 0\.031, .* 7\.9"):
+        command_lines.train([QUICK, "--run_dir=x", "--epsilon=0.031", "--check"])

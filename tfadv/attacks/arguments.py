@@ -25,8 +25,14 @@ def forget_warnings():
     _warned.clear()
 
 
-def warn_of_fraction(name, value, below):
-    """Warns once of a length that looks like a fraction of the range in place of pixels of 255."""
+def warn_of_fractions(epsilon, step_size):
+    """Warns once of lengths that look like fractions of the range in place of pixels of 255."""
+    # Few epsilons are meant to be below a pixel of 255, and few step sizes below a tenth of it.
+    _warn_of_fraction("epsilon", epsilon, below=1.0)
+    _warn_of_fraction("step_size", step_size, below=0.1)
+
+
+def _warn_of_fraction(name, value, below):
     if 0 < value < below:
         warn_once(
             name,

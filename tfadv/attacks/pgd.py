@@ -77,9 +77,7 @@ class PGD(arguments.Configured):
         self.jit_compile = arguments.choice("jit_compile", jit_compile, (None, True, False))
         self.clip_start = arguments.choice("clip_start", clip_start, (False, True))
         self._functions = functions.FunctionCache()
-        # Below a pixel of 255 few epsilons are meant, and below a tenth of it few step sizes.
-        arguments.warn_of_fraction("epsilon", self.epsilon, below=1.0)
-        arguments.warn_of_fraction("step_size", self.step_size, below=0.1)
+        arguments.warn_of_fractions(self.epsilon, self.step_size)
 
     @property
     def name(self):

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from tfadv import launcher
+from tfadv.attacks.arguments import warn_of_fractions
 from tfadv.data import catalog
 from tfadv.programs import flags, rules
 from tfadv.programs.run_directory import RunDirectory, check_directory, check_file
@@ -24,6 +25,7 @@ def train(arguments):
     # Once in a launch: rank 0 of the workers says it.
     if launcher.rank() == 0 and not launcher.precedes_workers():
         rules.warn_of_large_batch(settings)
+        warn_of_fractions(settings.epsilon, settings.step_size)
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
     if settings.init_from:
         # As it is written to the run's flags, which are read from other directories too.
@@ -52,6 +54,8 @@ def evaluate(arguments):
             settings.output = str(run.evaluation)
     elif settings.epsilon is None:
         settings.epsilon = default_of(TRAIN, "epsilon")
+    if launcher.rank() == 0 and not launcher.precedes_workers():
+        warn_of_fractions(settings.epsilon, settings.step_size)
     if settings.output:
         check_file(settings.output)
     catalog.check(settings.dataset, settings.data_dir, settings.image_size)
