@@ -127,7 +127,7 @@ class AdversarialStep:
                 return part + 1, [total + new for total, new in zip(sums, added, strict=True)]
 
             def goes_on(part, sums):
-                with tf.control_dependencies(sums):  # asked anew after each part
+                with tf.control_dependencies(sums):  # after each part, not before
                     return (part < 1) | ((part < parts) & ~self.requests.hurried)
 
             part, sums = tf.while_loop(goes_on, body, (0, changes.zeros()), parallel_iterations=1)
