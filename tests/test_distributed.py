@@ -38,6 +38,13 @@ def test_single_process_leaves_values_alone():
     assert variable.numpy() == 4.0
 
 
+def test_workers_are_named_by_what_they_have():
+    assert distributed.by_worker([4, 2]) == "4 on worker 0 and 2 on worker 1"
+    listed = distributed.by_worker([0.1, None, 0.1, 0.1])
+    assert listed == "0.1 on workers 0, 2 and 3 and None on worker 1"
+    assert distributed.named([1, 3]) == "workers 1 and 3"
+
+
 def test_single_process_imports_no_horovod():
     # The whole test run may have it, and so this asks about what those calls import.
     before = {name for name in sys.modules if name.split(".")[0] == "horovod"}

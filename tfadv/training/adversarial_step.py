@@ -146,7 +146,7 @@ class AdversarialStep:
                 return part + 1, sums, metrics, own
 
             def goes_on(part, sums, *_):
-                with tf.control_dependencies(sums):  # asked again after each part
+                with tf.control_dependencies(sums):  # after each part, not before
                     return (part < 1) | ((part < parts) & ~self.requests.hurried)
 
             part, sums, metrics, own = tf.while_loop(

@@ -161,8 +161,8 @@ class Lockstep:
         self._steps = known[0] if len(known) == len(steps) else None
 
     def _agree_after_all_callbacks(self):
-        # Keras reads `stop_training` behind the last callback, which `History` is, or but for the
-        # progress bar: there all workers take what any of them decided.
+        # Keras reads `stop_training` after the last callback, `History` or the progress bar after
+        # it: there all workers take what any of them decided.
         model, history = self._model, getattr(self._model, "history", None)
         if history is None:
             return
