@@ -1,3 +1,6 @@
+import re
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -145,3 +148,49 @@ def test_what_the_results_give_reason_to_doubt_is_a_warning(monkeypatch):
     # One voice is enough; another would be an error here.
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     callback.on_epoch_end(1)
+
+
+def best(monitor="val_pgd3_accuracy", kind=keras.callbacks.ModelCheckpoint, **options):
+    if kind is keras.callbacks.ModelCheckpoint:
+        options = {"filepath": "best.keras", "save_best_only": True}
+    return kind(monitor=monitor, mode="max", **options)
+
+
+def fit(model, *others):
+    x, y = cases.images(model, 6)
+    return model.fit(x.astype("float32"), y, epochs=2, verbose=0, callbacks=list(others)).history
+
+
+def ours(function):
+    """The warnings of `function` that name this callback, beside those of Keras."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        function()
+    return [text for text in (str(each.message) for each in warned) if "RobustEvaluation" in text]
+
+
+@pytest.mark.parametrize("monitor", ["val_pgd3_accuracy", "val_clean_accuracy_clean_branch"])
+def test_a_callback_that_monitors_its_numbers_must_stand_after_it(monitor, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = compiled(cases.mixture())
+    x, y = cases.images(model, 6)
+    evaluating = callbacks.RobustEvaluation((x, y), ATTACK, domains=("adv", "clean"))
+    training = callbacks.AdversarialTraining(None)
+    history = fit(model, training, evaluating, best(monitor))
+    saved = keras.saving.load_model("best.keras")
+    results = evaluation.evaluate(saved, (x, y), ATTACK, domains=("adv", "clean"))
+    assert max(history[monitor]) in [result.accuracy for result in results]
+
+    message = f"ModelCheckpoint monitors '{monitor}', which RobustEvaluation adds .* put it after"
+    [warning] = ours(lambda: fit(model, training, best(monitor), evaluating))
+    assert re.match(message, warning) and "\n" not in warning
+
+
+def test_others_that_monitor_its_numbers_are_named_too():
+    model = compiled(cases.regression())
+    evaluating = callbacks.RobustEvaluation(cases.images(model, 6), None)
+    stopping = best("val_clean_accuracy", keras.callbacks.EarlyStopping)
+    [warning] = ours(lambda: fit(model, stopping, evaluating))
+    assert warning.startswith("EarlyStopping monitors 'val_clean_accuracy'")
+    # What it does not add is not its own.
+    fit(model, keras.callbacks.EarlyStopping(monitor="loss"), evaluating)

@@ -7,7 +7,7 @@ import pytest
 import tfadv
 from tests.models.chains import scramble_mixtures
 from tests.training import cases
-from tfadv import models
+from tfadv import layers, models
 from tfadv.layers import GroupedConv2D
 from tfadv.models import ResNetDenoise, ResNeXtDenoiseAll, architectures, blocks
 
@@ -60,7 +60,8 @@ def between(model, kind, images, training=False):
         [model.get_layer(name).output for name in (before, f"{block}_out")]
         for before, block in places
     ]
-    outputs = keras.Model(model.input, tensors)(images, training=training)
+    with layers.scope.enter("adv"):
+        outputs = keras.Model(model.input, tensors)(images, training=training)
     return [(block, *pair) for (_, block), pair in zip(places, outputs, strict=True)]
 
 

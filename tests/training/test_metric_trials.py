@@ -10,8 +10,12 @@ from tfadv.training import metric_trials
 
 
 def spec(labels, weights=False):
-    parts = [tf.TensorSpec([None, *cases.SHAPE]), labels]
-    return tuple(parts + [tf.TensorSpec([None])] * weights)
+    return (
+        tf.TensorSpec([None, *cases.SHAPE]),
+        labels,
+        tf.TensorSpec([None]) if weights else None,
+        keras.KerasTensor([None, cases.CLASSES]),
+    )
 
 
 ONE_HOT = tf.TensorSpec([None, cases.CLASSES])
@@ -34,14 +38,14 @@ def test_all_of_keras_are(sparse):
     model = built([keras_metrics.make(name) for name in names], labels)
     before = [v.numpy() for v in model.metrics_variables]
     for weights in (False, True):
-        metric_trials.check_sums(model, spec(labels, weights))
+        metric_trials.check_sums(model, *spec(labels, weights))
     # Trying leaves nothing behind.
     cases.assert_equal_bits([v.numpy() for v in model.metrics_variables], before)
 
 
 def test_labels_may_be_columns():
     model = built(["accuracy"], SPARSE)
-    metric_trials.check_sums(model, spec(tf.TensorSpec([None, 1], tf.int64)))
+    metric_trials.check_sums(model, *spec(tf.TensorSpec([None, 1], tf.int64)))
 
 
 @pytest.mark.parametrize("kind", keras_metrics.NO_SUMS)
@@ -49,7 +53,7 @@ def test_names_one_that_is_not(kind):
     model = built(["categorical_accuracy", kind()], ONE_HOT)
     message = f"metrics must be sums over images .* received '{kind.__name__}/most', which is none"
     with pytest.raises(ValueError, match=message) as raised:
-        metric_trials.check_sums(model, spec(ONE_HOT))
+        metric_trials.check_sums(model, *spec(ONE_HOT))
     assert "\n" not in str(raised.value)
 
 
@@ -71,10 +75,10 @@ def test_of_one_that_cannot_be_tried_the_declaration_counts(aggregation):
     model.compute_metrics = lambda *_, **__: metric.update_state(None, None)
     model._metrics.append(metric)
     if aggregation == "sum":
-        metric_trials.check_sums(model, spec(ONE_HOT))
+        metric_trials.check_sums(model, *spec(ONE_HOT))
     else:
         with pytest.raises(ValueError, match="received 'MaxOutput/most', which is none"):
-            metric_trials.check_sums(model, spec(ONE_HOT))
+            metric_trials.check_sums(model, *spec(ONE_HOT))
 
 
 class Largest(keras.Model):
@@ -90,6 +94,6 @@ def test_what_a_model_returns_beside_its_metrics():
     model = cases.compiled(Largest(inner.inputs, inner.outputs), metrics=["accuracy"])
     x, y = cases.images(2)
     model.test_on_batch(x, y)
-    assert metric_trials.own_results(model, spec(SPARSE)) == ["largest"]
-    assert metric_trials.own_results(built(["accuracy"], SPARSE), spec(SPARSE)) == []
+    assert metric_trials.own_results(model, *spec(SPARSE)) == ["largest"]
+    assert metric_trials.own_results(built(["accuracy"], SPARSE), *spec(SPARSE)) == []
     assert np.isfinite(model.evaluate(x, y, verbose=0, return_dict=True)["largest"])

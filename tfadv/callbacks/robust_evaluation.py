@@ -2,6 +2,7 @@ import warnings
 
 from tfadv import distributed
 from tfadv.attacks import arguments
+from tfadv.callbacks.neighbours import neighbours
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
 
@@ -10,15 +11,22 @@ class RobustEvaluation(ValidatedWeights):
     """Evaluates under attack at the end of epochs.
 
     Adds to the epoch's logs, where `History`, Keras's progress bar and the callbacks after this one
-    (`ModelCheckpoint(monitor="val_pgd10_accuracy")`) find them, the same on every worker:
+    find them, the same on every worker:
 
         val_clean_accuracy                      of clean images
         val_pgd10_accuracy, val_pgd10_success   for each number of steps
         val_clean_accuracy_clean_branch, ...    the same through the clean branch of a mixture
 
-    The first ones are those of the adv branch, or of a model without a mixture. Graphs are compiled
-    once for all epochs, and nothing is left on the model. What the results alone give reason to
-    doubt (`tfadv.evaluation.doubts`) is a Python warning.
+    The first ones are those of the adv branch, or of a model without a mixture. Callbacks that
+    monitor one of them (`ModelCheckpoint`, `EarlyStopping`, `ReduceLROnPlateau`, `Checkpoint`) must
+    stand after this one, or see the logs without it; where one stands before, a warning says so.
+    Keras also has to be told by `mode="max"` that more is better.
+
+    The model is evaluated with the weights that Keras's own validation sees: with
+    `keras.callbacks.SwapEMAWeights` in the same `fit`, wherever it stands, the averaged ones.
+    (Without it, an optimizer with `use_ema=True` puts them into the model only after `fit`.)
+    Graphs are compiled once for all epochs, and nothing is left on the model. What the results
+    alone give reason to doubt (`tfadv.evaluation.doubts`) is a Python warning.
 
     Args:
         validation: Data, as of `tfadv.evaluation.evaluate`.
@@ -38,6 +46,19 @@ class RobustEvaluation(ValidatedWeights):
     Raises:
         ValueError: Of a value outside of these rules; and at the start of `fit`, of data that do
             not fit the model.
+
+    Example:
+
+    ```python
+    attack = tfadv.attacks.PGD(epsilon=8, step_size=2, num_steps=10)
+    model.fit(images, labels, epochs=2, callbacks=[
+        tfadv.callbacks.AdversarialTraining(attack),
+        tfadv.callbacks.RobustEvaluation((test_images, test_labels), attack),
+        keras.callbacks.ModelCheckpoint(
+            "best.keras", monitor="val_pgd10_accuracy", mode="max", save_best_only=True
+        ),
+    ])
+    ```
     """
 
     def __init__(
@@ -75,6 +96,19 @@ class RobustEvaluation(ValidatedWeights):
         )
         # What does not fit should be known before an epoch has been trained.
         self._evaluator.open(self.validation, self.batch_size, self.limit)
+        if distributed.rank() == 0:
+            self._warn_of_order()
+
+    def _warn_of_order(self):
+        fit = neighbours(self)
+        for callback in fit[: fit.index(self)]:
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor in self._names():
+                warnings.warn(
+                    f"{type(callback).__name__} monitors {monitor!r}, which RobustEvaluation adds "
+                    "to the logs only after it: put it after RobustEvaluation",
+                    stacklevel=3,
+                )
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._is_due(epoch):
@@ -95,11 +129,24 @@ class RobustEvaluation(ValidatedWeights):
     def _is_due(self, epoch):
         return self.every(epoch) if callable(self.every) else (epoch + 1) % self.every == 0
 
+    def _names(self):
+        """All names that this callback adds to the logs."""
+        return {
+            self._name(key, what, domain)
+            for domain in self._evaluator.domains
+            for key in ("clean", *(f"pgd{number}" for number in self._evaluator.num_steps))
+            for what in ("accuracy", "success")
+            if (key, what) != ("clean", "success")
+        }
+
     def _named(self, results):
         named = {}
         for result in results:
-            branch = "_clean_branch" if result.domain == "clean" else ""
-            named[f"{self.name_prefix}{result.key}_accuracy{branch}"] = result.accuracy
+            named[self._name(result.key, "accuracy", result.domain)] = result.accuracy
             if result.success is not None:
-                named[f"{self.name_prefix}{result.key}_success{branch}"] = result.success
+                named[self._name(result.key, "success", result.domain)] = result.success
         return named
+
+    def _name(self, key, what, domain):
+        branch = "_clean_branch" if domain == "clean" else ""
+        return f"{self.name_prefix}{key}_{what}{branch}"

@@ -33,6 +33,15 @@ class RunningStatistics(keras.callbacks.Callback):
     Raises:
         ValueError: If `last_epochs` is no such number; and from `fit`, without
             `AdversarialTraining`, or for a model without batch normalization.
+
+    Example:
+
+    ```python
+    model.fit(images, labels, epochs=3, callbacks=[
+        tfadv.callbacks.AdversarialTraining(tfadv.attacks.PGD(epsilon=8, num_steps=10)),
+        tfadv.callbacks.RunningStatistics(last_epochs=1),
+    ])
+    ```
     """
 
     def __init__(self, last_epochs=10):

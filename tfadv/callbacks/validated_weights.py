@@ -16,8 +16,8 @@ class ValidatedWeights(keras.callbacks.Callback):
     Without it Keras validates the weights that train, and so do they; only after `fit` does Keras
     put the averages into the model.
 
-    If another callback changes the weights for Keras's validation alone, which cannot be done
-    again here, a warning says so.
+    If another callback changes them between the validation and here, which cannot be done again, a
+    warning says so.
     """
 
     def __init__(self):
@@ -63,8 +63,8 @@ class ValidatedWeights(keras.callbacks.Callback):
         size = np.abs(known).max(initial=0.0)
         if not np.allclose(known, self._last_weights(), rtol=0, atol=1e-4 * float(size)):
             warnings.warn(
-                f"{type(self).__name__} sees other weights than Keras's validation of this epoch, "
-                "which another callback changed for it alone; of averaged weights, "
-                "keras.callbacks.SwapEMAWeights makes both see the averages",
+                f"{type(self).__name__} sees other weights than Keras's validation of this epoch: "
+                "another callback changed them in between (for averages of weights, "
+                "keras.callbacks.SwapEMAWeights lets both see the same)",
                 stacklevel=4,
             )

@@ -47,18 +47,25 @@ def call(
     return structures.single(outputs, _output_of(model))
 
 
-def check_outputs(model, spec):
-    """Raises `ValueError` for a model of several outputs, also where it does not say what it has.
+def output_spec(model, spec):
+    """What a model returns, as Keras tensors in its structure.
 
     Args:
         model: A Keras model.
         spec: Of its input: `tf.TensorSpec`s in its structure.
+
+    Raises:
+        ValueError: If there are several, also where the model does not say what it has.
     """
-    outputs = getattr(model, "outputs", None)
-    if not outputs:
+    if isinstance(model, keras.Function):
+        outputs = model.output
+    elif getattr(model, "outputs", None):
+        [outputs] = model.outputs  # of a sequential one
+    else:
         spec = tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), spec)
         outputs = model.compute_output_spec(spec)
     structures.single(outputs, _output_of(model))
+    return outputs
 
 
 def _output_of(model):

@@ -106,11 +106,11 @@ class AdversarialStep:
         parts = keras.utils.unpack_x_y_sample_weight(spec)
         for part, name in zip(parts, ("images", "labels", "weights"), strict=True):
             structures.single(part, name)
-        calling.check_outputs(self.model, parts[0])
+        outputs = calling.output_spec(self.model, parts[0])
         self.model._symbolic_build(data_batch=spec)
-        self._own_results = metric_trials.own_results(self.model, spec)
+        self._own_results = metric_trials.own_results(self.model, *parts, outputs)
         if distributed.size() > 1:
-            metric_trials.check_sums(self.model, spec)
+            metric_trials.check_sums(self.model, *parts, outputs)
 
     def __call__(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)

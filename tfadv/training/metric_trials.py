@@ -4,26 +4,42 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfadv.models import calling
-
 _COUNT = 16  # images of a trial
 
 
-def own_results(model, spec):
-    """Names of the scalars that a model's own `compute_metrics` returns beside its metrics."""
+def own_results(model, x, y, sample_weight, outputs):
+    """Names of the scalars that a model's own `compute_metrics` returns beside its metrics.
+
+    Args:
+        model: A compiled and built Keras model.
+        x, y, sample_weight: The `tf.TensorSpec`s of a batch, as the model takes it, or None.
+        outputs: What the model returns, as of `tfadv.models.calling.output_spec`.
+    """
     if type(model).compute_metrics is keras.Model.compute_metrics:
         return []
-    states = [tf.convert_to_tensor(v.value) for v in model.metrics_variables]
-    _, results = _update(model, states, _data(model, spec, seed=0, scale=None))
+    outputs = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), outputs)
+    results = {}
+
+    def trace(*arguments):
+        with keras.StatelessScope():
+            given = iter(arguments)
+            x, y, y_pred, weights = tf.nest.map_structure(
+                lambda spec: None if spec is None else next(given), specs
+            )
+            results.update(model.compute_metrics(x, y, y_pred, sample_weight=weights) or {})
+
+    specs = (x, y, outputs, sample_weight)
+    leaves = [spec for spec in tf.nest.flatten(specs) if spec is not None]
+    tf.function(trace, autograph=False).get_concrete_function(*leaves)
     known = model.get_metrics_result()
     return [
         name
-        for name, value in (results or {}).items()
-        if name not in known and tf.convert_to_tensor(value).shape.rank == 0
+        for name, value in results.items()
+        if name not in known and getattr(value, "shape", tf.TensorShape([])).rank == 0
     ]
 
 
-def check_sums(model, spec):
+def check_sums(model, x, y, sample_weight, outputs):
     """Raises for a metric whose changes by several workers do not add up.
 
     Keras's own metrics are sums over images. Others, such as a maximum, seldom say that they are
@@ -31,8 +47,7 @@ def check_sums(model, spec):
     each variable is compared between two states of the metric, where it must be the same.
 
     Args:
-        model: A compiled and built Keras model.
-        spec: The `tf.TypeSpec`s of a batch.
+        model, x, y, sample_weight, outputs: As of `own_results`.
 
     Raises:
         ValueError: Naming the metric's variable.
@@ -42,12 +57,12 @@ def check_sums(model, spec):
     tried = np.zeros(len(variables), bool)
     sums = np.ones(len(variables), bool)
     for scale in (None, 1.0, 10.0):  # probabilities, then logits
-        data = [_data(model, spec, seed, scale) for seed in range(3)]
+        data = [_data(x, y, sample_weight, outputs, seed, scale) for seed in range(3)]
         try:
             later = start
             for batch in data[:2]:
-                later, _ = _update(model, later, batch)
-            ends = [_update(model, states, data[2])[0] for states in (start, later)]
+                later = _update(model, later, batch)
+            ends = [_update(model, states, data[2]) for states in (start, later)]
         except Exception:  # a metric of a user may raise anything for data that are no images
             continue
         for place, states in enumerate(zip(start, ends[0], later, ends[1], strict=True)):
@@ -71,29 +86,23 @@ def _same_change(start, end, later, later_end, dtype):
 
 
 def _update(model, states, data):
-    """The states of the metrics after one more batch, and what `compute_metrics` returned."""
+    """The states of the metrics after one more batch."""
     variables = model.metrics_variables
     weights = [(v, v.value) for v in model.trainable_variables]
     x, y, outputs, sample_weight = data
     with keras.StatelessScope([*weights, *zip(variables, states, strict=True)]) as scope:
         # Which may update metrics as well.
         model.compute_loss(x, y, outputs, sample_weight)
-        results = model.compute_metrics(x, y, outputs, sample_weight=sample_weight)
-    return [scope.get_current_value(v) for v in variables], results
+        model.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+    return [scope.get_current_value(v) for v in variables]
 
 
-def _data(model, spec, seed, scale):
-    """Random images, labels, outputs and weights as of a batch: `scale` of logits, or None."""
+def _data(x, y, sample_weight, outputs, seed, scale):
+    """A random batch with outputs: logits of a scale, or probabilities for None."""
     rng = np.random.default_rng(seed)
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
 
     def uniform(each):
         return each and tf.constant(rng.uniform(0, 1, _shape(each)), each.dtype)
-
-    x = tf.nest.map_structure(uniform, x)
-    outputs = getattr(model, "output", None) if isinstance(model, keras.Function) else None
-    if outputs is None:
-        outputs = calling.run(model, x, training=False, domain="adv")
 
     def logits(each):
         values = rng.normal(size=_shape(each)) * (scale or 1.0)
@@ -111,7 +120,8 @@ def _data(model, spec, seed, scale):
         return tf.cast(drawn.reshape(_shape(each)), each.dtype)
 
     y = tf.nest.map_structure(labels, y)
-    return x, y, outputs, tf.nest.map_structure(uniform, sample_weight)
+    x, sample_weight = (tf.nest.map_structure(uniform, each) for each in (x, sample_weight))
+    return x, y, outputs, sample_weight
 
 
 def _shape(spec):
