@@ -205,15 +205,11 @@ def test_other_errors_of_a_graph_are_left_as_they_are():
 
 
 def test_fractions_in_place_of_pixels_are_named_once():
-    with pytest.warns(
-        UserWarning, match=r"^epsilon is in pixels of 255; received 0.03137, .* as 8/"
-    ):
+    with pytest.warns(UserWarning, match=r"^epsilon is .* received 0.03137 .* give epsilon=8 here"):
         attack = PGD(epsilon=8 / 255)
     PGD(epsilon=0.3)
     attack.replace(num_steps=100)
-    with pytest.warns(
-        UserWarning, match=r"^step_size is in .* 2/255 is step_size=2 here"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"^step_size is .* give step_size=2 here") as caught:
         PGD(epsilon=8, step_size=2 / 255)
     assert len(caught) == 1 and caught[0].filename == __file__
     for usual in (dict(epsilon=0), dict(epsilon=1), dict(epsilon=2, step_size=0.25)):

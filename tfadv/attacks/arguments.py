@@ -36,8 +36,8 @@ def _warn_of_fraction(name, value, below):
     if 0 < value < below:
         warn_once(
             name,
-            f"{name} is in pixels of 255; received {value:.4g}, a small part of one pixel (what "
-            f"other libraries write as {value * 255:.4g}/255 is {name}={value * 255:.4g} here)",
+            f"{name} is in pixels of 255; received {value:.4g} (where other libraries take "
+            f"{value:.4g} of a range from 0 to 1, give {name}={value * 255:.4g} here)",
         )
 
 
