@@ -349,5 +349,6 @@ def test_only_rank_0_speaks():
 
 
 def test_an_epsilon_of_other_libraries_is_warned_of_before_anything_runs():
-    with pytest.warns(UserWarning, match=r"^epsilon is in pixels of 255; received 0\.031 .* epsilon=7\.905 "):
+    message = r"^epsilon is in pixels of 255; received 0\.031 .* give epsilon=7\.905 here"
+    with pytest.warns(UserWarning, match=message):
         command_lines.train([QUICK, "--run_dir=x", "--epsilon=0.031", "--check"])
