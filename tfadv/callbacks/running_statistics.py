@@ -106,8 +106,8 @@ class RunningStatistics(keras.callbacks.Callback):
                 f"RunningStatistics trains from epoch {epoch + 1} on moving statistics that have "
                 f"not arrived at those of the batches: in {layer.path!r} the mean is "
                 f"{mean:.2g} standard deviations off, and the standard deviation by a factor of "
-                f"{off:.2g}. Give the layers a lower momentum than {layer.momentum:g} (layer."
-                f"momentum = 0.9) or more updates than the {updates} of the last epoch",
+                f"{off:.2g}. Give the layers a lower momentum than {layer.momentum:g} or more "
+                f"updates than the {updates} of the last epoch",
                 stacklevel=3,
             )
 
