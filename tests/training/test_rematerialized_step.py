@@ -75,6 +75,7 @@ def trained(model, rematerialize, last_epochs=0, parts=1, **attack):
     return states.seen
 
 
+@pytest.mark.filterwarnings("ignore:RunningStatistics trains from epoch")  # one update each
 @pytest.mark.parametrize(
     ("make", "kinds", "options"),
     [
