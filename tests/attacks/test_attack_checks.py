@@ -136,7 +136,7 @@ def test_input(case, name, in_graph):
     if in_graph and name in BY_VALUE:
         with pytest.raises(tf.errors.InvalidArgumentError, match=message) as caught:
             tf.function(attack)()
-        # The operation's name stands before TensorFlow's page, and our line behind it.
+        # The operation's name stands before TensorFlow's page, and our line after it.
         first = re.sub(r"\W+", "_", message.partition(";")[0].replace("\\", ""))[:20]
         assert f"Detected at node {first}" in str(caught.value).splitlines()[2]
         with pytest.raises(ValueError, match=f"^{message}") as caught, checks.one_line():

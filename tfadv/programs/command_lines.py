@@ -22,8 +22,7 @@ def train(arguments):
         description="Trains an image classifier adversarially. The defaults are the paper's.",
     )
     rules.check_train(settings)
-    # Once in a launch: rank 0 of the workers says it.
-    if launcher.rank() == 0 and not launcher.precedes_workers():
+    if _warns():
         rules.warn_of_large_batch(settings)
         warn_of_fractions(settings.epsilon, settings.step_size)
     run = RunDirectory(settings.run_dir or default_run_dir(settings))
@@ -54,7 +53,7 @@ def evaluate(arguments):
             settings.output = str(run.evaluation)
     elif settings.epsilon is None:
         settings.epsilon = default_of(TRAIN, "epsilon")
-    if launcher.rank() == 0 and not launcher.precedes_workers():
+    if _warns():
         warn_of_fractions(settings.epsilon, settings.step_size)
     if settings.output:
         check_file(settings.output)
@@ -138,6 +137,11 @@ def report(arguments):
     )
     check_directory("output", settings.output)
     return settings
+
+
+def _warns():
+    """Whether this process is the one of a launch that warns: rank 0 of the workers."""
+    return launcher.rank() == 0 and not launcher.precedes_workers()
 
 
 def model_file(settings):
