@@ -38,7 +38,7 @@ setup(
     package_data={
         "tfadv.flags": ["README.md", "*.flags", "*/*.flags"],
         "tfadv.paper": ["paper.tsv"],
-        "tfadv.planning": ["devices.tsv"],
+        "tfadv.tables": ["devices.tsv"],
     },
     # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
     # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.

@@ -2,7 +2,7 @@
 
 FLOPs are counted from TensorFlow's graphs. What one device reaches, and what an all-reduce takes,
 are read from results/workers.json, which `python -m benchmarks.workers` writes on this machine;
-what V100s and others reach is in tfadv/planning/devices.tsv, with its sources.
+what V100s and others reach is in tfadv/tables/devices.tsv, with its sources.
 """
 
 import statistics
@@ -11,10 +11,10 @@ import keras
 
 from benchmarks import measuring
 from tfadv import models, planning
-from tfadv.models import architectures
 from tfadv.planning import Link, Work
 from tfadv.programs import command_lines
 from tfadv.programs import plan as plan_program
+from tfadv.tables import devices, networks
 
 PUBLISHED_HOURS = 52  # ResNet-152, PGD-30, 100% adv + 0% clean, 128 V100 (the pipeline's readme)
 PUBLISHED_EVALUATION_HOURS = 1  # "about": ResNet-152, PGD-100, 50,000 images, 16 V100
@@ -127,7 +127,7 @@ def link(reductions, count):
 def published(cost):
     """The published times of 128 and of 16 V100, as predicted; and the efficiency they imply."""
     prediction, work = answer(*ANSWERS[0], cost)
-    device = planning.known_device("v100")
+    device = devices.known_device("v100")
     sent = work.updates * prediction.communication / 3600
     # All but what is sent goes with one over the efficiency.
     implied = device.efficiency * (prediction.hours - sent) / (PUBLISHED_HOURS - sent)
@@ -150,7 +150,7 @@ def answer(name, workers, device, cost):
     flags = [f"--flagfile=flags/{name}.flags", f"--workers={workers}", f"--device={device}"]
     settings = command_lines.plan(flags)
     work = plan_program.work(settings, workers)
-    device = planning.known_device(device)
+    device = devices.known_device(device)
     prediction = planning.predict(
         work,
         cost,
@@ -167,7 +167,7 @@ def run(options):
     workers = measuring.read("workers")
     if workers is None:
         raise SystemExit("results/workers.json is missing: run python -m benchmarks.workers first")
-    depths = (50, 152) if options.quick else tuple(architectures.DEPTHS)
+    depths = (50, 152) if options.quick else tuple(networks.DEPTHS)
     costs = {depth: counted(depth) for depth in depths}
     mixtures = {}
     answers = []

@@ -18,9 +18,7 @@ def python(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize(
-    "module", ["models.architectures", "data.catalog", "layers.normalizations"]
-)
+@pytest.mark.parametrize("module", ["tables.networks", "tables.datasets", "tables.normalizations"])
 def test_a_program_reads_the_tables_without_tensorflow(module):
     """As `python -m tfadv.train` does to check its flags; -X importtime names every import."""
     done = python("-X", "importtime", "-m", f"tfadv.{module}")
@@ -125,11 +123,11 @@ def test_a_backend_that_is_not_installed_is_refused_in_one_line(backend):
 def test_another_backend_is_refused_in_one_line(monkeypatch):
     import keras
 
-    import tfadv
+    from tfadv import startup
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ImportError, match=re.escape(f"{REFUSED}'jax'") + "$"):
-        tfadv.register()
+        startup.check_backend()
 
 
 def test_unknown_names():

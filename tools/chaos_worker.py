@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 from chaos_plan import Kill
 
-from tfadv import callbacks, distributed, event_files, launcher
+from tfadv import callbacks, checkpoint_files, distributed, event_files, launcher
 from tfadv.programs import building, start
-from tfadv.training import adversarial_step, checkpoint_files, checkpoints
+from tfadv.training import adversarial_step, checkpoints
 
 FOLDER = pathlib.Path(os.environ["TFADV_CHAOS_DIR"])
 

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-# As tfadv.training.checkpoint_files names them: finished epochs, and updates of the next one.
+# As tfadv.checkpoint_files names them: finished epochs, and updates of the next one.
 NAME = re.compile(r"epoch-\d+(-step-\d+)?\.keras")
 RESUME = 75
 USERS_MISTAKE = 2

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfadv.attacks import PGD, arguments, checks
+from tfadv import arguments
+from tfadv.attacks import PGD, checks
 
 
 @pytest.mark.parametrize(

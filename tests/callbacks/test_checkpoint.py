@@ -10,7 +10,7 @@ import pytest
 from tests.training import cases
 from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, Checkpoint, checkpoint
-from tfadv.training.progress import Progress
+from tfadv.checkpoint_files import Progress
 
 X, Y = cases.images(4)
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tests import workers
 from tests.training import cases
-from tfadv import callbacks, distributed
-from tfadv.training import checkpoint_files, checkpoints
+from tfadv import callbacks, checkpoint_files, distributed
+from tfadv.training import checkpoints
 
 X, Y = cases.images(32, seed=4)
 

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from tests.training import cases
-from tfadv import distributed
+from tfadv import checkpoint_files, distributed
 from tfadv.callbacks import AdversarialTraining, Checkpoint, Preemption
-from tfadv.training import checkpoint_files, checkpoints
+from tfadv.training import checkpoints
 
 X, Y = cases.images(12)  # three updates an epoch
 

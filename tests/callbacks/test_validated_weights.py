@@ -9,8 +9,8 @@ import pytest
 import tfadv
 from tests.training import cases
 from tfadv import callbacks, evaluation
+from tfadv.checkpoint_files import Progress
 from tfadv.training import checkpoints
-from tfadv.training.progress import Progress
 
 X, Y = cases.images(48)
 ATTACK = tfadv.attacks.PGD(epsilon=8, num_steps=2)

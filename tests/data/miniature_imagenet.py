@@ -7,7 +7,8 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from tfadv.data import catalog, preparation
+from tfadv.data import preparation
+from tfadv.tables import datasets
 
 
 def make(manual_dir, num_train_per_class=4, num_classes=3, num_validation=7):
@@ -32,7 +33,7 @@ def make(manual_dir, num_train_per_class=4, num_classes=3, num_validation=7):
     synsets, validation_labels = _resources()
     train, validation = {}, {}
     modes = {1: "L", 2: "CMYK"}
-    with tarfile.open(os.path.join(manual_dir, catalog.IMAGENET_ARCHIVES[0]), "w") as archive:
+    with tarfile.open(os.path.join(manual_dir, datasets.IMAGENET_ARCHIVES[0]), "w") as archive:
         for label in range(num_classes):
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as images:
@@ -42,7 +43,7 @@ def make(manual_dir, num_train_per_class=4, num_classes=3, num_validation=7):
                     _add(images, name, jpeg(label, seed=len(train), mode=mode))
                     train[name] = label
             _add(archive, f"{synsets[label]}.tar", inner.getvalue())
-    with tarfile.open(os.path.join(manual_dir, catalog.IMAGENET_ARCHIVES[1]), "w") as archive:
+    with tarfile.open(os.path.join(manual_dir, datasets.IMAGENET_ARCHIVES[1]), "w") as archive:
         for index in range(num_validation):
             name = f"ILSVRC2012_val_{index + 1:08d}.JPEG"
             validation[name] = synsets.index(validation_labels[index])

@@ -9,7 +9,8 @@ from tests.models.chains import scramble_mixtures
 from tests.training import cases
 from tfadv import layers, models
 from tfadv.layers import GroupedConv2D
-from tfadv.models import ResNetDenoise, ResNeXtDenoiseAll, architectures, blocks
+from tfadv.models import ResNetDenoise, ResNeXtDenoiseAll, blocks
+from tfadv.tables import networks
 
 TINY = dict(depth=11, blocks=(2, 1), num_classes=5, image_size=32, width=4, seed=3)
 TINIER = dict(depth=8, blocks=(1, 1))
@@ -209,11 +210,11 @@ def test_refusals(kind, wrong, message):
 
 def test_the_table_of_networks():
     for network in ("resnet_denoise", "resnext_denoise_all"):
-        assert architectures.check(network, 101, 224) == (3, 4, 23, 3)
+        assert networks.check(network, 101, 224) == (3, 4, 23, 3)
         with pytest.raises(ValueError, match=f"depth of {network} must be .*; received 100"):
-            architectures.check(network, 100, 224)
+            networks.check(network, 100, 224)
         with pytest.raises(ValueError, match=f"image_size of {network} must be at least 32"):
-            architectures.check(network, 101, 31)
+            networks.check(network, 101, 31)
 
 
 # --- What the rest of tfadv does with them

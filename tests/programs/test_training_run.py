@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from tfadv.checkpoint_files import Progress
 from tfadv.programs import command_lines
 from tfadv.programs import train as train_program
 from tfadv.training import checkpoints
-from tfadv.training.progress import Progress
 
 FLAGS = ["--flagfile=flags/quickstart.flags", "--width=4", "--depth=8", "--norm=bn"]
 

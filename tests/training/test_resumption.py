@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 import tfadv
 from tests.training import cases
-from tfadv import callbacks
-from tfadv.training import checkpoint_files, checkpoints
-from tfadv.training.progress import Progress
+from tfadv import callbacks, checkpoint_files
+from tfadv.checkpoint_files import Progress
+from tfadv.training import checkpoints
 from tfadv.training.schedules import WarmupSteps
 
 # After eight updates they are indeed not what they will be.

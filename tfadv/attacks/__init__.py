@@ -1,14 +1,14 @@
 """Attacks: functions of a network's logits and of images in a stated range, and nothing else."""
 
-from tfadv import lazy
+from tfadv.attacks.losses import LOSSES
+from tfadv.attacks.pgd import PGD
+from tfadv.attacks.projections import linf_bounds, project
+from tfadv.attacks.targets import random_targets
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "LOSSES": "losses",
-        "PGD": "pgd",
-        "linf_bounds": "projections",
-        "project": "projections",
-        "random_targets": "targets",
-    },
-)
+__all__ = [
+    "LOSSES",
+    "PGD",
+    "linf_bounds",
+    "project",
+    "random_targets",
+]

@@ -10,7 +10,7 @@ import re
 
 import tensorflow as tf
 
-from tfadv.attacks.arguments import warn_once
+from tfadv.arguments import warn_once
 
 # So many outputs lie between 0 and 1 by chance in no network.
 MANY = 32

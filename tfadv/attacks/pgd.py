@@ -4,8 +4,8 @@ import functools
 
 import tensorflow as tf
 
+from tfadv import arguments
 from tfadv.attacks import (
-    arguments,
     checks,
     functions,
     keys,

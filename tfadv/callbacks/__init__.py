@@ -1,20 +1,27 @@
 """Keras callbacks: adversarial training and what belongs to it."""
 
-from tfadv import lazy
+from tfadv.callbacks.adversarial_images import AdversarialImages
+from tfadv.callbacks.adversarial_training import AdversarialTraining
+from tfadv.callbacks.batch_norm_statistics import BatchNormStatistics
+from tfadv.callbacks.checkpoint import Checkpoint
+from tfadv.callbacks.hyper_parameters import HyperParameters
+from tfadv.callbacks.preemption import Preemption
+from tfadv.callbacks.robust_evaluation import RobustEvaluation
+from tfadv.callbacks.run_log import RunLog
+from tfadv.callbacks.running_statistics import RunningStatistics
+from tfadv.callbacks.same_weights import SameWeights
+from tfadv.callbacks.training_scalars import TrainingScalars
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "AdversarialImages": "adversarial_images",
-        "AdversarialTraining": "adversarial_training",
-        "BatchNormStatistics": "batch_norm_statistics",
-        "Checkpoint": "checkpoint",
-        "HyperParameters": "hyper_parameters",
-        "Preemption": "preemption",
-        "RobustEvaluation": "robust_evaluation",
-        "RunLog": "run_log",
-        "RunningStatistics": "running_statistics",
-        "SameWeights": "same_weights",
-        "TrainingScalars": "training_scalars",
-    },
-)
+__all__ = [
+    "AdversarialImages",
+    "AdversarialTraining",
+    "BatchNormStatistics",
+    "Checkpoint",
+    "HyperParameters",
+    "Preemption",
+    "RobustEvaluation",
+    "RunLog",
+    "RunningStatistics",
+    "SameWeights",
+    "TrainingScalars",
+]

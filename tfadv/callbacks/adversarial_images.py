@@ -3,8 +3,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tfadv import distributed, inspection
-from tfadv.attacks import arguments
+from tfadv import arguments, distributed, inspection
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator
 from tfadv.evaluation.sources import open_source

@@ -1,8 +1,8 @@
 import keras
 import tensorflow as tf
 
-from tfadv import distributed, models, watchdog
-from tfadv.attacks import arguments, checks
+from tfadv import arguments, distributed, models, watchdog
+from tfadv.attacks import checks
 from tfadv.callbacks.neighbours import neighbours
 from tfadv.models import overrides, rematerialization
 from tfadv.training import AdversarialStep

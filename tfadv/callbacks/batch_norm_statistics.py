@@ -4,8 +4,7 @@ import numpy as np
 from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
-from tfadv import distributed, inspection
-from tfadv.attacks import arguments
+from tfadv import arguments, distributed, inspection
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.event_files import EventFile
 from tfadv.inspection import figures

@@ -7,13 +7,12 @@ import time
 
 import keras
 
-from tfadv import distributed, whole_files
-from tfadv.attacks import arguments
+from tfadv import arguments, checkpoint_files, distributed, whole_files
 from tfadv.callbacks.adversarial_training import installed
 from tfadv.callbacks.neighbours import neighbours
 from tfadv.callbacks.validated_weights import ValidatedWeights
-from tfadv.training import checkpoint_files, checkpoints
-from tfadv.training.progress import Progress
+from tfadv.checkpoint_files import Progress
+from tfadv.training import checkpoints
 
 
 class Checkpoint(ValidatedWeights):

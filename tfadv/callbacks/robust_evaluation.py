@@ -1,7 +1,6 @@
 import warnings
 
-from tfadv import distributed
-from tfadv.attacks import arguments
+from tfadv import arguments, distributed
 from tfadv.callbacks.neighbours import neighbours
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts

@@ -4,8 +4,7 @@ import warnings
 import keras
 import numpy as np
 
-from tfadv import distributed
-from tfadv.attacks import arguments
+from tfadv import arguments, distributed
 from tfadv.callbacks.adversarial_training import installed
 
 # Medians over the channels of a layer: how far its moving mean may be off, in standard deviations

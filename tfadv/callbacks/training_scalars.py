@@ -3,8 +3,7 @@ import re
 
 import keras
 
-from tfadv import distributed
-from tfadv.attacks import arguments
+from tfadv import arguments, distributed
 from tfadv.event_files import EventFile
 
 _EVALUATED = re.compile(r"val_(clean|pgd\d+)_(accuracy|success)(_clean_branch)?")

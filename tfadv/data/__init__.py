@@ -1,21 +1,19 @@
 """Data sets: uint8 images in [0, 255] and integer labels, sharded by example over workers.
 
-`load(name)` gives a `Dataset`; the names are those of `catalog.ENTRIES`. Importing this package
-imports neither TensorFlow nor NumPy, so that flags can be checked against the catalog at once.
-
-To add a data set: one file here with a function `load`, one line in `catalog.ENTRIES`.
+A data set is one file here with a function `load`, and one line in `tfadv.tables.datasets`.
 """
 
 import importlib
 
-from tfadv.data import catalog
+from tfadv.data.arrays import ArrayDataset
+from tfadv.data.dataset import Dataset
 from tfadv.data.errors import explain, is_io_error
-from tfadv.data.steps import steps_per_epoch, validation_steps
+from tfadv.steps import steps_per_epoch, validation_steps
+from tfadv.tables import datasets
 
 __all__ = [
     "ArrayDataset",
     "Dataset",
-    "catalog",
     "explain",
     "is_io_error",
     "load",
@@ -23,15 +21,12 @@ __all__ = [
     "validation_steps",
 ]
 
-# Public classes whose modules import TensorFlow, resolved on first use.
-_LAZY = {"ArrayDataset": "arrays", "Dataset": "dataset"}
-
 
 def load(name, data_dir=None, image_size=None, seed=0, **options):
     """Opens a data set.
 
     Args:
-        name: One of `catalog.ENTRIES`.
+        name: A name in `tfadv.tables.datasets.ENTRIES`.
         data_dir: Where the prepared files are: for tensorflow-datasets by default
             `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, for `image_folder` the folder with `train`
             and `val`. Not used by `digits` and `synthetic`.
@@ -45,21 +40,15 @@ def load(name, data_dir=None, image_size=None, seed=0, **options):
         A `Dataset`.
 
     Raises:
-        ValueError: If `catalog.check` refuses the arguments, or no image is found.
+        ValueError: If the arguments are refused, or no image is found.
     """
-    catalog.check(name, data_dir, image_size)
-    entry = catalog.ENTRIES[name]
+    datasets.check(name, data_dir, image_size)
+    entry = datasets.ENTRIES[name]
     loader = importlib.import_module(f"tfadv.data.{entry.module}")
     return loader.load(
         entry,
-        data_dir=catalog.resolve_data_dir(name, data_dir),
+        data_dir=datasets.resolve_data_dir(name, data_dir),
         image_size=image_size or entry.image_size,
         seed=seed,
         **options,
     )
-
-
-def __getattr__(name):
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"tfadv.data.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

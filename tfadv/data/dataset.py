@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tfadv.data import broken, sampling
-from tfadv.data.steps import validation_steps
+from tfadv.steps import validation_steps
 
 
 class Dataset:

@@ -18,7 +18,7 @@ def load(entry, data_dir, image_size, seed):
     class. There is no augmentation: digits are small, centred and have a right way up.
 
     Args:
-        entry: The catalog's entry.
+        entry: Its entry in `tfadv.tables.datasets`.
         data_dir: Not used.
         image_size: Not used; always 8.
         seed: Not used.

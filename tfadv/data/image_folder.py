@@ -3,8 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data import folders, sampling
+from tfadv.data import sampling
 from tfadv.data.encoded import EncodedDataset
+from tfadv.tables import image_folders
 
 
 class ImageFolder(EncodedDataset):
@@ -20,12 +21,14 @@ class ImageFolder(EncodedDataset):
         image_size: Height and width in pixels of the images that come out.
 
     Raises:
-        ValueError: If the layout is another one, or a class has no images (`folders.classes`).
+        ValueError: If the layout is another one, or a class has no images.
     """
 
     def __init__(self, name, data_dir, image_size):
-        classes = folders.classes(data_dir)
-        train, validation = (_list_images(data_dir, split, classes) for split in folders.SPLITS)
+        classes = image_folders.classes(data_dir)
+        train, validation = (
+            _list_images(data_dir, split, classes) for split in image_folders.SPLITS
+        )
         order = sampling.fixed_permutation(len(validation[0]), number=0)
         super().__init__(
             name,
@@ -68,7 +71,7 @@ def load(entry, data_dir, image_size, seed):
     """Opens a directory of images.
 
     Args:
-        entry: The catalog's entry.
+        entry: Its entry in `tfadv.tables.datasets`.
         data_dir: The directory.
         image_size: Height and width in pixels of the images that come out.
         seed: Not used.
@@ -81,5 +84,5 @@ def load(entry, data_dir, image_size, seed):
 
 
 def _list_images(data_dir, split, classes):
-    paths, labels = zip(*folders.images(data_dir, split, classes), strict=True)
+    paths, labels = zip(*image_folders.images(data_dir, split, classes), strict=True)
     return np.array(paths, object), np.array(labels, np.int32)

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfadv.data import decoding, records, sampling, tfds_directory
 from tfadv.data.encoded import EncodedDataset
-from tfadv.data.steps import validation_steps
+from tfadv.steps import validation_steps
 
 # Encoded images a worker keeps to draw from: about 110 kB each, so half a gigabyte.
 _BUFFER = 4096
@@ -134,7 +134,7 @@ def load(entry, data_dir, image_size, seed):
     """Opens ImageNet.
 
     Args:
-        entry: The catalog's entry.
+        entry: Its entry in `tfadv.tables.datasets`.
         data_dir: Directory of the prepared files.
         image_size: Height and width in pixels of the images that come out.
         seed: Not used.

@@ -7,7 +7,7 @@ would have seen.
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data.steps import validation_steps
+from tfadv.steps import validation_steps
 
 # What a key is for: the same (seed, epoch) must not give related draws to different purposes.
 ORDER = 1

@@ -41,7 +41,7 @@ def load(entry, data_dir, image_size, seed, num_classes=None, num_train=None, nu
     """Opens `synthetic`; as large as ImageNet unless told otherwise.
 
     Args:
-        entry: The catalog's entry.
+        entry: Its entry in `tfadv.tables.datasets`.
         data_dir: Not used.
         image_size: Height and width in pixels.
         seed: Integer that draws the images.

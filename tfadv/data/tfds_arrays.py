@@ -16,7 +16,7 @@ def load(entry, data_dir, image_size, seed):
     are not augmented.
 
     Args:
-        entry: The catalog's entry.
+        entry: Its entry in `tfadv.tables.datasets`.
         data_dir: Directory of the prepared files.
         image_size: Not used; the data set's own.
         seed: Not used.

@@ -2,14 +2,14 @@
 
 import os
 
-from tfadv.data import catalog
+from tfadv.tables import datasets
 
 
 def builder(entry, data_dir):
     """The builder of a prepared data set, which could not download anything if it wanted to.
 
     Args:
-        entry: The catalog's entry.
+        entry: Its entry in `tfadv.tables.datasets`.
         data_dir: Directory of the prepared files.
 
     Returns:
@@ -22,7 +22,7 @@ def builder(entry, data_dir):
     # Imported here: it takes seconds, and only data sets in its format need it.
     import tensorflow_datasets as tfds
 
-    directory = catalog.prepared_directory(entry.name, data_dir)
+    directory = datasets.prepared_directory(entry.name, data_dir)
     try:
         found = tfds.builder_from_directory(directory)
         found.info.features["image"], found.info.features["label"].num_classes

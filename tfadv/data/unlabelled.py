@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data import decoding, folders, imagenet_preprocessing
+from tfadv.data import decoding, imagenet_preprocessing
+from tfadv.tables import image_folders
 
 
 def list_files(directory):
@@ -35,7 +36,7 @@ def list_files(directory):
         raise ValueError(f"the images must be in a directory; received {str(directory)!r}")
     found = []
     for folder, subfolders, files in os.walk(root, onerror=fail):
-        subfolders[:] = [name for name in subfolders if not folders.is_foreign(name)]
+        subfolders[:] = [name for name in subfolders if not image_folders.is_foreign(name)]
         found += [os.path.join(folder, name) for name in files if not name.startswith(".")]
     if not found:
         raise ValueError(f"the directory must hold images; {str(directory)!r} holds no file")

@@ -1,19 +1,24 @@
 """Clean and robust accuracy over a data set, exact over any number of workers."""
 
-from tfadv import lazy
+from tfadv.evaluation.accuracy import evaluate
+from tfadv.evaluation.evaluator import Evaluator
+from tfadv.evaluation.files import write_json
+from tfadv.evaluation.journal import Journal
+from tfadv.evaluation.progress import progress_bar
+from tfadv.evaluation.scalars import write_scalars
+from tfadv.evaluation.self_checks import Doubt, doubts
+from tfadv.evaluation.tables import table
+from tfadv.results import Result
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "Doubt": "self_checks",
-        "Evaluator": "evaluator",
-        "Journal": "journal",
-        "Result": "results",
-        "doubts": "self_checks",
-        "evaluate": "accuracy",
-        "progress_bar": "progress",
-        "table": "tables",
-        "write_json": "files",
-        "write_scalars": "scalars",
-    },
-)
+__all__ = [
+    "Doubt",
+    "Evaluator",
+    "Journal",
+    "Result",
+    "doubts",
+    "evaluate",
+    "progress_bar",
+    "table",
+    "write_json",
+    "write_scalars",
+]

@@ -1,12 +1,12 @@
 import numpy as np
 import tensorflow as tf
 
-from tfadv import distributed, models, watchdog
-from tfadv.attacks import arguments, checks
+from tfadv import arguments, distributed, models, watchdog
+from tfadv.attacks import checks
 from tfadv.evaluation import shares
 from tfadv.evaluation.network import Network
-from tfadv.evaluation.results import Result
 from tfadv.evaluation.sources import open_source
+from tfadv.results import Result
 
 # What the watchdog hears of in between: a whole batch under PGD-2000 may take longer than it waits.
 _STEPS_TO_REPORT = 100

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data.steps import validation_steps
 from tfadv.models import structures
+from tfadv.steps import validation_steps
 
 
 @dataclasses.dataclass(frozen=True)

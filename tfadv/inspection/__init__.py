@@ -1,23 +1,24 @@
 """Looking into trained networks: what their normalization layers have learned."""
 
-from tfadv import lazy
+from tfadv.inspection.batch_figure import figure6, relative_difference
+from tfadv.inspection.distances import DomainDistance, distance, distance_table
+from tfadv.inspection.figures import figure5, figure_to_png
+from tfadv.inspection.image_pairs import pairs_figure
+from tfadv.inspection.layer_statistics import LayerStatistics, pairs, statistics
+from tfadv.inspection.mini_batches import BatchStatistics, batch_statistics
 
-# No module may have the name of a public function, which it would hide once it is imported.
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "BatchStatistics": "mini_batches",
-        "DomainDistance": "distances",
-        "LayerStatistics": "layer_statistics",
-        "batch_statistics": "mini_batches",
-        "distance": "distances",
-        "distance_table": "distances",
-        "figure5": "figures",
-        "figure6": "batch_figure",
-        "figure_to_png": "figures",
-        "pairs": "layer_statistics",
-        "pairs_figure": "image_pairs",
-        "relative_difference": "batch_figure",
-        "statistics": "layer_statistics",
-    },
-)
+__all__ = [
+    "BatchStatistics",
+    "DomainDistance",
+    "LayerStatistics",
+    "batch_statistics",
+    "distance",
+    "distance_table",
+    "figure5",
+    "figure6",
+    "figure_to_png",
+    "pairs",
+    "pairs_figure",
+    "relative_difference",
+    "statistics",
+]

@@ -1,6 +1,6 @@
 import numpy as np
 
-from tfadv.attacks import arguments
+from tfadv import arguments
 from tfadv.inspection import panels
 
 _RUNNING = "#3A3A3A"

@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 
-from tfadv.attacks import arguments
+from tfadv import arguments
 from tfadv.inspection import distances, layer_statistics, panels
 from tfadv.layers import MixtureBatchNormalization
 

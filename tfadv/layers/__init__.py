@@ -1,17 +1,19 @@
 """Layers of our own, and the table of normalizations."""
 
-from tfadv import lazy
+from tfadv.layers.batch_normalization import BatchNormalization
+from tfadv.layers.group_normalization import GroupNormalization
+from tfadv.layers.grouped_conv import GroupedConv2D
+from tfadv.layers.input_contract import InputContract
+from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
+from tfadv.layers.non_local_means import NonLocalMeans
+from tfadv.layers.normalizations import normalization
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "BatchNormalization": "batch_normalization",
-        "GroupNormalization": "group_normalization",
-        "GroupedConv2D": "grouped_conv",
-        "InputContract": "input_contract",
-        "MixtureBatchNormalization": "mixture_batch_normalization",
-        "NORMALIZATIONS": "normalizations",
-        "NonLocalMeans": "non_local_means",
-        "normalization": "normalizations",
-    },
-)
+__all__ = [
+    "BatchNormalization",
+    "GroupNormalization",
+    "GroupedConv2D",
+    "InputContract",
+    "MixtureBatchNormalization",
+    "NonLocalMeans",
+    "normalization",
+]

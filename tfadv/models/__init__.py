@@ -1,29 +1,35 @@
 """Networks, and what can be done with any Keras model."""
 
-from tfadv import lazy
+from tfadv.models.calling import call, mixtures
+from tfadv.models.contracts import check_classifier, contract, value_range
+from tfadv.models.conversion import convert, extract
+from tfadv.models.denoising import ResNetDenoise, ResNeXtDenoiseAll
+from tfadv.models.files import load
+from tfadv.models.freezing import train_only_normalization
+from tfadv.models.frozen import PRECISIONS, Frozen
+from tfadv.models.logits_only import check_outputs, ends_in_logits, final_activation, logits
+from tfadv.models.overrides import check_evaluation
+from tfadv.models.resnet import ResNet, SmallResNet
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "Frozen": "frozen",
-        "PRECISIONS": "frozen",
-        "ResNeXtDenoiseAll": "denoising",
-        "ResNet": "resnet",
-        "ResNetDenoise": "denoising",
-        "SmallResNet": "resnet",
-        "call": "calling",
-        "check_classifier": "contracts",
-        "check_evaluation": "overrides",
-        "check_outputs": "logits_only",
-        "contract": "contracts",
-        "convert": "conversion",
-        "ends_in_logits": "logits_only",
-        "extract": "conversion",
-        "final_activation": "logits_only",
-        "load": "files",
-        "logits": "logits_only",
-        "mixtures": "calling",
-        "train_only_normalization": "freezing",
-        "value_range": "contracts",
-    },
-)
+__all__ = [
+    "Frozen",
+    "PRECISIONS",
+    "ResNeXtDenoiseAll",
+    "ResNet",
+    "ResNetDenoise",
+    "SmallResNet",
+    "call",
+    "check_classifier",
+    "check_evaluation",
+    "check_outputs",
+    "contract",
+    "convert",
+    "ends_in_logits",
+    "extract",
+    "final_activation",
+    "load",
+    "logits",
+    "mixtures",
+    "train_only_normalization",
+    "value_range",
+]

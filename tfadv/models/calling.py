@@ -1,10 +1,11 @@
 import keras
 import tensorflow as tf
 
+from tfadv.arguments import is_integer
 from tfadv.layers import scope
 from tfadv.layers.batch_normalization import BatchNormalization
 from tfadv.layers.mixture_batch_normalization import MixtureBatchNormalization
-from tfadv.models import architectures, graphs, rematerialization, structures
+from tfadv.models import graphs, rematerialization, structures
 
 
 def call(
@@ -109,7 +110,7 @@ def _is_domain(domain):
         return domain in ("adv", "clean")
     if tf.is_tensor(domain) and not domain.dtype.is_integer:
         return False
-    if architectures.is_integer(domain):
+    if is_integer(domain):
         # A negative number would be counted from the end of the batch, silently.
         return domain >= 0
     return tf.is_tensor(domain) and domain.shape.rank in (0, None)

@@ -13,9 +13,9 @@ from tfadv.layers import (
     NonLocalMeans,
 )
 from tfadv.layers import normalization as make_normalization
-from tfadv.layers.normalizations import check as check_norm
 from tfadv.models import calling
 from tfadv.models.logits_only import WithoutActivation
+from tfadv.tables.normalizations import check as check_norm
 
 
 def convert(model, norm):

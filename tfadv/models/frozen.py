@@ -2,7 +2,7 @@ import keras
 import tensorflow as tf
 
 from tfadv import layers
-from tfadv.attacks.arguments import Immutable
+from tfadv.arguments import Immutable
 from tfadv.models import calling, folding, graphs
 
 PRECISIONS = ("float32", "bfloat16", "float16")

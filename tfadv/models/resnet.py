@@ -16,8 +16,9 @@ network can be cut, to rematerialize it block by block.
 
 import keras
 
-from tfadv.models import architectures
+from tfadv.arguments import is_integer
 from tfadv.models import blocks as parts
+from tfadv.tables import networks
 
 
 def ResNet(
@@ -42,7 +43,7 @@ def ResNet(
     A 7x7 convolution and a 3x3 max pool of stride 2 each, stages of bottleneck blocks with the
     stride on the 3x3 convolution, global average pooling, and a dense layer; each block starts as
     its shortcut (pipeline). How ResNet-338, 518 and 638 divide their blocks over the stages is our
-    assumption, since the paper does not say: see `tfadv.models.architectures.DEPTHS`.
+    assumption, since the paper does not say: see `tfadv.tables.networks.DEPTHS`.
 
     The input is pixels in [0, 255]; the first layer, an `InputContract`, takes them to [-1, 1].
     The dtype is that of Keras's global policy, and the logits are float32 under a mixed one.
@@ -77,7 +78,7 @@ def ResNet(
         ValueError: If there is no such depth, normalization or image size, or a number is out of
             its range.
     """
-    blocks = architectures.check("resnet", depth, image_size, blocks)
+    blocks = networks.check("resnet", depth, image_size, blocks)
     _check(
         num_classes,
         width,
@@ -148,7 +149,7 @@ def SmallResNet(
     Raises:
         ValueError: As of `ResNet`.
     """
-    blocks = architectures.check("small_resnet", depth, image_size)
+    blocks = networks.check("small_resnet", depth, image_size)
     _check(num_classes, width, weight_decay, seed=(seed, 0))
     make = parts.Maker(norm, norm_options or {}, weight_decay, seed)
     inputs, x = parts.images(image_size, channels)
@@ -181,7 +182,7 @@ def _check(num_classes, width, weight_decay, **optional):
         ("width", width, 1),
         *((name, value, low) for name, (value, low) in optional.items() if value is not None),
     ):
-        if not architectures.is_integer(value) or value < low:
+        if not is_integer(value) or value < low:
             raise ValueError(f"{name} must be an integer of at least {low}; received {value!r}")
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay must be at least 0; received {weight_decay!r}")

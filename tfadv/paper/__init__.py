@@ -1,8 +1,7 @@
 """The paper's tables and figures, filled with the results of finished runs."""
 
-from tfadv import lazy
+from tfadv.paper.report import Report
+from tfadv.paper.results import Run, published
+from tfadv.paper.settings import trained
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {"Report": "report", "Run": "results", "published": "results", "trained": "settings"},
-)
+__all__ = ["Report", "Run", "published", "trained"]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from tfadv.data import catalog
-from tfadv.evaluation.results import Result
+from tfadv.results import Result
+from tfadv.tables import datasets
 
 # The evaluated images and network, and the attack: only results that agree in both are compared.
 DATA = [f"evaluation.{name}" for name in ("dataset", "image_size", "images", "whole", "checkpoint")]
@@ -81,7 +81,7 @@ def published(trained: Callable[[str], dict], evaluation: types.SimpleNamespace)
     for name, accuracy in _CLEAN_BRANCH.items():
         rows.append({**runs[name], "domain": "clean", COLUMN[0]: 0, "paper": accuracy})
     first = rows[0]
-    validation = catalog.ENTRIES[first["dataset"]].num_validation
+    validation = datasets.ENTRIES[first["dataset"]].num_validation
     data = (first["dataset"], first["image_size"], validation, True, "final")
     attack = (
         *(float(evaluation.epsilon), evaluation.targeted, evaluation.attack_loss),

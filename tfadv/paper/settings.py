@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from tfadv.data import catalog
-from tfadv.data.steps import steps_per_epoch
-from tfadv.models import architectures
+from tfadv.steps import steps_per_epoch
+from tfadv.tables import datasets, networks
 
 # The settings that the name of a training strategy states.
 STRATEGY = (
@@ -22,7 +21,6 @@ RECIPE = (
     "learning_rate warmup_epochs decay decay_epochs decay_rate decay_every"
 ).split()
 
-_NETWORKS = {"resnet": "ResNet", "small_resnet": "SmallResNet"}
 _ALP_WEIGHT = 0.5  # the weight of logit pairing in `flags/` (pipeline)
 
 
@@ -43,13 +41,11 @@ def trained(settings: Mapping, free: Iterable[str]) -> dict:
         ValueError: If there is no such data set or network.
     """
     run = {name: value for name, value in settings.items() if name not in free}
-    entry = catalog.ENTRIES.get(run["dataset"])
+    entry = datasets.ENTRIES.get(run["dataset"])
     if entry is None:
-        raise ValueError(f"dataset must be one of {', '.join(catalog.ENTRIES)}")
+        raise ValueError(f"dataset must be one of {', '.join(datasets.ENTRIES)}")
     run["image_size"] = run["image_size"] or entry.image_size
-    run["blocks"] = architectures.check(
-        run["network"], run["depth"], run["image_size"], run["blocks"]
-    )
+    run["blocks"] = networks.check(run["network"], run["depth"], run["image_size"], run["blocks"])
     if entry.num_train and run["steps_per_epoch"] == steps_per_epoch(
         entry.num_train, run["batch_size"]
     ):
@@ -102,9 +98,10 @@ def strategy(run: Mapping, domain: str | None = None, last_epochs: int = 10) -> 
 
 def network(run: Mapping) -> str:
     """The name of a network, such as `"ResNet-152"`, with its blocks if they are not the usual."""
-    name = f"{_NETWORKS.get(run['network'], run['network'])}-{run['depth']}"
+    function = networks.NETWORKS[run["network"]].function
+    name = f"{function.rpartition(':')[2]}-{run['depth']}"
     try:
-        usual = architectures.check(run["network"], run["depth"], run["image_size"])
+        usual = networks.check(run["network"], run["depth"], run["image_size"])
     except ValueError:
         usual = None
     return name if run["blocks"] == usual else f"{name} ({'-'.join(map(str, run['blocks']))})"

@@ -1,21 +1,17 @@
 """What a training will cost, before it is started."""
 
-from tfadv import lazy
+from tfadv.planning.measured_rates import measure_rates
+from tfadv.planning.network_costs import NetworkCost, network_cost
+from tfadv.planning.time_model import Evaluation, Link, Prediction, Work, expected_maximum, predict
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "Device": "devices",
-        "Evaluation": "time_model",
-        "Link": "time_model",
-        "NetworkCost": "network_costs",
-        "Prediction": "time_model",
-        "Work": "time_model",
-        "expected_maximum": "time_model",
-        "known_device": "devices",
-        "known_devices": "devices",
-        "measure_rates": "measured_rates",
-        "network_cost": "network_costs",
-        "predict": "time_model",
-    },
-)
+__all__ = [
+    "Evaluation",
+    "Link",
+    "NetworkCost",
+    "Prediction",
+    "Work",
+    "expected_maximum",
+    "measure_rates",
+    "network_cost",
+    "predict",
+]

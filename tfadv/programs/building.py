@@ -1,13 +1,15 @@
 """From settings to objects: data set, network, attack, optimizer, callbacks."""
 
 import functools
+import pkgutil
 import signal
 
 import keras
 import tensorflow as tf
 
-from tfadv import attacks, callbacks, data, models
+from tfadv import attacks, callbacks, data
 from tfadv.programs.settings import EVALUATE, TRAIN, Role, default, names
+from tfadv.tables import networks
 from tfadv.training.schedules import WarmupExponential, WarmupSteps
 
 
@@ -21,18 +23,9 @@ def dataset(settings):
     )
 
 
-# By name, as `models` imports them when they are used.
-NETWORKS = {
-    "resnet": "ResNet",
-    "resnet_denoise": "ResNetDenoise",
-    "resnext_denoise_all": "ResNeXtDenoiseAll",
-    "small_resnet": "SmallResNet",
-}
-
-
 def network(settings, dataset):
     """The network of `--network`, `--depth`, `--norm` and so on, for a data set."""
-    make = getattr(models, NETWORKS[settings.network])
+    make = pkgutil.resolve_name(networks.NETWORKS[settings.network].function)
     height, width, channels = dataset.image_shape
     options = {"width": settings.width, "blocks": settings.blocks}
     return make(

@@ -6,12 +6,12 @@ import pathlib
 import re
 
 from tfadv import launcher
-from tfadv.attacks.arguments import warn_of_fractions
-from tfadv.data import catalog
+from tfadv.arguments import warn_of_fractions
 from tfadv.programs import flags, rules
 from tfadv.programs.run_directory import RunDirectory, check_directory, check_file
 from tfadv.programs.settings import EVALUATE, INSPECT, PLAN, PREDICT, REPORT, TRAIN, Role, names
 from tfadv.programs.settings import default as default_of
+from tfadv.tables import datasets
 
 
 def train(arguments):
@@ -57,7 +57,7 @@ def evaluate(arguments):
         warn_of_fractions(settings.epsilon, settings.step_size)
     if settings.output:
         check_file(settings.output)
-    catalog.check(settings.dataset, settings.data_dir, settings.image_size)
+    datasets.check(settings.dataset, settings.data_dir, settings.image_size)
     return settings, path
 
 
@@ -85,7 +85,7 @@ def inspect(arguments):
     if settings.figure6:
         trained = settings.trained
         try:
-            catalog.check(trained.dataset, trained.data_dir, trained.image_size)
+            datasets.check(trained.dataset, trained.data_dir, trained.image_size)
         except ValueError as error:
             raise ValueError(f"{error}; or leave Figure 6 out with --figure6=false") from None
     return settings, path, run
@@ -107,7 +107,7 @@ def predict(arguments):
     if settings.output:
         check_file(settings.output)
     if settings.class_names:
-        catalog.check(settings.dataset, settings.data_dir)
+        datasets.check(settings.dataset, settings.data_dir)
     return settings, path
 
 

@@ -4,8 +4,9 @@ import types
 import keras
 
 from tfadv import data, models, planning
-from tfadv.data import catalog
 from tfadv.programs import building, rules, units
+from tfadv.tables import datasets
+from tfadv.tables.devices import known_device
 from tfadv.training.batches import clean_count
 
 # The optimizer's numbers for each parameter.
@@ -29,12 +30,12 @@ def prepare(settings):
     here = settings.device == "here"
     if not here:
         devices = [
-            planning.known_device(settings.device, dtype, settings.efficiency)
+            known_device(settings.device, dtype, settings.efficiency)
             for dtype in rules.compute_dtypes(settings)
         ]
-    entry = catalog.ENTRIES[settings.dataset]
+    entry = datasets.ENTRIES[settings.dataset]
     size = settings.image_size or entry.image_size
-    sizes = catalog.sizes(settings.dataset, settings.data_dir)
+    sizes = datasets.sizes(settings.dataset, settings.data_dir)
     images = types.SimpleNamespace(
         image_shape=(size, size, entry.channels), num_classes=sizes.num_classes
     )
@@ -53,12 +54,12 @@ def work(settings, workers, sizes=None):
     Args:
         settings: Namespace, of `command_lines.plan` or `command_lines.train`.
         workers: Integer.
-        sizes: The data set's `tfadv.data.catalog.Sizes`; None looks them up.
+        sizes: The data set's `tfadv.data.datasets.Sizes`; None looks them up.
 
     Returns:
         A `tfadv.planning.Work`.
     """
-    sizes = sizes or catalog.sizes(settings.dataset, settings.data_dir)
+    sizes = sizes or datasets.sizes(settings.dataset, settings.data_dir)
     images = settings.images_per_worker
     clean = images
     if settings.adversarial:

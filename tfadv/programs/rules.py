@@ -3,15 +3,12 @@
 import warnings
 
 from tfadv import launcher
-from tfadv.data import catalog
-from tfadv.layers import normalizations
-from tfadv.models import architectures
-from tfadv.planning import devices
+from tfadv.tables import datasets, devices, networks, normalizations
 
 
 def check_train(settings):
     """Raises `ValueError`, in one line, for settings that cannot be trained."""
-    catalog.check(settings.dataset, settings.data_dir, settings.image_size)
+    datasets.check(settings.dataset, settings.data_dir, settings.image_size)
     check_strategy(settings, launcher.workers())
 
 
@@ -23,8 +20,8 @@ def check_strategy(settings, workers):
         workers: How many workers shall train.
     """
     normalizations.check(settings.norm)
-    entry = catalog.ENTRIES[settings.dataset]
-    architectures.check(
+    entry = datasets.ENTRIES[settings.dataset]
+    networks.check(
         settings.network,
         settings.depth,
         settings.image_size or entry.image_size,
@@ -89,7 +86,7 @@ def accumulation_steps(settings, workers=None):
 def warn_of_large_batch(settings):
     """Warns if one update takes more images than there are, and so some of them more than once."""
     batch = settings.batch_size
-    images = catalog.num_train(settings.dataset, settings.data_dir, limit=batch)
+    images = datasets.num_train(settings.dataset, settings.data_dir, limit=batch)
     if images < batch:
         warnings.warn(
             f"batch_size={batch} is more than the {images} training images of {settings.dataset}: "
@@ -124,10 +121,10 @@ def check_inspect(settings):
 def check_plan(settings):
     """Raises `ValueError`, in one line, for settings that cannot be planned for."""
     _check_one_process("plan")
-    entry = catalog.ENTRIES.get(settings.dataset)
+    entry = datasets.ENTRIES.get(settings.dataset)
     # Other data sets need not be here: their numbers are known.
     if entry is None or entry.kind == "folder":
-        catalog.check(settings.dataset, settings.data_dir)
+        datasets.check(settings.dataset, settings.data_dir)
     if settings.device != "here":
         if settings.device not in devices.known_devices():
             raise ValueError(

@@ -3,10 +3,9 @@ import os
 import pathlib
 import time
 
-from tfadv import launcher, whole_files
+from tfadv import checkpoint_files, launcher, whole_files
 from tfadv.programs import flags
 from tfadv.programs.settings import TRAIN, Role
-from tfadv.training import checkpoint_files
 
 # What a run may leave that is killed before its flags are written.
 _EARLY = (".lock", ".flags.txt.writing")
@@ -16,7 +15,7 @@ class RunDirectory:
     """The directory of one run, and the rules that keep its contents safe.
 
     `flags.txt` (the resolved flags, a flagfile), `log.jsonl`, `checkpoints/epoch-0001.keras` and so
-    on (`tfadv.training.checkpoint_files`), `checkpoints/best.keras`, `model.keras`,
+    on (`tfadv.checkpoint_files`), `checkpoints/best.keras`, `model.keras`,
     `statistics.png`, `evaluation.json`, `tensorboard/`.
 
     Args:

@@ -14,8 +14,7 @@ import tempfile
 
 from absl import app, flags, logging
 
-import tfadv
-from tfadv import launcher
+from tfadv import launcher, startup
 from tfadv.programs import command_lines, exits
 
 # Programs whose `run` returns the number of files that it could not read.
@@ -63,7 +62,7 @@ def _work(program, checked):
             exits.stop_without_loss()
         if program != "report":
             _import_tensorflow()
-            tfadv.register()
+            startup.check_backend()
         module = importlib.import_module(f"tfadv.programs.{program}")
         work = module.prepare(*checked)
     unread = work.run()

@@ -4,10 +4,10 @@ import sys
 import keras
 import numpy as np
 
-from tfadv import data, distributed, models, watchdog
+from tfadv import checkpoint_files, data, distributed, models, watchdog
+from tfadv.checkpoint_files import Progress
 from tfadv.programs import building, command_lines, exits, rules
-from tfadv.training import checkpoint_files, checkpoints
-from tfadv.training.progress import Progress
+from tfadv.training import checkpoints
 
 
 def prepare(settings, run):

@@ -1,10 +1,9 @@
 """What a training is made of: the adversarial step, losses, schedules, checkpoints."""
 
-from tfadv import lazy
+from tfadv.checkpoint_files import Progress
+from tfadv.training.adversarial_step import AdversarialStep
 
-__getattr__, __dir__, __all__ = lazy.attach(
-    __name__,
-    {
-        "AdversarialStep": "adversarial_step",
-    },
-)
+__all__ = [
+    "AdversarialStep",
+    "Progress",
+]

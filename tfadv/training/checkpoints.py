@@ -4,9 +4,9 @@ import dataclasses
 
 import keras
 
-from tfadv import models, whole_files
-from tfadv.training import averages, checkpoint_files
-from tfadv.training.progress import Progress
+from tfadv import checkpoint_files, models, whole_files
+from tfadv.checkpoint_files import Progress
+from tfadv.training import averages
 
 
 def save(model, path, progress=None):

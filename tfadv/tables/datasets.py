@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-from tfadv.data import folders
+from tfadv.tables import image_folders
 
 # ImageNet's own archives, which only its authors hand out.
 IMAGENET_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
@@ -68,7 +68,16 @@ ENTRIES = _table(
         50000,
         resizable=True,
     ),
-    Entry("image_folder", "folder", "image_folder", None, 224, 3, *folders.SPLITS, resizable=True),
+    Entry(
+        "image_folder",
+        "folder",
+        "image_folder",
+        None,
+        224,
+        3,
+        *image_folders.SPLITS,
+        resizable=True,
+    ),
     Entry(
         "synthetic",
         "synthetic",
@@ -115,7 +124,7 @@ def check(name, data_dir=None, image_size=None):
     if entry.kind == "tfds":
         prepared_directory(name, data_dir)
     if entry.kind == "folder":
-        folders.classes(data_dir)
+        image_folders.classes(data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +152,8 @@ def sizes(name, data_dir=None):
     entry = ENTRIES[name]
     if entry.kind != "folder":
         return Sizes(entry.num_classes, entry.num_train, entry.num_validation)
-    classes = folders.classes(data_dir)
-    counts = [folders.count(data_dir, split, classes) for split in folders.SPLITS]
+    classes = image_folders.classes(data_dir)
+    counts = [image_folders.count(data_dir, split, classes) for split in image_folders.SPLITS]
     return Sizes(len(classes), *counts)
 
 
@@ -155,7 +164,9 @@ def num_train(name, data_dir=None, limit=None):
     """
     entry = ENTRIES[name]
     if entry.kind == "folder":
-        return folders.count(data_dir, entry.train_split, folders.classes(data_dir), limit)
+        return image_folders.count(
+            data_dir, entry.train_split, image_folders.classes(data_dir), limit
+        )
     return entry.num_train if limit is None else min(entry.num_train, limit)
 
 

@@ -5,16 +5,11 @@ import types
 import pytest
 
 from tfadv import models
-from tfadv.models import architectures
 from tfadv.programs import building
+from tfadv.tables import networks
 
 
-def test_the_tables_agree():
-    assert tuple(building.NETWORKS) == architectures.NETWORKS
-    assert set(building.NETWORKS.values()) <= set(models.__all__)
-
-
-@pytest.mark.parametrize("network", architectures.NETWORKS)
+@pytest.mark.parametrize("network", networks.NETWORKS)
 def test_flags_make_a_network(network):
     small = network == "small_resnet"
     settings = types.SimpleNamespace(

@@ -1,7 +1,6 @@
 import pytest
 
-from tfadv import planning
-from tfadv.planning import devices
+from tfadv.tables import devices
 
 # A ResNet-50 image's update: 24.3 GFLOP (tests/planning/test_network_costs.py counts them).
 UPDATE = 24.299e9
@@ -17,33 +16,33 @@ UPDATE = 24.299e9
     ],
 )
 def test_efficiency_is_that_of_the_published_throughput(name, dtype, images_per_second):
-    device = planning.known_device(name, dtype)
+    device = devices.known_device(name, dtype)
     assert f"{images_per_second} images/s" in device.source
     assert device.rate == pytest.approx(images_per_second * UPDATE, rel=0.04)
 
 
 def test_every_row_reads():
     for name, dtype in devices._devices():
-        device = planning.known_device(name, dtype)
+        device = devices.known_device(name, dtype)
         assert (device.name, device.dtype) == (name, dtype)
         assert 0 < device.efficiency < 1 and device.source and device.units
         assert device.memory is None or device.memory > 1e9
 
 
 def test_efficiency_can_be_given():
-    device = planning.known_device("h100", "bfloat16", 0.5)
+    device = devices.known_device("h100", "bfloat16", 0.5)
     assert device.rate == device.update_rate == 0.5 * 989e12
 
 
 def test_the_pass_of_an_update_has_an_efficiency_of_its_own_where_it_is_known():
-    h200 = planning.known_device("h200")
+    h200 = devices.known_device("h200")
     assert h200.rate == pytest.approx(74.6e12, rel=0.01)
     assert h200.update_rate == pytest.approx(22.7e12, rel=0.01)
-    assert planning.known_device("v100").update_rate == planning.known_device("v100").rate
+    assert devices.known_device("v100").update_rate == devices.known_device("v100").rate
 
 
 def test_unknown_ones_name_the_known():
     with pytest.raises(ValueError, match="device must be one of v100, a100, .*received 'v1000'"):
-        planning.known_device("v1000")
+        devices.known_device("v1000")
     with pytest.raises(ValueError, match="one of float32, float16; received 'bfloat16'"):
-        planning.known_device("v100", "bfloat16")
+        devices.known_device("v100", "bfloat16")

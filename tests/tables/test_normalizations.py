@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tfadv import layers
-from tfadv.layers import normalizations
+from tfadv.tables import normalizations
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import inspect
 import math
 import numbers
+import operator
 import sys
 import warnings
 
@@ -71,6 +72,15 @@ def choice(name, value, names):
         known = ", ".join(repr(each) for each in names)
         raise ValueError(f"{name} must be one of {known}; received {value!r}")
     return value
+
+
+def is_integer(value):
+    """Whether a value is an integer, NumPy's included, and no boolean."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 class _Sealing(type):

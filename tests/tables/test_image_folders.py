@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from tfadv.data import catalog, folders
+from tfadv.tables import datasets, image_folders
 
 
 @pytest.fixture
 def layout(tmp_path):
-    """Makes files and, of names that end in a slash, folders."""
+    """Makes files and, of names that end in a slash, image_folders."""
 
     def make(*names):
         for name in names:
@@ -30,20 +30,20 @@ def data_dir(layout):
 
 def refused(data_dir):
     with pytest.raises(ValueError) as error:
-        catalog.check("image_folder", data_dir)
+        datasets.check("image_folder", data_dir)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_classes_and_images(data_dir):
-    names = folders.classes(data_dir)
+    names = image_folders.classes(data_dir)
     assert names == ["ant", "bee", "cat"]
-    found = list(folders.images(data_dir, "train", names))
+    found = list(image_folders.images(data_dir, "train", names))
     assert [label for _, label in found] == [0, 0, 1, 1, 2, 2]
     assert found[3] == (os.fsencode(f"{data_dir}/train/bee/2.jpg"), 1)
-    assert folders.count(data_dir, "train", names) == 6
-    assert folders.count(data_dir, "train", names, limit=4) == 4
-    assert folders.count(data_dir, "val", names, limit=4) == 3
+    assert image_folders.count(data_dir, "train", names) == 6
+    assert image_folders.count(data_dir, "train", names, limit=4) == 4
+    assert image_folders.count(data_dir, "val", names, limit=4) == 3
 
 
 def test_another_layout_is_refused(layout):
@@ -70,8 +70,8 @@ def test_hidden_folders_and_those_of_tools_are_no_classes(layout, data_dir, name
 
 def test_files_beside_the_classes_are_no_classes(layout, data_dir):
     layout("train/.DS_Store", "val/labels.csv", "train/ant/._1.jpg", "train/ant/.thumbnails/1.jpg")
-    names = folders.classes(data_dir)
-    assert names == ["ant", "bee", "cat"] and folders.count(data_dir, "train", names) == 6
+    names = image_folders.classes(data_dir)
+    assert names == ["ant", "bee", "cat"] and image_folders.count(data_dir, "train", names) == 6
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -86,7 +86,7 @@ def test_a_class_without_images_is_named(layout, data_dir, split, left):
 
 
 def test_many_classes_without_images_are_named_in_one_line(layout, data_dir):
-    layout(*(f"{split}/empty{n}/" for split in folders.SPLITS for n in range(5)))
+    layout(*(f"{split}/empty{n}/" for split in image_folders.SPLITS for n in range(5)))
     folder = f"{data_dir}/train/empty"
     assert refused(data_dir).endswith(f"; {folder}0, {folder}1, {folder}2 and 2 more hold none")
     for name in ("ant", "bee", "cat"):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.training import cases
-from tfadv.training import checkpoint_files, checkpoints
-from tfadv.training.progress import Progress
+from tfadv import checkpoint_files
+from tfadv.checkpoint_files import Progress
+from tfadv.training import checkpoints
 
 PROGRESS = Progress(3, 120, 2, {"metrics": [0.1, 7.0], "meters": [[1 / 3, 5.0]]})
 
