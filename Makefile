@@ -28,8 +28,9 @@ test-runs: setup ## take every run of the paper's tables down to a few steps
 test-gpu-build: setup ## build Horovod for GPUs from nothing and start it; needs no GPU (2 GB, 10 minutes)
 	@$(BIN)/python tools/gpu_build.py $(ARGS)
 
-lint: setup ## check style and formatting
+lint: setup ## check style, formatting and types
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/ruff format --check --quiet . || { echo "lint: run 'make format'" >&2; exit 1; }
 
 format: setup ## fix style and formatting
@@ -73,7 +74,7 @@ workers32: setup ## train a few steps on 32 workers, who must agree to the bit (
 	@$(BIN)/python tools/many_workers.py 32 $(ARGS)
 
 clean: ## remove .venv and what tools left behind; runs/ stays
-	@rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find tfadv tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-cache: ## remove the Horovod wheels that are kept for this machine's next clone

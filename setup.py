@@ -36,6 +36,7 @@ setup(
     packages=[*find_packages(include=["tfadv", "tfadv.*"]), "tfadv.flags"],
     package_dir={"tfadv.flags": "flags"},
     package_data={
+        "tfadv": ["py.typed"],
         "tfadv.flags": ["README.md", "*.flags", "*/*.flags"],
         "tfadv.paper": ["paper.tsv"],
         "tfadv.tables": ["devices.tsv"],
@@ -72,6 +73,7 @@ setup(
         ],
         "test": [
             "hypothesis>=6.100",
+            "mypy>=1.15",
             "packaging",
             "pillow>=11",
             "pytest>=8",

@@ -7,7 +7,7 @@ import operator
 import sys
 import warnings
 
-_warned = set()
+_warned: set[str] = set()
 
 
 def warn_once(subject, message):

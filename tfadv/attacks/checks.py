@@ -15,7 +15,7 @@ from tfadv.arguments import warn_once
 # So many outputs lie between 0 and 1 by chance in no network.
 MANY = 32
 
-_asserted = set()  # the messages of assertions in graphs
+_asserted: set[str] = set()  # the messages of assertions in graphs
 
 
 def require(condition, message, *values):

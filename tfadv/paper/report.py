@@ -68,7 +68,7 @@ class Report:
 
     def files(self) -> dict[str, str | bytes]:
         """The contents of every file of the report, by its name."""
-        files = {}
+        files: dict[str, str | bytes] = {}
         parts = [f"# Report\n\n```\n{self.summary}\n```"]
         if self.problems:
             parts.append("Left out:\n\n" + "\n".join(f"- {each}" for each in self.problems))

@@ -116,8 +116,8 @@ class Run:
     def __init__(self, name: str, settings: dict):
         self.name = name
         self.settings = settings
-        self.doubts = []
-        self._measured = {}  # what was measured -> the result, and its row
+        self.doubts: list[str] = []
+        self._measured: dict = {}  # what was measured -> the result, and its row
 
     @property
     def rows(self) -> list[dict]:

@@ -57,10 +57,10 @@ class Table:
         """
         cells, columns = self.cells.to_dict("records"), self.columns
         labels = self.cells[self.heads].values.tolist()[:: len(columns)]
-        texts = {"ours": _ours, "paper": _papers, "difference": _difference}
+        texts_of = {"ours": _ours, "paper": _papers, "difference": _difference}
         texts = {
             name: np.reshape([text(cell) for cell in cells], (-1, len(columns))).tolist()
-            for name, text in texts.items()
+            for name, text in texts_of.items()
             if paper or name == "ours"
         }
         if paper and len(columns) > 1:
@@ -95,7 +95,7 @@ def tables(section: Section) -> list[Table]:
 
 def table3_across(sections: list[Section]) -> list[Table]:
     """Table 3 of runs that are not the paper's, whose rows differ in what divides sections."""
-    groups = {}
+    groups: dict = {}
     for section in sections:
         entries = section.entries[section.entries["strategy"] == ALP]
         if len(entries):
