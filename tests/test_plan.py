@@ -27,9 +27,9 @@ def test_the_published_52_hours(monkeypatch, capsys):
 
 
 def test_measured_on_this_machine(monkeypatch, capsys):
-    from tfadv import planning
+    from tfadv.programs import costs
 
-    monkeypatch.setattr(planning, "measure_rates", lambda *_, **__: (1e9, 2e9))
+    monkeypatch.setattr(costs, "measure_rates", lambda *_, **__: (1e9, 2e9))
     flags = ["--flagfile=flags/quickstart.flags", "--width=4", "--device=here", "--workers=2"]
     said = run_program(capsys, *flags)
     assert said["devices"].startswith("2 like this one, measured now: attack 0.001 TFLOP/s")
