@@ -202,7 +202,7 @@ def launched(house):
         ("-np 2 -prefix-timestamp -norm=mbn", "-np 2 -prefix-timestamp", "-norm=mbn"),
     ],
 )
-def test_options_are_told_from_flags(line, options, flags):
+def test_options_are_separated_from_flags(line, options, flags):
     request = run_horovod.parse(line.split())
     assert request.options == options.split()
     assert request.flags == (["--verbose", "-np", "3"] if flags is None else flags.split())
@@ -255,7 +255,7 @@ def test_a_failed_check_launches_nothing(house, flag, status, message):
     assert not (house / "launched.json").exists()
 
 
-def test_cores_are_shared_unless_said_otherwise(house):
+def test_cores_are_shared_unless_variables_are_set(house):
     run(house, "-np", "2", OMP_NUM_THREADS="7", CUDA_VISIBLE_DEVICES="")
     seen = launched(house)["env"]
     share = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -314,7 +314,7 @@ def test_output_in_pieces():
         output.feed(data[i : i + 1])
     output.feed(b"")
     assert output.target.text == b"a\rb[1]<stderr>\n[3] c\nend[10] last"
-    # The last is its shell's word on a worker that it ended.
+    # Its shell prints the last one about a worker that was ended.
     ended = b"Process 0 exit with status code 143.\n"
     assert messages.launcher == [b"Terminating\n", ended, b"[1]<stderr>:Terminated\n"]
 
@@ -345,7 +345,7 @@ def test_a_worker_that_is_killed_is_named_with_its_signal(house):
     assert (result.returncode, result.stderr) == (75, line)
 
 
-def test_what_horovod_logs_comes_after_our_lines_and_without_its_paths(house):
+def test_horovods_log_comes_after_our_lines_and_without_its_paths(house):
     result = run(house, "-np", "2", "--horovod")
     assert result.returncode == 1 and "operations.cc" not in result.stdout
     ours, last = result.stderr.splitlines()
@@ -392,14 +392,14 @@ def test_signals_reach_the_workers_who_may_finish(house, number):
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    # Each is told what was pressed.
+    # Each worker receives the signal that was sent.
     for rank in (0, 1):
         assert (house / f"saved-{rank}").read_text() == signal.Signals(number).name
     assert stderr == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_workers_that_are_not_ready_for_a_signal_end_without_a_traceback(house, number):
+def test_workers_that_do_not_handle_signals_yet_end_without_a_traceback(house, number):
     process = start(house, "--wait", "--unready")
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
@@ -414,7 +414,7 @@ def test_a_second_signal_or_the_end_of_grace_does_not_wait(house, variables):
     if not variables:
         process.send_signal(signal.SIGINT)
     process.communicate(timeout=25)
-    # Whichever of two that came together was handled first.
+    # If two signals come together, either may be handled first.
     assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
     assert not (house / "saved-0").exists()
 
@@ -441,12 +441,12 @@ def test_starts_again_from_the_newest_checkpoint(house):
     [
         # Killed while it still starts.
         ("signal 9|signal 9|signal 15|end", 0, "restart 3 of 3, from the beginning, in 0.04 s"),
-        # An error is the same whatever is logged after it, and but for the same line is another.
+        # Errors are equal if their last lines are, without the log lines that follow.
         ("error disk full|error no disk|error no disk", 1, "twice, before its first checkpoint"),
         ("save error full|save error full|error full", 1, "twice, after epoch-0002.keras"),
     ],
 )
-def test_restarts_are_used_up_unless_the_same_error_ends_it_twice(house, plan, status, last):
+def test_restarts_are_used_unless_the_same_error_ends_the_run_twice(house, plan, status, last):
     plan = plan.split("|")
     (house / "plan.txt").write_text("\n".join(plan))
     result = run(house, *"-np 2 --plan --restarts=3".split(), TFADV_RESTART_SECONDS="0.01")
@@ -456,7 +456,7 @@ def test_restarts_are_used_up_unless_the_same_error_ends_it_twice(house, plan, s
     assert result.stderr.splitlines()[-1].endswith(last)
 
 
-# How runs end: an error, or none for a signal; a * goes before it where a checkpoint was written.
+# How each run ends: with an error, or "-" for a signal; * means that it wrote a checkpoint.
 @pytest.mark.parametrize(
     "ends, times, starts, last",
     [
@@ -509,14 +509,14 @@ def test_when_a_training_is_started_again(ends, times, starts, last, monkeypatch
 def test_what_counts_as_an_error_of_the_program(first, last_words, error):
     messages = launcher.Messages(errors={0: b"another"} | ({1: last_words} if last_words else {}))
     messages.launcher = [b"no slots\n"]
-    # Without workers it is what horovodrun says of itself.
+    # If no worker failed, the error is horovodrun's own.
     assert launcher.error(messages, 1) == "horovodrun failed: no slots"
     assert launcher.error(messages, 143) is None
     messages.launcher = [f"Process name: 1\nExit code: {first}\n".encode()]
     assert launcher.error(messages, 1) == error
 
 
-def test_progress_is_what_was_written_last_not_what_is_furthest(tmp_path):
+def test_the_newest_checkpoint_is_the_one_written_last(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     assert launcher.newest(tmp_path) is None
