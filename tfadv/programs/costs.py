@@ -5,7 +5,6 @@ counts nothing for the gradients of depthwise convolutions and for `Einsum`, and
 convolution with stride 2 over 7 x 7 positions as 7 * 7 / 4 products instead of the 16 that it has.
 """
 
-import collections
 import dataclasses
 import inspect
 import math
@@ -84,23 +83,24 @@ def network_cost(model: keras.Model) -> NetworkCost:
     if any(None in tensor.shape[1:] for node in nodes for tensor in node.input_tensors):
         raise ValueError(f"model must take images of a fixed size; received {model.input_shape}")
 
-    traces = {}
+    known = {}
 
-    def traced(key, node, *options):
-        if (key, options) not in traces:
-            traces[key, options] = _trace(node, *options)
-        return traces[key, options]
+    def traced(key, node, **options):
+        key = (key, *options.values())
+        if key not in known:
+            known[key] = _trace(node, **options)
+        return known[key]
 
     attack, update = {}, {}
-    trained = set()  # tensors that depend on trainable weights
+    trained: set[int] = set()  # ids of tensors that depend on trainable weights
     for node in nodes:
         key = _key(node)
         trains = bool(getattr(node.operation, "trainable_variables", ()))
         depends = any(id(tensor) in trained for tensor in node.input_tensors)
         if trains or depends:
             trained.update(id(tensor) for tensor in node.outputs)
-        attack[id(node)] = traced(key, node, False, True, False)
-        update[id(node)] = traced(key, node, True, depends, trains)
+        attack[id(node)] = traced(key, node, training=False, to_inputs=True, to_weights=False)
+        update[id(node)] = traced(key, node, training=True, to_inputs=depends, to_weights=trains)
     try:
         cuts = rematerialization.blocks(model)
     except ValueError:  # the network is one block
@@ -155,6 +155,7 @@ class _Trace:
 
 
 def _trace(node, training, to_inputs, to_weights):
+    """Traces a node alone, with the gradients to its inputs, its weights, both or neither."""
     operation = node.operation
     variables = getattr(operation, "variables", ())
     with tf.Graph().as_default():
@@ -233,14 +234,14 @@ def flops(operation: tf.Operation) -> int:
         transposed = operation.get_attr("transpose_a" if kind == "MatMul" else "adj_x")
         return 2 * math.prod(outputs[0].shape) * inputs[0].shape[-2 if transposed else -1]
     if kind == "Einsum" and len(inputs) > 1:
-        lengths = collections.defaultdict(lambda: 1)
+        lengths: dict[str, int] = {}
         terms = operation.get_attr("equation").decode().partition("->")[0].split(",")
         for term, tensor in zip(terms, inputs, strict=True):
             # Digits for the dimensions of an ellipsis, which are aligned at their ends.
             count = tensor.shape.rank - len(term.replace("...", ""))
             names = term.replace("...", string.digits[::-1][10 - count :])
             for name, length in zip(names, tensor.shape, strict=True):
-                lengths[name] = max(lengths[name], length)
+                lengths[name] = max(lengths.get(name, 1), length)
         return 2 * math.prod(lengths.values())
     return 0
 
@@ -324,10 +325,10 @@ def measure_rates(
 
     once = cost.update + cost.forward * (rematerialize != "none")
     if attack is None:
-        [seconds] = _measured([compiled(None)])
-        return (images * once / seconds,) * 2
-    attacks = [attack.replace(num_steps=count, restarts=1) for count in (0, _STEPS)]
-    without, with_steps = _measured([compiled(each) for each in attacks])
+        [seconds] = _measured(compiled(None))
+        return images * once / seconds, images * once / seconds
+    short, long = (attack.replace(num_steps=count, restarts=1) for count in (0, _STEPS))
+    without, with_steps = _measured(compiled(short), compiled(long))
     count = images + (clean_count(images, clean_ratio) if clean_ratio else 0)
     attack_step = cost.image_gradient + cost.forward * (rematerialize == "all")
     # On a busy machine the difference may vanish or become negative.
@@ -335,7 +336,7 @@ def measure_rates(
     return _STEPS * images * attack_step / attack_seconds, count * once / without
 
 
-def _measured(functions):
+def _measured(*functions):
     """Returns the median seconds of each of some functions, called in turns."""
     for function in functions:
         _seconds(function)  # traces
