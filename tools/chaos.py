@@ -270,13 +270,13 @@ def strike(folder, kill=None):
 
 
 def processes(folder):
-    """The workers' process ids by rank."""
+    """Returns the workers' process ids by rank."""
     names = [path.name.split("-") for path in folder.glob("pid-*")]
     return {int(rank): int(pid) for _, rank, pid in names}
 
 
 def is_running(pid):
-    """Whether a process runs and is no zombie."""
+    """Returns whether a process runs and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -380,7 +380,7 @@ def compare(directory, expected):
 
 
 def contents(directory):
-    """Everything that a run leaves but measured times, as values by descriptive names."""
+    """Returns everything that a run leaves except measured times, by descriptive names."""
     result = {}
     for path in directory.rglob("*"):
         name = str(path.relative_to(directory))
@@ -414,23 +414,20 @@ def contents(directory):
 
 
 def read_variables(path):
-    """The arrays of all variables in a `.keras` file, by their names."""
-    arrays = {}
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = np.asarray(item)
-
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as weights:
-        h5py.File(io.BytesIO(weights.read())).visititems(visit)
-    return arrays
+    """Returns the arrays of all variables in a `.keras` file, by their names."""
+    names = []
+    with zipfile.ZipFile(path) as archive:
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(weights) as file:
+        file.visit(names.append)
+        return {name: file[name][()] for name in names if isinstance(file[name], h5py.Dataset)}
 
 
 # --------------------------------------------------------------------------------------- the report
 
 
 def report(kills, compared, seconds):
-    """The dictionary that `--output` receives, of all kills and comparisons."""
+    """Returns the dictionary for `--output` from all kills and comparisons."""
     kinds = {}
     for kill in kills:
         row = kinds.setdefault(kill["kind"], {"kills": 0, "one": 0, "all": 0, "moments": {}})
@@ -465,7 +462,7 @@ def report(kills, compared, seconds):
 
 
 def table(result):
-    """The report as Markdown."""
+    """Returns the report as Markdown."""
     rows = [
         f"| {kind} ({', '.join(f'{n} {moment}' for moment, n in row['moments'].items())}) | "
         f"{row['kills']} | {row['one']} | {row['all']} |"
@@ -567,7 +564,7 @@ def watch(owner, name, before=None, after=None):
 
 
 def in_graph(function):
-    """An operation that calls a function when its turn in the graph comes."""
+    """Returns an operation that calls a function when its turn in the graph comes."""
     return tf.numpy_function(lambda: function() or np.True_, [], tf.bool)
 
 

@@ -1,4 +1,4 @@
-"""Times by hand."""
+"""Times of a training, computed by hand."""
 
 import math
 
