@@ -15,7 +15,6 @@ ORDER = (
     ("paper",),
     ("__init__",),
     ("callbacks",),
-    ("planning",),
     ("training",),
     ("evaluation",),
     ("inspection",),
