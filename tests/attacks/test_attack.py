@@ -22,7 +22,8 @@ class Noise(Attack):
     """Uniform noise of twice epsilon, which the base class clips to the ball."""
 
     def __init__(self, epsilon=16.0, num_steps=1, restarts=1):
-        super().__init__(epsilon, num_steps=num_steps, restarts=restarts)
+        super().__init__(epsilon)
+        self.num_steps, self.restarts = num_steps, restarts
 
     def perturb(self, logits_fn, images, labels, goals, value_range, seed):
         radius = attacks.scale_to_range(2 * self.epsilon, value_range)
@@ -68,7 +69,7 @@ def test_what_callers_read(case):
     assert attack.with_steps(None) is attack
     assert (Noise(num_steps=5).name, Noise().with_steps(7).name) == ("Noise-5", "Noise-7")
     assert attacks.PGD().with_steps(7).name == "PGD-7"
-    assert repr(attack) == "SignStep(epsilon=8.0, targeted=False, num_steps=None, restarts=1)"
+    assert repr(attack) == "SignStep(epsilon=8.0, targeted=False)"
     with pytest.raises(AttributeError, match=r"^SignStep.epsilon cannot be assigned"):
         attack.epsilon = 9
     with pytest.raises(ValueError, match="epsilon must be between 0 and 255"):

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from tfadv import event_files
+from tfadv.programs import command_lines, flags
+from tfadv.programs.settings import TRAIN
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -27,9 +29,6 @@ class SignStep(Attack):
         step = scale_to_range(self.epsilon, value_range)
         sign = tf.sign(self.gradient(logits_fn, images, goals))
         return images - step * sign if self.targeted else images + step * sign
-
-    def __init__(self, epsilon=16.0, targeted=True):
-        super().__init__(epsilon, targeted)
 '''
 LINE = '    "sign_step": Entry("tfadv.attacks.sign_step:SignStep", has_steps=False),\n'
 
@@ -110,6 +109,17 @@ def test_it_is_inspected_and_planned(house, trained):
     assert "2 mini-batches of 8 adversarial images (SignStep) and 8 clean ones" in said
     said = program(house, "plan", *TINY, "--device=cpu")
     assert "strategy:    SignStep, 100% adv + 100% clean" in said
+
+
+def test_a_run_without_the_flag_attack_is_one_of_pgd(tmp_path):
+    """Runs from before there was a choice can be continued and evaluated."""
+    given = [f"--flagfile={ROOT}/flags/quickstart.flags", f"--run_dir={tmp_path}"]
+    settings, run = command_lines.train(given)
+    text = flags.flagfile(TRAIN, settings)
+    assert "--attack=pgd\n" in text
+    run.flags.write_text(text.replace("--attack=pgd\n", ""))
+    assert run.settings().attack == "pgd"
+    command_lines.train([*given, "--resume"])
 
 
 def test_a_wrong_name_is_answered_with_both(house):

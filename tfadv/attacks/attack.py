@@ -11,7 +11,7 @@ from typing import Any, Self
 import tensorflow as tf
 
 from tfadv import results
-from tfadv.arguments import Configured, choice, integer, number, warn_of_fractions
+from tfadv.arguments import Configured, choice, number, warn_of_fractions
 from tfadv.attacks import checks, random_draws, steps
 from tfadv.tables import attacks as table
 
@@ -65,11 +65,11 @@ class Attack(Configured):
     Args:
         epsilon: Largest change of a pixel, in pixels of 255.
         targeted: Whether to aim at a wrong label drawn at random, or away from the true one.
-        num_steps: Number of iterations; None for an attack that has none.
-        restarts: Number of attacks on each image, with a new start and a new target each, of which
-            the strongest counts (see `strength`).
 
     Attributes:
+        num_steps: Number of iterations; None, unless a subclass takes it as an argument.
+        restarts: Number of attacks on each image, with a new start and a new target each, of which
+            the strongest counts (`strength`); 1, unless a subclass takes it as an argument.
         label: What the attack is called without its number of steps: the name of its class.
         name: Its name in tables and results, such as `"PGD-30"`.
         effective_step_size: Size of one step in pixels of 255; None if there is no such number.
@@ -90,22 +90,16 @@ class Attack(Configured):
     ```
     """
 
+    num_steps: int | None = None
+    restarts = 1
     start_from_clean = 0.0
     loss: str | None = None
     # What a NaN in the result comes from.
     _broken = "a pixel of the adversarial images"
 
-    def __init__(
-        self,
-        epsilon: float = 16.0,
-        targeted: bool = False,
-        num_steps: int | None = None,
-        restarts: int = 1,
-    ):
+    def __init__(self, epsilon: float = 16.0, targeted: bool = False):
         self.epsilon = number("epsilon", epsilon, 0, 255, "pixels of 255")
         self.targeted = choice("targeted", targeted, (True, False))
-        self.num_steps = None if num_steps is None else integer("num_steps", num_steps, 0)
-        self.restarts = integer("restarts", restarts, 1)
         self._functions = _FunctionCache()
         warn_of_fractions(self.epsilon)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfadv.arguments import choice, number, positive, warn_of_fractions
+from tfadv.arguments import choice, integer, number, positive, warn_of_fractions
 from tfadv.attacks import checks, random_draws, steps
 from tfadv.attacks.attack import Attack
 from tfadv.tables import attacks as table
@@ -71,11 +71,13 @@ class PGD(Attack):
         jit_compile: bool | None = None,
         clip_start: bool = False,
     ):
-        super().__init__(epsilon, targeted, num_steps, restarts)
+        super().__init__(epsilon, targeted)
         self.step_size = positive("step_size", step_size, "pixels of 255")
+        self.num_steps = integer("num_steps", num_steps, 0)
         self.loss = choice("loss", loss, steps.LOSSES)
         self.start_from_clean = number("start_from_clean", start_from_clean, 0, 1)
         self.step_size_rule = choice("step_size_rule", step_size_rule, ("pipeline", "fixed"))
+        self.restarts = integer("restarts", restarts, 1)
         self.jit_compile = choice("jit_compile", jit_compile, (None, True, False))
         self.clip_start = choice("clip_start", clip_start, (False, True))
         warn_of_fractions(self.epsilon, self.step_size)
