@@ -18,6 +18,7 @@ LONG = (
     "test_programs.py",
     "test_adversarial_training_workers.py",
     "test_lockstep_workers.py",
+    "test_own_attack.py",
 )
 
 

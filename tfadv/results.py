@@ -2,9 +2,20 @@
 
 import dataclasses
 import math
+import re
 
 # The normal distribution's 97.5% quantile.
 _Z = 1.959963984540054
+
+
+def attack_name(label: str, num_steps: int | None) -> str:
+    """Returns `"PGD-10"` for `"PGD"` and 10 steps; the label alone for an attack without steps."""
+    return label if num_steps is None else f"{label}-{num_steps}"
+
+
+def key(name: str) -> str:
+    """Returns the name of an attack as logs and charts spell it: `"pgd10"` for `"PGD-10"`."""
+    return re.sub(r"\W", "", name).lower()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,26 +25,31 @@ class Result:
     Args:
         domain: `"adv"` or `"clean"`, the branch of every mixture that was attacked and reported;
             None for a model without a mixture.
-        num_steps: Steps of the attack; 0 for clean images, where what describes an attack is None.
+        num_steps: Number of steps of the attack, None if it has none; 0 for clean images, of which
+            everything that describes an attack is None.
         correct: Images classified as their label (of an attack: after each of its restarts).
         total: All images.
         hits: Images on which the attack succeeded, in any restart: classified as the target, or,
             if it is untargeted, misclassified.
         regained: Images classified right here but not under the next smaller number of steps that
             was evaluated (of the smallest: not as clean images).
+        attack: What the attack is called, without its number of steps; None, as in older files,
+            is `"PGD"`.
         epsilon: In pixels of 255.
         step_size: In pixels of 255, after the step-size rule.
-        step_size_rule, targeted, loss, start_from_clean, clip_start, restarts: Of the attack.
+        step_size_rule, targeted, loss, start_from_clean, clip_start, restarts: Settings of the
+            attack; None where it has no such setting.
         precision: What the network computed in while it was attacked.
         seed: With an image's index it keys the image's targets and starts.
     """
 
     domain: str | None
-    num_steps: int
+    num_steps: int | None
     correct: int
     total: int
     hits: int | None = None
     regained: int | None = None
+    attack: str | None = None
     epsilon: float | None = None
     step_size: float | None = None
     step_size_rule: str | None = None
@@ -46,27 +62,32 @@ class Result:
     seed: int = 0
 
     @property
-    def name(self):
+    def is_clean(self) -> bool:
+        """Whether this is the row of clean images."""
+        return self.num_steps == 0
+
+    @property
+    def name(self) -> str:
         """`"clean"`, or like `"PGD-10"`."""
-        return f"PGD-{self.num_steps}" if self.num_steps else "clean"
+        return "clean" if self.is_clean else attack_name(self.attack or "PGD", self.num_steps)
 
     @property
-    def key(self):
+    def key(self) -> str:
         """`"clean"`, or like `"pgd10"`, for names of logs and charts."""
-        return f"pgd{self.num_steps}" if self.num_steps else "clean"
+        return key(self.name)
 
     @property
-    def accuracy(self):
+    def accuracy(self) -> float:
         """The share of images classified as their label, from 0 to 1."""
         return self.correct / self.total
 
     @property
-    def success(self):
+    def success(self) -> float | None:
         """The share of images on which the attack succeeded, from 0 to 1; None without one."""
         return None if self.hits is None else self.hits / self.total
 
     @property
-    def interval(self):
+    def interval(self) -> tuple[float, float]:
         """The 95% Wilson score interval `(low, high)` of the accuracy.
 
         `(p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`, of n images with z = 1.96.
@@ -77,7 +98,7 @@ class Result:
         # Rounding would otherwise leave out the accuracy itself where it is 0 or 1.
         return max(0.0, min(low, share)), min(1.0, max(high, share))
 
-    def as_dict(self):
-        """All of it as plain values, for JSON."""
+    def as_dict(self) -> dict:
+        """Returns everything as plain values, for JSON."""
         derived = {name: getattr(self, name) for name in ("name", "accuracy", "success")}
         return {**dataclasses.asdict(self), **derived, "interval": list(self.interval)}

@@ -12,6 +12,7 @@ from tfadv import distributed, evaluation
 from tfadv.evaluation import Result
 
 ATTACK = dict(
+    attack="PGD",
     epsilon=16.0,
     step_size_rule="pipeline",
     targeted=True,

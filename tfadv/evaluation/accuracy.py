@@ -24,7 +24,8 @@ def evaluate(
 
     Numbers of steps that share a step size (after the attack's rule) share one trajectory, read off
     as it passes each of them: PGD-20, 100, 500 and 2000 cost 2000 steps and give the bits of
-    separate runs; PGD-10 of the paper, whose step size is raised to 1.6, runs alone.
+    separate runs; PGD-10 of the paper, whose step size is raised to 1.6, runs alone. An attack that
+    cannot go on from where it is (`tfadv.attacks.Attack.advances`) starts over for each number.
 
     With `attack.restarts` above 1, an image is robust only if it is classified right after each of
     them, and the attack succeeds if any of them does, for each number of steps.
@@ -37,9 +38,10 @@ def evaluate(
             time. Labels are sparse or one-hot. Images are in `value_range`. Each of several workers
             gives all images, which they share out, or a share of its own; they compare checksums,
             for which a `tf.data.Dataset` is read once more.
-        attack: A `tfadv.attacks.PGD`, or None to look at clean images alone. (The paper evaluates
-            with `start_from_clean=0`.)
-        num_steps: Integer or list of integers, at least 1; None for the attack's own.
+        attack: A `tfadv.attacks.Attack`, or None to look at clean images alone. (The paper
+            evaluates with `start_from_clean=0`.)
+        num_steps: Integer or list of integers, at least 1; None for the attack's own, or for an
+            attack without steps.
         domains: Of `"adv"` and `"clean"`, the branches of a mixture that are attacked and reported,
             each by itself. Models without a mixture have but one: the domain of their results is
             None.

@@ -2,7 +2,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
-from tfadv.attacks import checks
+from tfadv.attacks import Attack, checks
 from tfadv.evaluation import shares
 from tfadv.evaluation.network import Network
 from tfadv.evaluation.sources import open_source
@@ -45,12 +45,14 @@ class Evaluator:
         self.model = model
         self.attack = attack
         self.num_steps = _numbers(attack, num_steps)
+        # The attack with each of the numbers of steps.
+        self.attacks = {number: attack.with_steps(number) for number in self.num_steps}
         self.domains = _domains(model, domains)
         self.seed = arguments.integer("seed", seed, 0)
         self.value_range = None
         if attack is not None or value_range is not None or models.contract(model) is not None:
             self.value_range = checks.value_range(models.value_range(model, value_range))
-        self._groups = {}  # step size -> numbers of steps, ascending
+        self._groups = {}  # step size -> numbers of steps, ascending, on one trajectory
         for number in self.num_steps:
             self._groups.setdefault(self.step_size(number), []).append(number)
         logits = models.logits(model)
@@ -105,10 +107,21 @@ class Evaluator:
         ]
 
     @property
+    def attack_config(self):
+        """The attack's label and settings, as plain values; None without an attack."""
+        if self.attack is None:
+            return None
+        return {"label": self.attack.label, **self.attack.get_config()}
+
+    @property
     def identity(self):
         """What an image's outcomes depend on beside the model and the image, as plain values."""
+        config = self.attack_config
+        # Journals of PGD do not name it: they may be from before there were other attacks.
+        if config is not None and config["label"] == "PGD":
+            del config["label"]
         return {
-            "attack": None if self.attack is None else self.attack.get_config(),
+            "attack": config,
             "num_steps": self.num_steps,
             "domains": self.domains,
             "value_range": self.value_range,
@@ -193,8 +206,10 @@ class Evaluator:
         found[0, 0] = network.predict(images).numpy() == labels
         checks.classes("labels", tf.constant(labels), network.num_classes)
         found[1:, 0] = True
+        # An attack that cannot go on from where it is runs as a whole, with all its restarts.
+        restarts = self.attack.restarts if self.num_steps and self.attack.advances else 1
         for step_size, numbers in self._groups.items():
-            for restart in range(self.attack.restarts):
+            for restart in range(restarts):
                 trajectory = self.trajectory(
                     network, images, labels, indices, step_size, numbers, restart
                 )
@@ -207,24 +222,39 @@ class Evaluator:
         return found & real
 
     def trajectory(self, network, images, labels, indices, step_size, numbers, restart=0):
-        """Attacks once, and yields what it has at each of some numbers of steps.
+        """Attacks once, and yields the result of each of some numbers of steps.
 
         Args:
             network, images, labels, indices: As of `outcomes`; images as a tensor.
-            step_size: In pixels of 255.
-            numbers: Numbers of steps, ascending.
-            restart: Number of the restart.
+            step_size: In pixels of 255; None if the attack has none.
+            numbers: Numbers of steps, ascending; `[None]` for an attack without steps.
+            restart: Number of the restart, of an attack that advances; others run all of theirs.
 
         Yields:
             The number of steps, adversarial images, and the targets (untargeted: the labels) as an
             array.
         """
+        if not self.attack.advances:
+            for number in numbers:
+                with checks.one_line():
+                    adversarial, goals = self.attacks[number](
+                        network,
+                        images,
+                        tf.constant(labels),
+                        value_range=self.value_range,
+                        seed=self._keys(indices),
+                        num_classes=network.num_classes,
+                        return_targets=True,
+                    )
+                watchdog.beat("after an attack")
+                yield number, adversarial, goals.numpy()
+            return
         start, goals = self.start(images, labels, indices, network.num_classes, restart)
         for number, current in self.advance(network, images, start, goals, step_size, numbers):
             yield number, current, goals.numpy()
 
     def advance(self, network, images, current, goals, step_size, numbers):
-        """Goes on from some images, and yields what it has at each of some numbers of steps.
+        """Goes on from some images, and yields the result of each of some numbers of steps.
 
         Args:
             network, images, step_size, numbers: As of `trajectory`.
@@ -246,12 +276,14 @@ class Evaluator:
             yield number, current
 
     def start(self, images, labels, indices, num_classes, restart=0):
-        """Where the attack on a batch starts, not clipped to the range, and what it aims at."""
-        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
+        """Draws where the attack on a batch starts, not clipped to the range, and its goals."""
+        keys = self._keys(indices)
         with checks.one_line():
-            return self._start(
-                images, tf.constant(labels), tf.constant(keys), tf.constant(restart), num_classes
-            )
+            return self._start(images, tf.constant(labels), keys, tf.constant(restart), num_classes)
+
+    def _keys(self, indices):
+        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
+        return tf.constant(keys)
 
     def _draw(self, images, labels, keys, restart, num_classes):
         return self.attack.start(
@@ -259,8 +291,8 @@ class Evaluator:
         )
 
     def step_size(self, number):
-        """The step size of an attack of so many steps, after its rule, in pixels of 255."""
-        return self.attack.replace(num_steps=number).effective_step_size
+        """The step size of an attack of so many steps, in pixels of 255; None if it has none."""
+        return self.attacks[number].effective_step_size
 
     def _result(self, domain, number, correct, hits, regained, total):
         counted = dict(
@@ -268,22 +300,19 @@ class Evaluator:
         )
         if number == 0:
             return Result(**counted)
-        described = (
-            "epsilon",
-            "step_size_rule",
-            "targeted",
-            "loss",
-            "start_from_clean",
-            "clip_start",
-            "restarts",
-        )
+        config = self.attack.get_config()
+        if_any = ("step_size_rule", "loss", "start_from_clean", "clip_start")
         return Result(
             **counted,
+            attack=self.attack.label,
             hits=hits,
             regained=regained,
+            epsilon=self.attack.epsilon,
             step_size=self.step_size(number),
+            targeted=self.attack.targeted,
+            restarts=self.attack.restarts,
             precision=self.attack_precision,
-            **{name: getattr(self.attack, name) for name in described},
+            **{name: config.get(name) for name in if_any},
         )
 
 
@@ -292,8 +321,15 @@ def _numbers(attack, num_steps):
         if num_steps is not None:
             raise ValueError(f"num_steps must be None without an attack; received {num_steps!r}")
         return []
-    if not hasattr(attack, "start") or not hasattr(attack, "advance"):
-        raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+    if not isinstance(attack, Attack):
+        raise ValueError(f"attack must be a tfadv.attacks.Attack or None; received {attack!r}")
+    if attack.num_steps is None:
+        if num_steps is not None:
+            raise ValueError(
+                f"num_steps must be None for {attack.name}, which has no steps; "
+                f"received {num_steps!r}"
+            )
+        return [None]
     if num_steps is None:
         num_steps = attack.num_steps
     numbers = list(num_steps) if np.iterable(num_steps) else [num_steps]

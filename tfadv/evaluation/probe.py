@@ -4,8 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import models
-from tfadv.attacks.losses import LOSSES
-from tfadv.attacks.projections import scale_to_range
+from tfadv.attacks.steps import scale_to_range
 
 IMAGES = 32  # enough to see a broken gradient, few beside those of an evaluation
 STEPS = 10
@@ -60,7 +59,7 @@ class Probe:
     """Looks closely at the first images of an evaluation and counts what its self-checks ask.
 
     Args:
-        evaluator: An `Evaluator` with an attack.
+        evaluator: An `Evaluator` with an attack that advances.
         network: One of its networks.
         domain: What that network is, `"adv"`, `"clean"` or None.
 
@@ -91,7 +90,8 @@ class Probe:
         draws = [self._start(images, labels, indices, draw) for draw in range(DRAWS)]
         start, goals = draws[0]
         # Whatever the evaluation's step size is, as far as the ball reaches.
-        step_size = max(self._attack.step_size, self._attack.epsilon / STEPS)
+        step_size = self._attack.with_steps(STEPS).effective_step_size or 0.0
+        step_size = max(step_size, self._attack.epsilon / STEPS)
         adversarial = self._advance(self._attack, images, start, goals, STEPS, step_size)
         wrong = self._network.predict(adversarial).numpy() != labels
         noise = np.any([self._network.predict(x).numpy() != labels for x, _ in draws], axis=0)
@@ -140,7 +140,7 @@ class Probe:
         """Of each image: its gradient, as `[batch, pixels]`, its loss, and its logits."""
         gradients = self._attack.gradient(self._network, images, goals)
         logits = tf.cast(self._network(images), tf.float32)
-        losses = LOSSES[self._attack.loss](logits, goals)
+        losses = self._attack.objective(logits, goals)
         return tf.reshape(gradients, [tf.shape(images)[0], -1]), losses, logits
 
     def _is_dead(self, images, labels, goals):

@@ -42,7 +42,7 @@ class Rivals:
     one that starts from the image, starts.
 
     Args:
-        evaluator: An `Evaluator` with an attack, which was called.
+        evaluator: An `Evaluator` with an attack that advances, which was called.
         network: One of its networks.
         domain: What that network is, `"adv"`, `"clean"` or None.
 

@@ -45,8 +45,9 @@ def doubts(evaluator, results, data=None, batch_size=64, limit=None):
     - `other branch`: the accuracy under attack of a mixture's clean branch is not that of the
       model, whose `predict` is the adv branch.
 
-    Of the data's first 32 images, with some 120 attack steps on them (these numbers, and what is
-    tolerated, are our choice):
+    The others look along the steps of an attack, and are left out for one that cannot advance
+    (`tfadv.attacks.Attack.advances`). Of the data's first 32 images, with some 120 attack steps on
+    them (these numbers, and what is tolerated, are our choice):
 
     - `vanishing gradient`: images without a gradient (or with one that is not finite) at the
       attack's start or after 10 steps, though the attack has not reached its goal there, look
@@ -85,13 +86,14 @@ def doubts(evaluator, results, data=None, batch_size=64, limit=None):
     """
     if evaluator.attack is None:
         return []
-    counted = {} if data is None else _counted(evaluator, data, batch_size, limit)
+    looks_along = data is not None and evaluator.attack.advances
+    counted = {} if not looks_along else _counted(evaluator, data, batch_size, limit)
     found = []
     for domain in evaluator.domains:
         if domain in counted:
             probed, rivaled = counted[domain]
             messages = {name: check(probed) for name, check in _CHECKS.items()}
-            messages |= _rivals(rivaled, f"PGD-{evaluator.num_steps[0]}")
+            messages |= _rivals(rivaled, evaluator.attacks[evaluator.num_steps[0]].name)
             found += [Doubt(name, domain, text) for name, text in messages.items() if text]
         found += _more_steps([result for result in results if result.domain == domain])
     if evaluator.domains == ["clean"]:
@@ -233,7 +235,7 @@ def _rivals(count, name):
 
 
 def _more_steps(results):
-    results = sorted(results, key=lambda result: result.num_steps)
+    results = sorted(results, key=lambda r: math.inf if r.num_steps is None else r.num_steps)
     for fewer, more in itertools.pairwise(results):
         lost = fewer.correct - more.correct + more.regained
         if _chance(more.regained, more.regained + lost) < _SIGNIFICANCE:

@@ -1,3 +1,6 @@
+import math
+
+
 def table(results):
     """Sets results out as text: a row for each number of steps, columns for each branch.
 
@@ -20,7 +23,7 @@ def table(results):
             f"received {len(results)} for {len(cells)} of these"
         )
     domains = list(dict.fromkeys(result.domain for result in results))
-    numbers = sorted({result.num_steps for result in results})
+    numbers = sorted({result.num_steps for result in results}, key=_place)
     names = {result.num_steps: result.name for result in results}
     margin = max(map(len, names.values())) + 2
     lines = []
@@ -33,6 +36,10 @@ def table(results):
         row = "  ".join(_cell(cells.get((number, domain))) for domain in domains)
         lines.append(f"{names[number]:<{margin}}{row}")
     return "\n".join([line.rstrip() for line in lines] + ["", _protocol(results)])
+
+
+def _place(number):
+    return math.inf if number is None else number
 
 
 _WIDTH = 20 + 2 + 7
@@ -51,37 +58,46 @@ def _protocol(results):
     def the(name, among):
         values = {getattr(result, name) for result in among}
         if len(values) > 1:
-            raise ValueError(f"results must have one protocol; received {name} of {sorted(values)}")
+            raise ValueError(
+                f"results must have one protocol; received {name} of {sorted(values, key=str)}"
+            )
         return values.pop()
 
     counted = f"{the('total', results)} images, seed {the('seed', results)}"
-    attacked = [result for result in results if result.num_steps]
+    attacked = [result for result in results if not result.is_clean]
     if not attacked:
         return f"percent; no attack, {counted}"
     sizes = {}
     for result in attacked:
-        sizes.setdefault(f"{result.step_size:g}", {})[str(result.num_steps)] = None
+        if result.step_size is not None:
+            sizes.setdefault(f"{result.step_size:g}", {})[str(result.num_steps)] = None
+    label = the("attack", attacked) or "PGD"
+    rule = {
+        "pipeline": ", raised to epsilon/steps where larger",
+        "fixed": ", fixed",
+        None: "",
+    }[the("step_size_rule", attacked)]
+    precision, loss = the("precision", attacked), the("loss", attacked)
+    parts = [
+        f"percent; {'targeted' if the('targeted', attacked) else 'untargeted'} {label} in "
+        f"L-infinity: epsilon {the('epsilon', attacked):g} of 255"
+    ]
     if len(sizes) == 1:
-        step_size = next(iter(sizes))
-    else:
-        step_size = ", ".join(f"{size} (PGD-{', '.join(n)})" for size, n in sizes.items())
-    rule = {"pipeline": "raised to epsilon/steps where larger", "fixed": "fixed"}
-    precision = the("precision", attacked)
+        parts.append(f"step size {next(iter(sizes))}{rule}")
+    elif sizes:
+        listed = ", ".join(f"{size} ({label}-{', '.join(n)})" for size, n in sizes.items())
+        parts.append(f"step size {listed}{rule}")
     chance = the("start_from_clean", attacked)
-    start = {0: "random in the ball", 1: "the image"}.get(
-        chance, f"random in the ball, the image with probability {chance:g}"
-    )
-    if chance < 1 and the("clip_start", attacked):
-        start = start.replace("in the ball", "in the ball and clipped to the range")
-    return "; ".join(
-        [
-            f"percent; {'targeted' if the('targeted', attacked) else 'untargeted'} PGD in "
-            f"L-infinity: epsilon {the('epsilon', attacked):g} of 255",
-            f"step size {step_size}, {rule[the('step_size_rule', attacked)]}",
-            f"start {start}",
-            f"restarts {the('restarts', attacked)}",
-            f"loss {the('loss', attacked)}",
-            *([f"attacked in {precision}"] if precision not in (None, "float32") else []),
-            counted,
-        ]
-    )
+    if chance is not None:
+        start = {0: "random in the ball", 1: "the image"}.get(
+            chance, f"random in the ball, the image with probability {chance:g}"
+        )
+        if chance < 1 and the("clip_start", attacked):
+            start = start.replace("in the ball", "in the ball and clipped to the range")
+        parts.append(f"start {start}")
+    parts.append(f"restarts {the('restarts', attacked)}")
+    if loss is not None:
+        parts.append(f"loss {loss}")
+    if precision not in (None, "float32"):
+        parts.append(f"attacked in {precision}")
+    return "; ".join([*parts, counted])
