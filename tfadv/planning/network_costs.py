@@ -6,8 +6,9 @@ import re
 import keras
 import tensorflow as tf
 
+from tfadv import keras_internals
 from tfadv.layers import scope
-from tfadv.models import graphs, rematerialization
+from tfadv.models import rematerialization
 from tfadv.planning import operations
 
 _BATCH = 2  # one adversarial and one clean image, so that a mixture meets both
@@ -85,13 +86,13 @@ def network_cost(model):
 
 
 def _nodes(model):
-    function = graphs.functional(model)
+    function = keras_internals.function_of(model)
     if function is None:
         raise ValueError(
             f"model must be functional or sequential; received {type(model).__name__} "
             f"{model.name!r}"
         )
-    nodes = graphs.nodes(function)
+    nodes = keras_internals.nodes(function)
     for node in nodes:
         for tensor in node.input_tensors:
             if None in tensor.shape[1:]:
