@@ -3,7 +3,7 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from tfadv import models
+from tfadv import keras_internals, models
 from tfadv.attacks.steps import scale_to_range
 
 IMAGES = 32  # enough to see a broken gradient, few beside those of an evaluation
@@ -81,7 +81,7 @@ class Probe:
         self._unbounded = evaluator.attack.replace(epsilon=255.0)
         self._look = tf.function(self._gradients_and_losses, autograph=False)
         # Of the layers, since a policy that is set on the whole model does not reach them.
-        dtypes = {layer.compute_dtype for layer in evaluator.model._flatten_layers()}
+        dtypes = {layer.compute_dtype for layer in keras_internals.flatten_layers(evaluator.model)}
         self._coarse = "bfloat16" in dtypes
 
     def __call__(self, images, labels, indices):

@@ -4,6 +4,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from tfadv import keras_internals
 from tfadv.layers import MixtureBatchNormalization
 
 
@@ -94,8 +95,8 @@ def normalizations(model):
 
 
 def _walk(layer, names, seen):
-    # Not one `_flatten_layers` of the whole model: it gives the layers of a nested model backwards.
-    for part in layer._flatten_layers(include_self=False, recursive=False):
+    # Not all layers of the model at once: Keras gives those of a nested model backwards.
+    for part in keras_internals.flatten_layers(layer, include_self=False, recursive=False):
         if id(part) in seen:
             continue
         seen.add(id(part))

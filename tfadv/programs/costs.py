@@ -17,9 +17,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfadv import keras_internals
 from tfadv.attacks import PGD
 from tfadv.layers import scope
-from tfadv.models import graphs, rematerialization
+from tfadv.models import rematerialization
 from tfadv.training import AdversarialStep
 from tfadv.training.batches import clean_count
 
@@ -73,13 +74,13 @@ def network_cost(model: keras.Model) -> NetworkCost:
     Raises:
         ValueError: If the model is not functional or its images have no fixed size.
     """
-    function = graphs.functional(model)
+    function = keras_internals.function_of(model)
     if function is None:
         raise ValueError(
             f"model must be functional or sequential; received {type(model).__name__} "
             f"{model.name!r}"
         )
-    nodes = graphs.nodes(function)
+    nodes = keras_internals.nodes(function)
     if any(None in tensor.shape[1:] for node in nodes for tensor in node.input_tensors):
         raise ValueError(f"model must take images of a fixed size; received {model.input_shape}")
 
