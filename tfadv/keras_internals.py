@@ -55,8 +55,10 @@ def producer(tensor: keras.KerasTensor) -> Any | None:
     """
     history = getattr(tensor, "_keras_history", None)
     calls = getattr(history.operation, "_inbound_nodes", ()) if history else ()
-    node = calls[history.node_index] if calls else None
-    return node if node is not None and node.input_tensors else None
+    if not history or not calls:
+        return None
+    node = calls[history.node_index]
+    return node if node.input_tensors else None
 
 
 def twin(layer: keras.Layer, **attributes: Any) -> keras.Layer:

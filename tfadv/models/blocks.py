@@ -198,7 +198,7 @@ def images(
     orders = {1: "gray", 3: "RGB"}
     if channels not in orders:
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB); received {channels!r}")
-    height, width = (image_size, image_size) if np.ndim(image_size) == 0 else image_size
+    height, width = np.broadcast_to(image_size, 2).tolist()
     inputs = keras.Input((height, width, channels), name="images")
     contract = layers.InputContract((0.0, 255.0), orders[channels], name="input_contract")
     return inputs, contract(inputs)

@@ -1,7 +1,8 @@
 """What a model says about itself: its range of images, its inputs and outputs, its own methods."""
 
+from collections.abc import Sequence
+
 import keras
-import numpy.typing as npt
 
 from tfadv import keras_internals
 from tfadv.layers import InputContract
@@ -28,7 +29,7 @@ def contract(model: keras.Model) -> InputContract | None:
     return next((layer for layer in layers if isinstance(layer, InputContract)), None)
 
 
-def value_range(model: keras.Model, given: npt.ArrayLike | None = None) -> tuple[float, float]:
+def value_range(model: keras.Model, given: Sequence[float] | None = None) -> tuple[float, float]:
     """Returns the range of a model's images: the given one, or that of its input contract.
 
     Args:
@@ -39,20 +40,20 @@ def value_range(model: keras.Model, given: npt.ArrayLike | None = None) -> tuple
         ValueError: If there is neither, or the two disagree.
     """
     stated = contract(model)
-    if stated is None and given is None:
-        raise ValueError(
-            f"value_range must be given, as model {model.name!r} carries no input contract; "
-            "(0, 255) for pixels, (-1, 1) or (0, 1) for scaled ones"
-        )
-    if stated is None or given is None:
-        low, high = given or stated.value_range
-        return float(low), float(high)
-    if tuple(map(float, given)) != tuple(stated.value_range):
+    if given is None:
+        if stated is None:
+            raise ValueError(
+                f"value_range must be given, as model {model.name!r} carries no input contract; "
+                "(0, 255) for pixels, (-1, 1) or (0, 1) for scaled ones"
+            )
+        return stated.value_range
+    low, high = map(float, given)
+    if stated is not None and (low, high) != tuple(stated.value_range):
         raise ValueError(
             f"value_range must be {stated.value_range}, which the input contract of model "
             f"{model.name!r} states; received {tuple(given)}"
         )
-    return stated.value_range
+    return low, high
 
 
 def check_classifier(model: keras.Model) -> None:

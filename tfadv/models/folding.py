@@ -110,7 +110,8 @@ _NORMALIZATIONS = (
 def _pairs(part) -> Iterator[tuple[Any, Any]]:
     """Yields the node of a linear layer and that of the batch normalization that alone follows."""
     nodes = keras_internals.nodes(part)
-    calls, uses = {}, {id(tensor): None for tensor in part.outputs}
+    calls: dict[int, int] = {}
+    uses: dict[int, Any] = {id(tensor): None for tensor in part.outputs}
     for node in nodes:
         calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
         for tensor in node.input_tensors:
@@ -238,7 +239,7 @@ def convolution_with_fast_gradient(kernel: tf.Tensor, padding: str) -> Callable:
     for size in kernel.shape[:2]:
         missing = size - 1 if padding == "same" else 0
         sides.append([size - 1 - missing // 2, size - 1 - (missing - missing // 2)])
-    backward = [[0, 0], *sides, [0, 0]]
+    backward: Any = [[0, 0], *sides, [0, 0]]
     if padding == "same" and all(first == last for first, last in sides):
         backward = "SAME"
     back = tf.stop_gradient(tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2]))

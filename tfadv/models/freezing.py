@@ -31,7 +31,7 @@ def train_only_normalization(model: keras.Model) -> None:
     model.compile("sgd", loss)
     ```
     """
-    learning = set()
+    learning: set[int] = set()
     for layer in keras_internals.flatten_layers(model, include_self=False):
         if isinstance(layer, _NORMALIZATIONS):
             learning.update(id(variable) for variable in layer.trainable_variables)

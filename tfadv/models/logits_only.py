@@ -96,7 +96,7 @@ def logits(model: keras.Model) -> keras.Model:
     ```
     """
     name, make = _ending(model)
-    if name in _REMOVABLE:
+    if make is not None and name in _REMOVABLE:
         outputs = make()
     elif (
         not getattr(model, "outputs", None)

@@ -86,7 +86,7 @@ def blocks(model: keras.Model) -> list[tuple[keras.Function, list["Block"]]]:
     masking = graphs.masking(model)
     if masking is not None:
         raise ValueError(f"rematerialize needs layers without masks; received {masking.name!r}")
-    cuts = {}
+    cuts: dict = {}
     if keras_internals.function_of(model) is None or not _cut(model, cuts):
         raise ValueError(
             "rematerialize needs a functional or sequential model of several blocks; received "
