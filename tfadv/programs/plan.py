@@ -143,7 +143,7 @@ class PlanningRun:
         if self.devices:
             attack, update = self.devices
             return attack.rate, update.update_rate
-        # By PGD, whatever the attack: its steps are what an attack counts as.
+        # Measured with PGD, since a plan counts every attack in gradient steps.
         settings = types.SimpleNamespace(**{**vars(self.settings), "attack": "pgd"})
         building.compile_model(self.model, settings, self.work.updates)
         return planning.measure_rates(
