@@ -47,8 +47,8 @@ def attack(settings, num_steps, **changes):
 
     Args:
         settings: Namespace, of `tfadv.train` or `tfadv.evaluate`.
-        num_steps: Its number of steps, if it has one.
-        **changes: Other values of settings, by the attack's own names for them.
+        num_steps: The number of steps, if the attack has steps.
+        **changes: Arguments of the attack with other values than in the settings.
 
     Returns:
         A `tfadv.attacks.Attack`.
@@ -225,8 +225,8 @@ def _often(settings):
 def evaluations_due(settings):
     """The evaluations in training: pairs of a function of the epoch, from 0, and numbers of steps.
 
-    An evaluation without steps does not take place; of an attack that has none, the stronger one
-    would be the same as the other, and takes its place if there is no other.
+    An evaluation with an empty list of steps does not take place. With an attack that has no steps
+    both would have the same results, so only one of them takes place.
     """
     last = settings.epochs - 1
     strong = settings.strong_eval_num_steps

@@ -222,7 +222,7 @@ _ATTACK = Setting(
     "attack",
     str,
     "pgd",
-    "Attack that makes the adversarial images; it uses those of the settings that it has.",
+    "Attack that makes the adversarial images; it ignores settings that it does not have.",
     choices=tuple(ATTACKS),
     group="attack",
     roles=_SHOWN | _MINI_BATCH,
