@@ -50,8 +50,7 @@ def call(
     Example:
 
     ```python
-    model = tfadv.models.SmallResNet(8, norm="mbn")
-    images = tf.zeros([4, 32, 32, 3])
+    model = tfadv.models.SmallResNet(8, norm="mbn", image_size=64)
     clean_logits = tfadv.models.call(model, images, domain="clean")
     mixed_logits = tfadv.models.call(model, images, training=True, domain=2)
     ```

@@ -45,7 +45,7 @@ def convert(model: keras.Model, norm: str) -> keras.Model:
     Example:
 
     ```python
-    plain = keras.applications.MobileNetV2(weights=None)
+    plain = keras.applications.ResNet50(weights=None)
     model = tfadv.models.convert(plain, "mbn")
     ```
     """

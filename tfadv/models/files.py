@@ -30,6 +30,7 @@ def load(path: str | os.PathLike, compile: bool = True, name: str = "model") -> 
     Example:
 
     ```python
+    model.save("robust.keras")
     model = tfadv.models.load("robust.keras", compile=False)
     ```
     """

@@ -28,7 +28,7 @@ def train_only_normalization(model: keras.Model) -> None:
 
     ```python
     tfadv.models.train_only_normalization(model)
-    model.compile("sgd", loss)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     ```
     """
     learning: set[int] = set()

@@ -91,7 +91,7 @@ def logits(model: keras.Model) -> keras.Model:
     Example:
 
     ```python
-    classifier = keras.applications.MobileNetV2(weights=None)
+    classifier = keras.applications.ResNet50(weights=None)
     network = tfadv.models.logits(classifier)
     ```
     """
