@@ -1,6 +1,7 @@
 """What the environment says of the launch, read without TensorFlow or Horovod."""
 
 import contextlib
+import fcntl
 import os
 
 _SIZE = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -33,24 +34,27 @@ def lock_seconds():
 
 
 def report_status(status):
-    """Leaves this worker's exit status where `run_horovod.sh` looks for it.
+    """Leaves this worker's exit status for `run_horovod.sh`, unless another one was faster.
 
-    `horovodrun` turns every failure of a worker into status 1.
+    `horovodrun` turns every failure of a worker into status 1. Workers that end after the first one
+    end because it did.
     """
-    _report("TFADV_STATUS_FILE", status)
+    _report("TFADV_STATUS_FILE", str(status))
 
 
 def report_run(path):
-    """Leaves the directory of the run where `run_horovod.sh`, which has none, looks for it."""
+    """Leaves the directory of the run for `run_horovod.sh`."""
     _report("TFADV_RUN_FILE", os.path.abspath(path))
 
 
-def _report(name, value):
+def _report(name, text):
     # A worker on another machine than the launcher has no such file.
     with contextlib.suppress(OSError):
         if name in os.environ:
-            with open(os.environ[name], "w", encoding="utf-8") as file:
-                file.write(str(value))
+            with open(os.environ[name], "a", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not file.seek(0, os.SEEK_END):
+                    file.write(text)
 
 
 def _first(names, default):
