@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from tfadv.data import preparation
+from tfadv.data import tfds_files
 from tfadv.tables import datasets
 
 
@@ -64,7 +64,7 @@ def prepare(data_dir, manual_dir=None, **sizes):
     """
     manual_dir = str(manual_dir or os.path.join(data_dir, "archives"))
     result = make(manual_dir, **sizes)
-    preparation.prepare("imagenet2012", str(data_dir), manual_dir)
+    tfds_files.prepare("imagenet2012", str(data_dir), manual_dir)
     return result
 
 

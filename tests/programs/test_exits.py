@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from tfadv import launcher
-from tfadv.data.errors import FAILED, UNREADABLE
+from tfadv.data.decoding import FAILED, UNREADABLE
 from tfadv.programs import exits
 
 
