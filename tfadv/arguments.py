@@ -1,4 +1,4 @@
-"""An attack's arguments: their configuration, and their checks, one line each."""
+"""Checks of arguments, one line each, and objects that keep their arguments and never change."""
 
 import inspect
 import math
@@ -6,11 +6,13 @@ import numbers
 import operator
 import sys
 import warnings
+from collections.abc import Iterable
+from typing import Any, Self
 
 _warned = set()
 
 
-def warn_once(subject, message):
+def warn_once(subject: Any, message: str) -> None:
     """Warns, in one line, once in this process for each `subject`."""
     if subject in _warned:
         return
@@ -21,52 +23,46 @@ def warn_once(subject, message):
     warnings.warn(message, stacklevel=level)  # at the user's own line
 
 
-def forget_warnings():
-    """Lets each warning come once more."""
+def forget_warnings() -> None:
+    """Allows each warning once more."""
     _warned.clear()
 
 
-def warn_of_fractions(epsilon, step_size):
-    """Warns once of lengths that look like fractions of the range in place of pixels of 255."""
+def warn_of_fractions(epsilon: float, step_size: float) -> None:
+    """Warns once of lengths that look like fractions of the range instead of pixels of 255."""
     # Few epsilons are meant to be below a pixel of 255, and few step sizes below a tenth of it.
-    _warn_of_fraction("epsilon", epsilon, below=1.0)
-    _warn_of_fraction("step_size", step_size, below=0.1)
+    for name, value, usual in (("epsilon", epsilon, 1.0), ("step_size", step_size, 0.1)):
+        if 0 < value < usual:
+            warn_once(
+                name,
+                f"{name} is in pixels of 255; received {value:.4g} (where other libraries take "
+                f"{value:.4g} of a range from 0 to 1, give {name}={value * 255:.4g} here)",
+            )
 
 
-def _warn_of_fraction(name, value, below):
-    if 0 < value < below:
-        warn_once(
-            name,
-            f"{name} is in pixels of 255; received {value:.4g} (where other libraries take "
-            f"{value:.4g} of a range from 0 to 1, give {name}={value * 255:.4g} here)",
-        )
-
-
-def number(name, value, low, high, unit=""):
+def number(name: str, value: Any, low: float, high: float, unit: str = "") -> float:
     """`value` as a float between `low` and `high`."""
-    valid = isinstance(value, numbers.Real) and not isinstance(value, bool) and low <= value <= high
-    if not valid:
+    if not _is_real(value) or not low <= value <= high:
         unit = unit and f" ({unit})"
         raise ValueError(f"{name} must be between {low} and {high}{unit}; received {value!r}")
     return float(value)
 
 
-def positive(name, value, unit=""):
+def positive(name: str, value: Any, unit: str) -> float:
     """`value` as a finite float above 0."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 < value < math.inf:
+    if not _is_real(value) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a number above 0 ({unit}); received {value!r}")
     return float(value)
 
 
-def integer(name, value, low):
+def integer(name: str, value: Any, low: int) -> int:
     """`value` as an int of at least `low`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name} must be an integer of at least {low}; received {value!r}")
     return int(value)
 
 
-def choice(name, value, names):
+def choice(name: str, value: Any, names: Iterable) -> Any:
     """`value`, one of `names`."""
     if value not in tuple(names):
         known = ", ".join(repr(each) for each in names)
@@ -74,8 +70,8 @@ def choice(name, value, names):
     return value
 
 
-def is_integer(value):
-    """Whether a value is an integer, NumPy's included, and no boolean."""
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer, of NumPy's too, and not a boolean."""
     try:
         operator.index(value)
     except TypeError:
@@ -83,13 +79,17 @@ def is_integer(value):
     return not isinstance(value, bool)
 
 
+def _is_real(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 class _Sealing(type):
-    """Closes an object against assignment once its constructor is done."""
+    """Closes an object against assignment at the end of its constructor."""
 
     def __call__(cls, *args, **kwargs):
-        made = super().__call__(*args, **kwargs)
-        vars(made)["_sealed"] = True
-        return made
+        instance = super().__call__(*args, **kwargs)
+        vars(instance)["_sealed"] = True
+        return instance
 
     @property
     def __signature__(cls):
@@ -108,9 +108,11 @@ class Immutable(metaclass=_Sealing):
         self._refuse("deleted", name)
         super().__delattr__(name)
 
-    def _refuse(self, done, name):
+    def _refuse(self, action, name):
         if "_sealed" in vars(self):
-            raise AttributeError(f"{type(self).__name__}.{name} cannot be {done}: {self._instead}")
+            raise AttributeError(
+                f"{type(self).__name__}.{name} cannot be {action}: {self._instead}"
+            )
 
     _instead = "it never changes; make a new one"
 
@@ -123,16 +125,16 @@ class Configured(Immutable):
 
     _instead = "it never changes; use `replace`, as in attack.replace(epsilon=8), for a copy"
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, as a dictionary of plain values."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The object whose `get_config` gave `config`."""
         return cls(**config)
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> Self:
         """A copy with some arguments changed: `attack.replace(num_steps=100)`."""
         return type(self)(**{**self.get_config(), **changes})
 

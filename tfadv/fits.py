@@ -1,27 +1,23 @@
-"""Whether a `fit` still runs, which after an exception no callback is told."""
+"""Whether a Keras `fit` still runs; no callback is told when an exception ends it."""
 
 import sys
 import threading
 
 
 class Fit:
-    """The `fit` of Keras in which this is made.
+    """The `fit` that this object is created in; calling it returns whether that `fit` still runs.
 
-    Call arguments:
-        None; from any thread.
-
-    Returns:
-        Whether it still runs.
+    It may be called from any thread.
     """
 
     def __init__(self):
         self._thread = threading.get_ident()
-        # By its number: the frame itself would keep alive all that `fit` holds.
+        # The frame's number, because the frame itself would keep alive all that `fit` holds.
         self._frame = next((id(frame) for frame in _frames(sys._getframe()) if _is_fit(frame)), 0)
 
-    def __call__(self):
+    def __call__(self) -> bool:
         if not self._frame:
-            return True  # called by no `fit` that we know, as by a test
+            return True  # created outside of any `fit` that we know, as in a test
         current = sys._current_frames().get(self._thread)
         return any(id(frame) == self._frame for frame in _frames(current))
 

@@ -23,7 +23,7 @@ def test_mistakes_are_refused_before_anything_is_written(tmp_path, monkeypatch, 
     assert f"{tmp_path} has no ILSVRC2012_img_val.tar" in line
     monkeypatch.setenv("HOROVOD_SIZE", "2")
     line = _refusal(capsys, "mnist", here)
-    assert "prepare must run as a single process; received HOROVOD_SIZE=2" in line
+    assert "prepare must run as a single process; received 2 workers" in line
     assert not (tmp_path / "data").exists()
 
 

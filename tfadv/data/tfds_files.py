@@ -5,10 +5,8 @@ tensorflow-datasets takes seconds to import, so functions import it when they ne
 
 import os
 
+from tfadv import launcher
 from tfadv.tables import datasets
-
-# Set by horovodrun (Gloo), by Open MPI, and by MPICH and its relatives.
-_WORLD_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def prepare(name, data_dir=None, manual_dir=None):
@@ -30,12 +28,11 @@ def prepare(name, data_dir=None, manual_dir=None):
     if entry is None or entry.kind != "tfds":
         names = [key for key, value in datasets.ENTRIES.items() if value.kind == "tfds"]
         raise ValueError(f"only {', '.join(names)} can be prepared; received {name!r}")
-    for variable in _WORLD_SIZES:
+    if launcher.workers() > 1:
         # Several processes would download the same files and write over each other.
-        if int(os.environ.get(variable) or 1) > 1:
-            raise ValueError(
-                f"prepare must run as a single process; received {variable}={os.environ[variable]}"
-            )
+        raise ValueError(
+            f"prepare must run as a single process; received {launcher.workers()} workers"
+        )
     data_dir = datasets.resolve_data_dir(name, data_dir)
     try:
         return datasets.prepared_directory(name, data_dir)
