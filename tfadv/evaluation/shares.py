@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import distributed
-from tfadv.data.arrays import ArrayDataset
+from tfadv.data import ArrayDataset
 
 # Of the images of the smallest share, in percent: how many may be another's too, as the doubles
 # within a data set are. More are a mistake in how it was divided.

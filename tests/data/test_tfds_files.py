@@ -4,7 +4,7 @@ import tensorflow_datasets as tfds
 from tests.data import miniature_imagenet
 from tfadv import data
 from tfadv.data import __main__ as program
-from tfadv.data import preparation
+from tfadv.data import tfds_files
 
 
 def _refusal(capsys, *arguments):
@@ -14,24 +14,17 @@ def _refusal(capsys, *arguments):
     return line
 
 
-def test_only_one_process_prepares(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HOROVOD_SIZE", "2")
-    line = _refusal(capsys, "mnist", f"--data_dir={tmp_path}")
-    assert "prepare must run as a single process; received HOROVOD_SIZE=2" in line
-    assert not list(tmp_path.iterdir())
-
-
-def test_only_data_of_tensorflow_datasets_are_prepared(capsys):
+def test_mistakes_are_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    here = f"--data_dir={tmp_path / 'data'}"
     assert "imagenet2012 can be prepared; received 'digits'" in _refusal(capsys, "digits")
-
-
-def test_imagenet_needs_both_archives(tmp_path, capsys):
-    assert "manual_dir must be the directory" in _refusal(
-        capsys, "imagenet2012", f"--data_dir={tmp_path}"
-    )
+    assert "manual_dir must be the directory" in _refusal(capsys, "imagenet2012", here)
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
-    line = _refusal(capsys, "imagenet2012", f"--data_dir={tmp_path}", f"--manual_dir={tmp_path}")
+    line = _refusal(capsys, "imagenet2012", here, f"--manual_dir={tmp_path}")
     assert f"{tmp_path} has no ILSVRC2012_img_val.tar" in line
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    line = _refusal(capsys, "mnist", here)
+    assert "prepare must run as a single process; received 2 workers" in line
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_program_prepares_imagenet_once(tmp_path, capsys):
@@ -60,13 +53,13 @@ def test_cifar_is_prepared_from_its_original_format(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tfds.download.DownloadManager, "download_and_extract", lambda self, url: str(batches.parent)
     )
-    preparation.prepare("cifar10", str(tmp_path))
+    tfds_files.prepare("cifar10", str(tmp_path))
 
     dataset = data.load("cifar10", str(tmp_path))
     assert (dataset.num_train, dataset.num_validation) == (20, 4)
     assert dataset.class_names == names
     images, labels, _ = next(iter(dataset.validation_batches(4)))
-    found = {image.tobytes(): label for image, label in zip(images.numpy(), labels, strict=True)}
+    by_image = dict(zip((image.tobytes() for image in images.numpy()), labels, strict=True))
     for record in records["test_batch.bin"]:
         image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
-        assert found[image.tobytes()] == record[0]
+        assert by_image[image.tobytes()] == record[0]
