@@ -304,7 +304,7 @@ def by_worker(values: Iterable) -> str:
 
     Such as `4 on worker 0 and 2 on worker 1`.
     """
-    ranks = {}
+    ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(map(str, values)):
         ranks.setdefault(value, []).append(rank)
     return " and ".join(f"{value} on {named(having)}" for value, having in ranks.items())

@@ -135,7 +135,7 @@ def _wait_for_the_last_place(directory):
 
 def read_scalars(directory: str | os.PathLike) -> dict[int, dict[str, float]]:
     """Reads a run's numbers as TensorBoard shows them: step -> tag -> value."""
-    scalars = {}
+    scalars: dict[int, dict[str, float]] = {}
     if not os.path.isdir(directory):
         return scalars
     events = EventAccumulator(os.fspath(directory), tensor_size_guidance={"scalars": 0})  # 0: all

@@ -1,9 +1,9 @@
 """A data set held whole in memory."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tfadv.data import sampling
@@ -37,8 +37,8 @@ class ArrayDataset(Dataset):
     def __init__(
         self,
         name: str,
-        train: tuple[npt.ArrayLike, npt.ArrayLike],
-        validation: tuple[npt.ArrayLike, npt.ArrayLike],
+        train: tuple[Any, Any],
+        validation: tuple[Any, Any],
         num_classes: int,
         augment: Callable | None = None,
         class_names: list[str] | None = None,

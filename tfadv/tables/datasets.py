@@ -19,10 +19,10 @@ class Entry:
     Attributes:
         name: Its name, also in tensorflow-datasets.
         module: The module of `tfadv.data` whose `load` opens it.
-        num_classes: Number of classes; None if the files decide.
+        num_classes: Number of classes; 0 if the files decide.
         image_size: Height and width of the images in pixels; the default if it is `resizable`.
         channels: Number of channels.
-        num_train: Number of training images of the whole data set; None if the files decide.
+        num_train: Number of training images of the whole data set; 0 if the files decide.
         num_validation: The same for the images of evaluations.
         kind: "tfds" for files that tensorflow-datasets prepares, "folder" for a folder of images,
             "none" for a data set that reads no files of the user's.
@@ -34,11 +34,11 @@ class Entry:
 
     name: str
     module: str
-    num_classes: int | None
+    num_classes: int
     image_size: int
     channels: int
-    num_train: int | None = None
-    num_validation: int | None = None
+    num_train: int = 0
+    num_validation: int = 0
     kind: str = "none"
     train_split: str = "train"
     validation_split: str = "validation"
@@ -46,7 +46,7 @@ class Entry:
     requires: tuple[str, str] | None = None
 
 
-_SMALL = {"kind": "tfds", "validation_split": "test"}
+_SMALL: dict = {"kind": "tfds", "validation_split": "test"}
 _IMAGENET = (1000, 224, 3, 1281167, 50000)
 
 # The numbers of images are those of the whole data sets; a `Dataset` has those of the files.
@@ -59,7 +59,7 @@ ENTRIES = {
         Entry("cifar10", "tfds_arrays", 10, 32, 3, 50000, 10000, **_SMALL),
         Entry("cifar100", "tfds_arrays", 100, 32, 3, 50000, 10000, **_SMALL),
         Entry("imagenet2012", "imagenet", *_IMAGENET, kind="tfds", resizable=True),
-        Entry("image_folder", "image_folder", None, 224, 3, kind="folder", resizable=True),
+        Entry("image_folder", "image_folder", 0, 224, 3, kind="folder", resizable=True),
         Entry("synthetic", "synthetic", *_IMAGENET, resizable=True),
     )
 }
@@ -123,6 +123,7 @@ def sizes(name: str, data_dir: str | None = None) -> Sizes:
     if entry.kind != "folder":
         return Sizes(entry.num_classes, entry.num_train, entry.num_validation)
     classes = image_folders.classes(data_dir)
+    assert data_dir is not None
     counts = [image_folders.count(data_dir, split, classes) for split in image_folders.SPLITS]
     return Sizes(len(classes), *counts)
 
@@ -132,6 +133,7 @@ def num_train(name: str, data_dir: str | None, limit: int) -> int:
     entry = ENTRIES[name]
     if entry.kind == "folder":
         classes = image_folders.classes(data_dir)
+        assert data_dir is not None
         return image_folders.count(data_dir, image_folders.SPLITS[0], classes, limit)
     return min(entry.num_train, limit)
 
@@ -167,7 +169,7 @@ def prepared_directory(name: str, data_dir: str | None = None) -> str:
     Raises:
         ValueError: If there is none, or a split that we need is missing from it.
     """
-    data_dir = resolve_data_dir(name, data_dir)
+    data_dir = resolve_data_dir(name, data_dir) or ""
     root = os.path.join(data_dir, name)
     versions = [
         version
