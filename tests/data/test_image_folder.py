@@ -20,11 +20,8 @@ def test_classes_and_sizes(folder):
     assert dataset.class_names == ["ant", "bee", "cat"]
     assert (dataset.num_classes, dataset.image_shape) == (3, (16, 16, 3))
     assert (dataset.num_train, dataset.num_validation) == (12, 9)
-    images, labels = dataset.train_batches(4, 3).element_spec
-    assert (images.shape, images.dtype) == ((4, 16, 16, 3), tf.uint8)
-    assert (labels.shape, labels.dtype) == ((4,), tf.int32)
-    images, labels, indices = dataset.validation_batches(4).element_spec
-    assert images.shape == (4, 16, 16, 3) and labels.shape == indices.shape == (4,)
+    assert dataset.train_batches(4, 3).element_spec[0].shape == (4, 16, 16, 3)
+    assert dataset.validation_batches(4).element_spec[0].shape == (4, 16, 16, 3)
     assert data.load("image_folder", str(folder)).image_shape == (224, 224, 3)
 
 

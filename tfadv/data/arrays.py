@@ -30,7 +30,7 @@ class ArrayDataset(Dataset):
     ```python
     pixels = images.astype("uint8")
     dataset = tfadv.data.ArrayDataset("mine", (pixels, labels), (pixels, labels), num_classes=10)
-    model.fit(dataset.train_batches(batch_size=4, steps_per_epoch=2), steps_per_epoch=2)
+    model.fit(dataset.train_batches(4, steps_per_epoch=2), steps_per_epoch=2, shuffle=False)
     ```
     """
 
