@@ -102,6 +102,6 @@ def _softmax(logits):
     half = keras.backend.standardize_dtype(logits.dtype) in ("float16", "bfloat16")
     logits = ops.cast(logits, "float32") if half else logits
     if logits.shape[-1] == 1:
-        # Keras's softmax warns about one position, which images of 32 pixels have in the last stage.
+        # Keras warns about the softmax of one position, which the last stage has for 32 pixels.
         return ops.exp(logits - logits)
     return ops.softmax(logits, axis=-1)
