@@ -64,7 +64,7 @@ def test_sums_over_positions_stay_in_the_range_of_float16():
 @pytest.mark.parametrize("kind", ["gaussian", "dot_product"])
 @pytest.mark.parametrize("channels", [1, 16])
 def test_many_positions_in_bfloat16(channels, kind):
-    """Sums that were kept in bfloat16 would stop growing at 256, where adding one changes nothing."""
+    """A sum of ones that is kept in bfloat16 stops growing at 256."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 2, (1, 32, 32, channels)).astype("float32")
     zeros = np.zeros((1, 32, 32, 2), "float32")
