@@ -171,7 +171,7 @@ class Evaluator:
             for outcomes in distributed.gather_object(journal.read(shape)):
                 known.update(outcomes)
         size, rank = distributed.size(), distributed.rank()
-        self.outcomes_by_index = {
+        mine = {
             index: outcomes
             for index, outcomes in known.items()
             if index % size == rank and (limit is None or index < limit)
@@ -183,7 +183,7 @@ class Evaluator:
                 by_domain = [self.outcomes(network, *batch) for network in self.networks]
                 outcomes = np.moveaxis(by_domain, -1, 0)
                 pairs = zip(indices, outcomes, strict=True)
-                self.outcomes_by_index |= {i: image for i, image in pairs if i >= 0}
+                mine |= {index: image for index, image in pairs if index >= 0}
                 if journal is not None:
                     journal.add(indices, outcomes)
             watchdog.beat(f"after batch {batches} of an evaluation")
@@ -191,11 +191,10 @@ class Evaluator:
                 progress(batches, source.num_batches)
         if progress is not None and source.num_batches is None:
             progress(batches, batches)
-        counts = np.zeros(shape, np.int64)
-        for outcomes in self.outcomes_by_index.values():
-            counts += outcomes
+        self.outcomes_by_index = mine
+        counts = sum(mine.values(), np.zeros(shape, np.int64))
         # Every worker reaches this collective operation, whatever its batches were.
-        total, *counts = distributed.total([len(self.outcomes_by_index), *counts.ravel()])
+        total, *counts = distributed.total([len(mine), *counts.ravel()])
         if not total:
             raise ValueError("data must hold at least one image; received none")
         counts = np.reshape(counts, shape).round().astype(int).tolist()

@@ -82,7 +82,7 @@ class Rivals(Probe):
         """Right after an attack on logits of a usual scale; `right` where they have one."""
         if self._evaluator.attack.loss == "margin":  # which does not depend on the scale
             return right
-        factors = usual_factors(self._logits(images).numpy())
+        factors = _usual_factors(self._logits(images).numpy())
         unusual = factors != 1
         if not unusual.any():
             return right
@@ -110,9 +110,9 @@ class _Rescaled:
         return lambda images: tf.cast(prepared(images), tf.float32) * self.factors
 
 
-def usual_factors(logits: np.ndarray) -> np.ndarray:
-    """Returns the factors, float32 `[batch]`, that scale logits as usual; 1 where they are."""
-    logits = np.asarray(logits, np.float32)
+def _usual_factors(logits):
+    """The factors, float32 `[batch]`, that scale logits as usual; 1 where they are."""
+    logits = logits.astype(np.float32)
     top = logits.max(axis=1)
     spread = top - (logits.sum(axis=1) - top) / (logits.shape[1] - 1)
     low, high = _USUAL
