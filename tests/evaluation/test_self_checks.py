@@ -263,7 +263,7 @@ def test_more_steps_that_leave_more_right(lost):
         correct = 200 - lost + regained
         rows = (0, 300, None), (10, 200, 0), (100, correct, regained)
         results = [
-            Result(domain=None, num_steps=number, correct=right, total=400, regained=again)
+            Result(domain=None, num_steps=number, correct=right, total=1000, regained=again)
             for number, right, again in rows
         ]
         doubts = evaluation.doubts(evaluator, results)
@@ -271,7 +271,7 @@ def test_more_steps_that_leave_more_right(lost):
         significant = bool(regained and test.pvalue < 0.001)
         assert [doubt.check for doubt in doubts] == ["more steps"] * significant
         if significant:
-            share = f"{correct / 4:.1f}% right and PGD-10 50.0%"
+            share = f"{correct / 10:.1f}% right and PGD-10 20.0%"
             assert doubts[0].message.startswith(f"PGD-100 leaves {share}")
         doubted.append(significant)
     assert not doubted[0] and doubted[-1]
@@ -282,7 +282,7 @@ def test_without_an_attack_there_is_no_doubt():
 
 
 def test_a_worker_without_images_doubts_as_the_others(together):
-    model = around(Lambda(lambda x: tf.where(x[:, :1, :1] > 0, x, tf.stop_gradient(x))))
+    model = around(Lambda(lambda x: tf.tanh(1e5 * (x + 1e-3))))  # which has no gradient
     data = cases.images(model, 2)
 
     def work(rank):
