@@ -136,7 +136,7 @@ class Evaluator:
         models.check_outputs(model, attacked=attack is not None)
         models.check_evaluation(model)
         self.model = model
-        self.attack = attack
+        self.attack: Any = attack
         self.num_steps = _numbers(attack, num_steps)
         self.domains = _domains(model, domains)
         self.seed = arguments.integer("seed", seed, 0)
@@ -147,7 +147,7 @@ class Evaluator:
         logits = models.logits(model)
         self.networks = [Network(logits, domain, attack_precision) for domain in self.domains]
         self.outcomes_by_index: dict[int, np.ndarray] = {}
-        self._groups = {}  # step size -> numbers of steps, ascending
+        self._groups: dict[float, list[int]] = {}  # step size -> numbers of steps, ascending
         for number in self.num_steps:
             self._groups.setdefault(self.step_size(number), []).append(number)
         self._start = tf.function(self._draw, autograph=False)
@@ -181,7 +181,7 @@ class Evaluator:
             if batch is not None:  # None if all images are known, or there are more workers
                 indices = batch[2].tolist()
                 by_domain = [self.outcomes(network, *batch) for network in self.networks]
-                outcomes = np.moveaxis(by_domain, -1, 0)
+                outcomes = np.moveaxis(np.stack(by_domain), -1, 0)
                 pairs = zip(indices, outcomes, strict=True)
                 mine |= {index: image for index, image in pairs if index >= 0}
                 if journal is not None:
@@ -199,7 +199,7 @@ class Evaluator:
             raise ValueError("data must hold at least one image; received none")
         counts = np.reshape(counts, shape).round().astype(int).tolist()
         return [
-            self._result(domain, number, *row, round(total))
+            self._result(domain, number, row, round(total))
             for domain, rows in zip(self.domains, counts, strict=True)
             for number, row in zip((0, *self.num_steps), rows, strict=True)
         ]
@@ -364,7 +364,7 @@ class Evaluator:
         images: tf.Tensor,
         labels: np.ndarray,
         indices: np.ndarray,
-        num_classes: int,
+        num_classes: int | None,
         restart: int = 0,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws the start of an attack on a batch, not clipped to the range, and its targets."""
@@ -383,7 +383,8 @@ class Evaluator:
         """Returns the step size for `number` steps, after the attack's rule, in pixels of 255."""
         return self.attack.replace(num_steps=number).effective_step_size
 
-    def _result(self, domain, number, correct, hits, regained, total):
+    def _result(self, domain, number, counts, total):
+        correct, hits, regained = counts
         counted = dict(
             domain=domain, num_steps=number, correct=correct, total=total, seed=self.seed
         )

@@ -124,7 +124,7 @@ def write_scalars(directory: str | os.PathLike, results: list[Result], step: int
     """
     if distributed.rank() != 0:
         return
-    runs = {}
+    runs: dict[pathlib.Path, dict[str, float]] = {}
     for result in results:
         run = pathlib.Path(directory, "clean" if result.domain == "clean" else "")
         scalars = runs.setdefault(run, {})

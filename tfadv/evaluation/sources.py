@@ -104,7 +104,8 @@ def open_source(
     if isinstance(data, tf.data.Dataset):
         return _open_tf_data(data, batch_size, limit, rank, size)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        return _open_arrays(*map(np.asarray, map(_single, data)), batch_size, limit, rank, size)
+        images, labels = (np.asarray(_single(part)) for part in data)
+        return _open_arrays(images, labels, batch_size, limit, rank, size)
     raise ValueError(
         "data must be a tfadv.data.Dataset, a pair (images, labels) of arrays, or a batched "
         f"tf.data.Dataset of such pairs; received {type(data).__name__}"

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -57,7 +58,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                     f"{name} must be False in tfadv's BatchNormalization; received {kwargs[name]}"
                 )
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
-        self._shared_weight = None
+        self._shared_weight: Callable[[str], keras.Variable] | None = None
 
     def share_affine(self, other: "BatchNormalization") -> None:
         """Makes this layer, which is not built yet, use gamma and beta of `other`, which is."""

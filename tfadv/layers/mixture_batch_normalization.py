@@ -96,8 +96,16 @@ class MixtureBatchNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.affine = affine
-        options = dict(axis=axis, momentum=momentum, epsilon=epsilon, center=center, scale=scale)
-        options |= parameters | dict(dtype=self.dtype_policy, trainable=self.trainable)
+        options: dict[str, Any] = dict(
+            axis=axis,
+            momentum=momentum,
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            dtype=self.dtype_policy,
+            trainable=self.trainable,
+            **parameters,
+        )
         self.adv = BatchNormalization(name="adv", **options)
         self.clean = BatchNormalization(name="clean", **options)
 

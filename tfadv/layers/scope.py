@@ -32,7 +32,7 @@ class Scope:
     seen: set[int] = dataclasses.field(default_factory=set)
 
 
-_current = contextvars.ContextVar("tfadv_scope", default=None)
+_current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("tfadv_scope", default=None)
 
 
 def current() -> Scope:
