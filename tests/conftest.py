@@ -19,6 +19,7 @@ LONG = (
     "test_chaos.py",
     "test_adversarial_training_workers.py",
     "test_lockstep_workers.py",
+    "test_own_attack.py",
 )
 
 

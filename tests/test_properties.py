@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tfadv import attacks, data
-from tfadv.attacks.targets import random_targets
+from tfadv.attacks import random_targets
 from tfadv.data import broken, sampling
 from tfadv.data.arrays import ArrayDataset
 from tfadv.evaluation.sources import open_source

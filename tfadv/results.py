@@ -2,10 +2,21 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 # The normal distribution's 97.5% quantile.
 _Z = 1.959963984540054
+
+
+def attack_name(label: str, num_steps: int | None) -> str:
+    """Returns `"PGD-10"` for `"PGD"` and 10 steps; the label alone for an attack without steps."""
+    return label if num_steps is None else f"{label}-{num_steps}"
+
+
+def key(name: str) -> str:
+    """Returns the name of an attack as logs and charts spell it: `"pgd10"` for `"PGD-10"`."""
+    return re.sub(r"\W", "", name).lower()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,17 +26,20 @@ class Result:
     Args:
         domain: `"adv"` or `"clean"`, the branch of every mixture that was attacked and reported;
             None for a model without a mixture.
-        num_steps: Steps of the attack; 0 for clean images, which have None for all that follows
-            `total`, except the seed.
+        num_steps: Number of steps of the attack, None if it has none; 0 for clean images, which
+            have None for all that follows `total`, except the seed.
         correct: Number of images classified correctly (after each restart of an attack).
         total: Number of images.
         hits: Number of images on which the attack succeeded in any restart: classified as the
             target, or, if it is untargeted, misclassified.
         regained: Number of images classified correctly here, but not under the next smaller number
             of steps that was evaluated (for the smallest one: not as clean images).
+        attack: Name of the attack, without its number of steps; None, as in older files, is
+            `"PGD"`.
         epsilon: In pixels of 255.
         step_size: In pixels of 255, after the step-size rule.
-        step_size_rule, targeted, loss, start_from_clean, clip_start, restarts: Of the attack.
+        step_size_rule, targeted, loss, start_from_clean, clip_start, restarts: Settings of the
+            attack; None if it has no such setting.
         precision: Precision in which the attack computed.
         seed: With an image's index it determines the image's targets and starts.
 
@@ -39,11 +53,12 @@ class Result:
     """
 
     domain: str | None
-    num_steps: int
+    num_steps: int | None
     correct: int
     total: int
     hits: int | None = None
     regained: int | None = None
+    attack: str | None = None
     epsilon: float | None = None
     step_size: float | None = None
     step_size_rule: str | None = None
@@ -56,14 +71,19 @@ class Result:
     seed: int = 0
 
     @property
+    def is_clean(self) -> bool:
+        """Whether this is the result for clean images."""
+        return self.num_steps == 0
+
+    @property
     def name(self) -> str:
         """`"clean"`, or a name like `"PGD-10"`."""
-        return f"PGD-{self.num_steps}" if self.num_steps else "clean"
+        return "clean" if self.is_clean else attack_name(self.attack or "PGD", self.num_steps)
 
     @property
     def key(self) -> str:
         """`"clean"`, or a name like `"pgd10"`, for logs and charts."""
-        return f"pgd{self.num_steps}" if self.num_steps else "clean"
+        return key(self.name)
 
     @property
     def accuracy(self) -> float:

@@ -74,7 +74,7 @@ def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attack": "pgd"}, r"attack must be a tfadv.attacks.PGD or None; received 'pgd'"),
+        ({"attack": "pgd"}, r"attack must be a tfadv.attacks.Attack or None; received 'pgd'"),
         ({"clean_ratio": 1.5}, r"clean_ratio must be between 0 and 1; received 1.5"),
         ({"compression": "fp8"}, r"compression must be one of 'none', 'fp16'; received 'fp8'"),
         ({"clean_ratio": -0.1}, r"clean_ratio must be between 0 and 1; received -0.1"),

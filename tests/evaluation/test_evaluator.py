@@ -316,7 +316,7 @@ ONE_STEP = PGD(2, num_steps=1)
         ({"num_steps": [10, -1]}, "num_steps must be an integer of at least 1; received -1"),
         ({"num_steps": 0}, "num_steps must be an integer of at least 1; received 0"),
         ({"attack": None, "num_steps": 10}, "num_steps must be None without an attack"),
-        ({"attack": "PGD"}, "attack must be a tfadv.attacks.PGD or None; received 'PGD'"),
+        ({"attack": "PGD"}, "attack must be a tfadv.attacks.Attack or None; received 'PGD'"),
         ({"domains": ()}, 'domains must be of "adv" and "clean"; received []'),
         ({"domains": "advclean"}, 'domains must be of "adv" and "clean"; received [\'advclean\']'),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1; received 0"),

@@ -13,6 +13,7 @@ from tfadv.evaluation import Result
 from tfadv.event_files import read_scalars
 
 ATTACK = dict(
+    attack="PGD",
     epsilon=16.0,
     step_size_rule="pipeline",
     targeted=True,
@@ -142,19 +143,19 @@ def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
 
 
-SCALARS = {"robust_accuracy/clean": 0.86, "robust_accuracy/pgd10": 0.748}
+CLEAN, PGD = row("adv", 0, 375), row("adv", 10, 250, 125)
+SCALARS = {"robust_accuracy/clean": 0.75, "robust_accuracy/pgd10": 0.5}
+SUCCESS = {"attack_success/pgd10": 0.25}
 
 
 def test_scalars_of_both_branches(tmp_path):
-    evaluation.write_scalars(tmp_path, [*RESULTS[:2], RESULTS[4]], step=40)
-    assert read_scalars(tmp_path) == {40: SCALARS | {"attack_success/pgd10": 0.04}}
-    assert read_scalars(tmp_path / "clean") == {
-        40: {"robust_accuracy/pgd10": 0.07, "attack_success/pgd10": 0.802}
-    }
+    evaluation.write_scalars(tmp_path, [CLEAN, PGD, row("clean", 10, 125, 125)], step=40)
+    assert read_scalars(tmp_path) == {40: SCALARS | SUCCESS}
+    assert read_scalars(tmp_path / "clean") == {40: {"robust_accuracy/pgd10": 0.25} | SUCCESS}
 
 
 def test_scalars_of_evaluations_in_any_order(tmp_path, monkeypatch):
-    evaluation.write_scalars(tmp_path, [row("adv", 0, 430), row("adv", 10, 374)], step=40)
+    evaluation.write_scalars(tmp_path, [CLEAN, PGD], step=40)
     for _ in range(2):
         evaluation.write_scalars(tmp_path, [row("adv", 0, 125)], step=10)
     evaluation.write_scalars(tmp_path, [row("adv", 10, 500)], step=40)
@@ -162,7 +163,7 @@ def test_scalars_of_evaluations_in_any_order(tmp_path, monkeypatch):
     evaluation.write_scalars(tmp_path, [row("adv", 0, 1)], step=50)
     assert read_scalars(tmp_path) == {
         10: {"robust_accuracy/clean": 0.25},
-        40: SCALARS | {"robust_accuracy/pgd10": 1.0},
+        40: SCALARS | SUCCESS | {"robust_accuracy/pgd10": 1.0},
     }
     events = EventAccumulator(str(tmp_path))
     events.Reload()

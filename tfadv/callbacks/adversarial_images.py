@@ -22,7 +22,7 @@ class AdversarialImages(ValidatedWeights):
     Args:
         log_dir: String or path, the run's directory.
         data: Data, as of `tfadv.evaluation.evaluate`.
-        attack: A `tfadv.attacks.PGD`; of its restarts, the first is shown.
+        attack: A `tfadv.attacks.Attack`; of the restarts of PGD, the first is shown.
         count: Integer, how many images.
         every: Shows at the end of every so many epochs; or a function of the epoch, from 0, that
             says whether to.

@@ -2,7 +2,7 @@ import keras
 import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
-from tfadv.attacks import checks
+from tfadv.attacks import Attack, checks
 from tfadv.callbacks.neighbours import neighbours
 from tfadv.models import overrides, rematerialization
 from tfadv.training import AdversarialStep
@@ -35,7 +35,7 @@ class AdversarialTraining(keras.callbacks.Callback):
     operations XLA does not know. On GPUs XLA compiles the attack alone.
 
     Args:
-        attack: A `tfadv.attacks.PGD`; None trains on clean images alone ("0% adv + 100% clean").
+        attack: A `tfadv.attacks.Attack`; None trains on clean images alone ("0% adv + 100% clean").
         clean_ratio: Float in [0, 1], the share of the clean images that stay in the mini-batch
             beside all adversarial ones (Section 4.1); rounded to whole images, halves up, at least
             one image unless it is 0.
@@ -102,8 +102,8 @@ class AdversarialTraining(keras.callbacks.Callback):
         stall_seconds=1800,
     ):
         super().__init__()
-        if attack is not None and not callable(attack):
-            raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+        if attack is not None and not isinstance(attack, Attack):
+            raise ValueError(f"attack must be a tfadv.attacks.Attack or None; received {attack!r}")
         self.attack = attack
         self.clean_ratio = arguments.number("clean_ratio", clean_ratio, 0, 1)
         self.clean_weight = clean_weight

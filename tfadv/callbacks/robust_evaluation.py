@@ -4,6 +4,7 @@ from tfadv import arguments, distributed
 from tfadv.callbacks.neighbours import neighbours
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
+from tfadv.results import key as log_key
 from tfadv.training.lockstep import leave_epoch
 
 
@@ -14,7 +15,7 @@ class RobustEvaluation(ValidatedWeights):
     find them, the same on every worker:
 
         val_clean_accuracy                      of clean images
-        val_pgd10_accuracy, val_pgd10_success   for each number of steps
+        val_pgd10_accuracy, val_pgd10_success   for each number of steps, by the attack's name
         val_clean_accuracy_clean_branch, ...    the same through the clean branch of a mixture
 
     The first ones are those of the adv branch, or of a model without a mixture. Callbacks that
@@ -31,8 +32,9 @@ class RobustEvaluation(ValidatedWeights):
     Args:
         validation: Data, as of `tfadv.evaluation.evaluate`: of several workers, on each all images
             or a share of its own. What they hold is compared when `fit` begins.
-        attack: A `tfadv.attacks.PGD`, or None to look at clean images alone.
-        num_steps: Integer or list of integers, at least 1; None for the attack's own.
+        attack: A `tfadv.attacks.Attack`, or None to look at clean images alone.
+        num_steps: Integer or list of integers, at least 1; None for the attack's own, or for an
+            attack without steps.
         domains: Of `"adv"` and `"clean"`: the branches to attack, each by itself.
         every: Evaluates at the end of every so many epochs; or a function of the epoch, from 0,
             that says whether to.
@@ -133,10 +135,12 @@ class RobustEvaluation(ValidatedWeights):
 
     def _names(self):
         """All names that this callback adds to the logs."""
+        attacked = (log_key(attack.name) for attack in self._evaluator.attacks.values())
+        keys = ("clean", *attacked)
         return {
             self._name(key, what, domain)
             for domain in self._evaluator.domains
-            for key in ("clean", *(f"pgd{number}" for number in self._evaluator.num_steps))
+            for key in keys
             for what in ("accuracy", "success")
             if (key, what) != ("clean", "success")
         }

@@ -6,7 +6,7 @@ import keras
 from tfadv import arguments, distributed
 from tfadv.event_files import EventFile
 
-_EVALUATED = re.compile(r"val_(clean|pgd\d+)_(accuracy|success)(_clean_branch)?")
+_EVALUATED = re.compile(r"val_(\w+?)_(accuracy|success)(_clean_branch)?")
 _TAGS = {"accuracy": "robust_accuracy", "success": "attack_success"}
 
 
@@ -80,7 +80,7 @@ class TrainingScalars(keras.callbacks.Callback):
         step = self._step()
         values = {"learning_rate": self.model.optimizer.learning_rate, **(logs or {})}
         for name, value in values.items():
-            run, tag = _place(name)
+            run, tag = _place(name, values)
             self._file(run).scalar(prefix + tag, float(value), step)
 
     def _step(self):
@@ -97,11 +97,13 @@ class TrainingScalars(keras.callbacks.Callback):
         self._files = {}
 
 
-def _place(name):
+def _place(name, logs):
     """The sub-run and the tag of a log."""
-    found = _EVALUATED.fullmatch(name)
-    if found:
-        kind, what, branch = found.groups()
+    evaluated = _EVALUATED.fullmatch(name)
+    # Only an attack has a success beside its accuracy; a metric may be called val_top5_accuracy.
+    kind, what, branch = evaluated.groups() if evaluated else (None, None, None)
+    success = f"val_{kind}_success"
+    if kind == "clean" or {success, f"{success}_clean_branch"} & logs.keys():
         return ("validation/clean" if branch else "validation"), f"{_TAGS[what]}/{kind}"
     domain, _, rest = name.partition("_")
     run = {"val": "validation", "adv": "adv", "clean": "clean"}.get(domain)

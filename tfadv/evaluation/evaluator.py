@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
-from tfadv.attacks import PGD, checks
+from tfadv.attacks import Attack, checks
 from tfadv.evaluation import shares
 from tfadv.evaluation.journal import Journal
 from tfadv.evaluation.sources import Source, open_source
@@ -21,7 +21,7 @@ _STEPS_PER_BEAT = 100
 def evaluate(
     model: keras.Model,
     data: Any,
-    attack: PGD | None = None,
+    attack: Attack | None = None,
     num_steps: int | Iterable[int] | None = None,
     domains: str | Iterable[str] = ("adv",),
     batch_size: int = 64,
@@ -41,7 +41,8 @@ def evaluate(
 
     Numbers of steps that share a step size (after the attack's rule) share one trajectory, which is
     read as it passes each of them: PGD-20, 100, 500 and 2000 together cost 2000 steps and give the
-    bits of separate runs. PGD-10 of the paper, whose step size is raised to 1.6, runs alone.
+    bits of separate runs. PGD-10 of the paper, whose step size is raised to 1.6, runs alone. An
+    attack that cannot continue (`tfadv.attacks.Attack.advances`) starts over for each number.
 
     With `attack.restarts` above 1, an image is robust only if it is classified correctly after each
     restart, and the attack succeeds if any restart does, for each number of steps.
@@ -54,9 +55,10 @@ def evaluate(
             order. Labels are sparse or one-hot. Images are in `value_range`. Every worker gives
             either all images or a share of its own; workers compare checksums of them, which reads
             a `tf.data.Dataset` once more.
-        attack: A `tfadv.attacks.PGD`, or None for clean images only. (The paper evaluates with
+        attack: A `tfadv.attacks.Attack`, or None for clean images only. (The paper evaluates with
             `start_from_clean=0`.)
-        num_steps: Integer or list of integers, at least 1; None for the attack's own.
+        num_steps: Integer or list of integers, at least 1; None for the attack's own, or for an
+            attack without steps.
         domains: Any of `"adv"` and `"clean"`: the branches of a mixture to attack and report, each
             by itself. The results of a model without a mixture have the domain None.
         batch_size: Images per worker.
@@ -105,7 +107,8 @@ class Evaluator:
         A list of `Result`, as of `evaluate`.
 
     Attributes:
-        num_steps: List of integers, ascending.
+        num_steps: List of integers, ascending; `[None]` for an attack without steps.
+        attacks: Dictionary, each of `num_steps` -> the attack with this number of steps.
         domains: List of `"adv"` and `"clean"`; `[None]` for a model without a mixture.
         networks: List of `Network`, one for each domain.
         outcomes_by_index: Dictionary, index of each image of this worker in the last call -> its
@@ -125,7 +128,7 @@ class Evaluator:
     def __init__(
         self,
         model: keras.Model,
-        attack: PGD | None = None,
+        attack: Attack | None = None,
         num_steps: int | Iterable[int] | None = None,
         domains: str | Iterable[str] = ("adv",),
         value_range: tuple[float, float] | None = None,
@@ -138,6 +141,9 @@ class Evaluator:
         self.model = model
         self.attack: Any = attack
         self.num_steps = _numbers(attack, num_steps)
+        self.attacks: dict[Any, Attack] = {}
+        if attack is not None:
+            self.attacks = {number: attack.with_steps(number) for number in self.num_steps}
         self.domains = _domains(model, domains)
         self.seed = arguments.integer("seed", seed, 0)
         self.value_range = None
@@ -147,7 +153,8 @@ class Evaluator:
         logits = models.logits(model)
         self.networks = [Network(logits, domain, attack_precision) for domain in self.domains]
         self.outcomes_by_index: dict[int, np.ndarray] = {}
-        self._groups: dict[float, list[int]] = {}  # step size -> numbers of steps, ascending
+        # Step size -> numbers of steps, ascending, on one trajectory.
+        self._groups: dict[float | None, list[Any]] = {}
         for number in self.num_steps:
             self._groups.setdefault(self.step_size(number), []).append(number)
         self._start = tf.function(self._draw, autograph=False)
@@ -205,10 +212,21 @@ class Evaluator:
         ]
 
     @property
+    def attack_config(self) -> dict[str, Any] | None:
+        """The attack's label and settings, as plain values; None without an attack."""
+        if self.attack is None:
+            return None
+        return {"label": self.attack.label, **self.attack.get_config()}
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The settings that the outcomes depend on, besides model and data, as plain values."""
+        config = self.attack_config
+        # Journals of PGD do not name it: they may be from before there were other attacks.
+        if config is not None and config["label"] == "PGD":
+            del config["label"]
         return {
-            "attack": None if self.attack is None else self.attack.get_config(),
+            "attack": config,
             "num_steps": self.num_steps,
             "domains": self.domains,
             "value_range": self.value_range,
@@ -296,8 +314,10 @@ class Evaluator:
         correct[0] = network.predict(images).numpy() == labels
         correct[1:] = True
         checks.classes("labels", tf.constant(labels), network.num_classes)
+        # An attack that cannot continue runs as a whole, with all its restarts.
+        restarts = self.attack.restarts if self.num_steps and self.attack.advances else 1
         for step_size, numbers in self._groups.items():
-            for restart in range(self.attack.restarts):
+            for restart in range(restarts):
                 trajectory = self.trajectory(
                     network, images, labels, indices, step_size, numbers, restart
                 )
@@ -316,21 +336,37 @@ class Evaluator:
         images: tf.Tensor,
         labels: np.ndarray,
         indices: np.ndarray,
-        step_size: float,
-        numbers: list[int],
+        step_size: float | None,
+        numbers: list[Any],
         restart: int = 0,
-    ) -> Iterator[tuple[int, tf.Tensor, np.ndarray]]:
+    ) -> Iterator[tuple[Any, tf.Tensor, np.ndarray]]:
         """Attacks a batch once and stops after each of some numbers of steps, ascending.
 
         Args:
             network, images, labels, indices: As of `outcomes`; images as a tensor.
-            step_size: In pixels of 255.
-            restart: Number of the restart, from 0.
+            step_size: In pixels of 255; None if the attack has none.
+            numbers: Numbers of steps; `[None]` for an attack without steps.
+            restart: Number of the restart, of an attack that advances; others run all of theirs.
 
         Yields:
             The number of steps, adversarial images, and the targets (untargeted: the labels) as an
             array.
         """
+        if not self.attack.advances:
+            for number in numbers:
+                with checks.one_line():
+                    adversarial, goals = self.attacks[number](
+                        network,
+                        images,
+                        tf.constant(labels),
+                        value_range=self.value_range,
+                        seed=self._keys(indices),
+                        num_classes=network.num_classes,
+                        return_targets=True,
+                    )
+                watchdog.beat("after an attack")
+                yield number, adversarial, goals.numpy()
+            return
         start, goals = self.start(images, labels, indices, network.num_classes, restart)
         for number, current in self.advance(network, images, start, goals, step_size, numbers):
             yield number, current, goals.numpy()
@@ -341,7 +377,7 @@ class Evaluator:
         images: tf.Tensor,
         current: tf.Tensor,
         goals: tf.Tensor,
-        step_size: float,
+        step_size: float | None,
         numbers: list[int],
     ) -> Iterator[tuple[int, tf.Tensor]]:
         """Continues an attack from `current`, whose goals are integers `[batch]`.
@@ -364,24 +400,25 @@ class Evaluator:
         images: tf.Tensor,
         labels: np.ndarray,
         indices: np.ndarray,
-        num_classes: int | None,
+        num_classes: int,
         restart: int = 0,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws the start of an attack on a batch, not clipped to the range, and its targets."""
-        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
+        keys = self._keys(indices)
         with checks.one_line():
-            return self._start(
-                images, tf.constant(labels), tf.constant(keys), tf.constant(restart), num_classes
-            )
+            return self._start(images, tf.constant(labels), keys, tf.constant(restart), num_classes)
+
+    def _keys(self, indices):
+        return tf.constant(np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1))
 
     def _draw(self, images, labels, keys, restart, num_classes):
         return self.attack.start(
             images, labels, num_classes, keys, self.value_range, restart=restart
         )
 
-    def step_size(self, number: int) -> float:
-        """Returns the step size for `number` steps, after the attack's rule, in pixels of 255."""
-        return self.attack.replace(num_steps=number).effective_step_size
+    def step_size(self, number: int | None) -> float | None:
+        """Returns the step size for `number` steps in pixels of 255; None if there is none."""
+        return self.attacks[number].effective_step_size
 
     def _result(self, domain, number, counts, total):
         correct, hits, regained = counts
@@ -390,22 +427,19 @@ class Evaluator:
         )
         if number == 0:
             return Result(**counted)
-        described = (
-            "epsilon",
-            "step_size_rule",
-            "targeted",
-            "loss",
-            "start_from_clean",
-            "clip_start",
-            "restarts",
-        )
+        config = self.attack.get_config()
+        if_any = ("step_size_rule", "loss", "start_from_clean", "clip_start")
         return Result(
             **counted,
+            attack=self.attack.label,
             hits=hits,
             regained=regained,
+            epsilon=self.attack.epsilon,
             step_size=self.step_size(number),
+            targeted=self.attack.targeted,
+            restarts=self.attack.restarts,
             precision=self.attack_precision,
-            **{name: getattr(self.attack, name) for name in described},
+            **{name: config.get(name) for name in if_any},
         )
 
 
@@ -427,7 +461,7 @@ class Network:
     ) -> None:
         self.domain = domain
         self.branch = domain or "adv"
-        self.num_classes: int | None = None
+        self.num_classes: Any = None
         self.prepare = models.Frozen(logits_model, self.branch, attack_precision).prepare
         self.predict = tf.function(self._predict, autograph=False, reduce_retracing=True)
         self._model = logits_model
@@ -456,8 +490,15 @@ def _numbers(attack, num_steps):
         if num_steps is not None:
             raise ValueError(f"num_steps must be None without an attack; received {num_steps!r}")
         return []
-    if not hasattr(attack, "start") or not hasattr(attack, "advance"):
-        raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+    if not isinstance(attack, Attack):
+        raise ValueError(f"attack must be a tfadv.attacks.Attack or None; received {attack!r}")
+    if attack.num_steps is None:
+        if num_steps is not None:
+            raise ValueError(
+                f"num_steps must be None for {attack.name}, which has no steps; "
+                f"received {num_steps!r}"
+            )
+        return [None]
     if num_steps is None:
         num_steps = attack.num_steps
     numbers = list(num_steps) if np.iterable(num_steps) else [num_steps]

@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import models
-from tfadv.attacks.losses import LOSSES
-from tfadv.attacks.projections import scale_to_range
+from tfadv.attacks.steps import scale_to_range
 
 IMAGES = 32  # enough to see a broken gradient, few beside those of an evaluation
 STEPS = 10
@@ -29,7 +28,7 @@ class Probe(abc.ABC):
     """Attacks a batch of an evaluation's first images once more and returns `counts` of them.
 
     Args:
-        evaluator: An `Evaluator` with an attack, after its last call.
+        evaluator: An `Evaluator` with an attack that advances, after its last call.
         network: One of its networks.
     """
 
@@ -111,7 +110,8 @@ class GradientProbe(Probe):
         draws = [self._clipped_start(images, labels, indices, draw) for draw in range(DRAWS)]
         start, goals = draws[0]
         # Large enough to cross the ball, whatever the evaluation's step size is.
-        step_size = max(self._attack.step_size, self._attack.epsilon / STEPS)
+        step_size = self._attack.with_steps(STEPS).effective_step_size or 0.0
+        step_size = max(step_size, self._attack.epsilon / STEPS)
         adversarial = self._advance(self._attack, images, start, goals, STEPS, step_size)
         wrong = self._predict(adversarial) != labels
         noise = np.any([self._predict(x) != labels for x, _ in draws], axis=0)
@@ -157,7 +157,7 @@ class GradientProbe(Probe):
         """For each image: its gradient `[batch, pixels]`, its loss, and its logits."""
         gradients = self._attack.gradient(self._network, images, goals)
         logits = tf.cast(self._network(images), tf.float32)
-        losses = LOSSES[self._attack.loss](logits, goals)
+        losses = self._attack.objective(logits, goals)
         return tf.reshape(gradients, [tf.shape(images)[0], -1]), losses, logits
 
     def _is_dead(self, images, labels, goals):

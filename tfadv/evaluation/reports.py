@@ -34,7 +34,8 @@ def table(results: list[Result]) -> str:
             f"received {len(results)} for {len(cells)} of these"
         )
     domains = list(dict.fromkeys(result.domain for result in results))
-    names = dict(sorted((result.num_steps, result.name) for result in results))
+    ordered = sorted(results, key=lambda result: (result.num_steps is None, result.num_steps))
+    names = {result.num_steps: result.name for result in ordered}
     margin = max(map(len, names.values())) + 2
     lines = []
     head = f"{'accuracy [95%]':<20}  success"
@@ -61,39 +62,44 @@ def _protocol(results):
     def only(name, among):
         values = {getattr(result, name) for result in among}
         if len(values) > 1:
-            raise ValueError(f"results must have one protocol; received {name} of {sorted(values)}")
+            raise ValueError(
+                f"results must have one protocol; received {name} of {sorted(values, key=str)}"
+            )
         return values.pop()
 
     images = f"{only('total', results)} images, seed {only('seed', results)}"
-    attacked = [result for result in results if result.num_steps]
+    attacked = [result for result in results if not result.is_clean]
     if not attacked:
         return f"percent; no attack, {images}"
-    sizes = {}
+    label = only("attack", attacked) or "PGD"
+    parts = [
+        f"percent; {'targeted' if only('targeted', attacked) else 'untargeted'} {label} in "
+        f"L-infinity: epsilon {only('epsilon', attacked):g} of 255"
+    ]
+    numbers = {}  # step size -> numbers of steps
     for result in attacked:
-        sizes.setdefault(f"{result.step_size:g}", {})[str(result.num_steps)] = None
-    if len(sizes) == 1:
-        step_size = next(iter(sizes))
-    else:
-        step_size = ", ".join(f"{size} (PGD-{', '.join(n)})" for size, n in sizes.items())
-    rule = {"pipeline": "raised to epsilon/steps where larger", "fixed": "fixed"}
-    precision = only("precision", attacked)
-    chance = only("start_from_clean", attacked)
-    clipped = " and clipped to the range" if only("clip_start", attacked) else ""
-    start = "the image" if chance == 1 else f"random in the ball{clipped}"
-    if 0 < chance < 1:
-        start += f", the image with probability {chance:g}"
-    return "; ".join(
-        [
-            f"percent; {'targeted' if only('targeted', attacked) else 'untargeted'} PGD in "
-            f"L-infinity: epsilon {only('epsilon', attacked):g} of 255",
-            f"step size {step_size}, {rule[only('step_size_rule', attacked)]}",
-            f"start {start}",
-            f"restarts {only('restarts', attacked)}",
-            f"loss {only('loss', attacked)}",
-            *([f"attacked in {precision}"] if precision not in (None, "float32") else []),
-            images,
-        ]
-    )
+        if result.step_size is not None:
+            numbers.setdefault(f"{result.step_size:g}", []).append(str(result.num_steps))
+    if numbers:
+        listed = [f"{size} ({label}-{', '.join(dict.fromkeys(n))})" for size, n in numbers.items()]
+        step_size = ", ".join(listed if len(numbers) > 1 else numbers)
+        rules = {"pipeline": ", raised to epsilon/steps where larger", "fixed": ", fixed"}
+        parts.append(f"step size {step_size}{rules.get(only('step_size_rule', attacked), '')}")
+    chance, clip_start = only("start_from_clean", attacked), only("clip_start", attacked)
+    if chance is not None:
+        start = "the image"
+        if chance < 1:
+            start = f"random in the ball{' and clipped to the range' if clip_start else ''}"
+        if 0 < chance < 1:
+            start += f", the image with probability {chance:g}"
+        parts.append(f"start {start}")
+    parts.append(f"restarts {only('restarts', attacked)}")
+    loss, precision = only("loss", attacked), only("precision", attacked)
+    if loss is not None:
+        parts.append(f"loss {loss}")
+    if precision not in (None, "float32"):
+        parts.append(f"attacked in {precision}")
+    return "; ".join([*parts, images])
 
 
 def write_json(path: str | os.PathLike, results: list[Result], **details: Any) -> None:

@@ -54,8 +54,9 @@ def doubts(
     - `other branch`: the accuracy under attack of a mixture's clean branch is not that of the
       model, whose `predict` is the adv branch.
 
-    The following ones attack the first 32 images of the data, with some 120 steps (these numbers
-    and the tolerances are our choice):
+    The others follow the steps of an attack, so they are left out for one that cannot advance
+    (`tfadv.attacks.Attack.advances`). These attack the first 32 images of the data, with some 120
+    steps (these numbers and the tolerances are our choice):
 
     - `vanishing gradient`: an image looks robust, whether it is or not, if it has no gradient (or
       one that is not finite) at the attack's start or after 10 steps, before the attack has
@@ -103,13 +104,15 @@ def doubts(
     """
     if evaluator.attack is None:
         return []
-    counts = {} if data is None else _counts(evaluator, data, batch_size, limit)
+    counts = {}
+    if data is not None and evaluator.attack.advances:
+        counts = _counts(evaluator, data, batch_size, limit)
     raised = []
     for domain in evaluator.domains:
         if domain in counts:
             of_gradients, of_rivals = counts[domain]
             messages = {name: check(of_gradients) for name, check in _CHECKS.items()}
-            messages |= _rivals(of_rivals, f"PGD-{evaluator.num_steps[0]}")
+            messages |= _rivals(of_rivals, evaluator.attacks[evaluator.num_steps[0]].name)
             raised += [Doubt(name, domain, text) for name, text in messages.items() if text]
         raised += _more_steps([result for result in results if result.domain == domain])
     if evaluator.domains == ["clean"]:
@@ -245,7 +248,7 @@ def _rivals(count, name):
 
 
 def _more_steps(results):
-    results = sorted(results, key=lambda result: result.num_steps)
+    results = sorted(results, key=lambda result: (result.num_steps is None, result.num_steps))
     for fewer, more in itertools.pairwise(results):
         lost = fewer.correct - more.correct + more.regained
         if _chance(more.regained, more.regained + lost) < _SIGNIFICANCE:

@@ -9,6 +9,7 @@ from tfadv import callbacks, distributed, evaluation, inspection, models
 from tfadv.event_files import EventFile
 from tfadv.inspection import figures, layer_statistics
 from tfadv.programs import building, exits, loading
+from tfadv.tables import attacks
 from tfadv.training.batches import Mixture, clean_count
 
 _BATCHES = 2  # as in the paper's Figure 6
@@ -259,4 +260,5 @@ def mini_batch_text(trained):
         return f"{size} clean images"
     kept = trained.clean_ratio and clean_count(size, trained.clean_ratio)
     clean = f" and {kept} clean ones" if kept else ""
-    return f"{size} adversarial images (PGD-{trained.num_steps}){clean}"
+    name = attacks.name(trained.attack, trained.num_steps)
+    return f"{size} adversarial images ({name}){clean}"

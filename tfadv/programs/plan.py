@@ -51,6 +51,8 @@ def prepare(settings):
 def work(settings, workers, sizes=None):
     """What the training of `tfadv.train` with these settings asks of each worker.
 
+    An attack counts as one gradient for each of its steps, or as one in all if it has no steps.
+
     Args:
         settings: Namespace, of `command_lines.plan` or `command_lines.train`.
         workers: Integer.
@@ -64,14 +66,15 @@ def work(settings, workers, sizes=None):
     clean = images
     if settings.adversarial:
         clean = clean_count(images, settings.clean_ratio) if settings.clean_ratio else 0
+    attack = building.attack(settings, settings.num_steps)
     steps = settings.steps_per_epoch
     if steps is None:
         steps = data.steps_per_epoch(sizes.num_train, settings.batch_size)
     return planning.Work(
         images=images,
         clean_images=clean,
-        num_steps=settings.num_steps if settings.adversarial else None,
-        restarts=settings.restarts,
+        num_steps=_gradients(attack.num_steps) if settings.adversarial else None,
+        restarts=attack.restarts,
         accumulation_steps=rules.accumulation_steps(settings, workers),
         updates=settings.epochs * steps,
         rematerialize=settings.rematerialize,
@@ -79,6 +82,10 @@ def work(settings, workers, sizes=None):
         compression=settings.gradient_compression,
         evaluations=tuple(_evaluations(settings, workers, sizes.num_validation)),
     )
+
+
+def _gradients(num_steps):
+    return 1 if num_steps is None else num_steps
 
 
 def _evaluations(settings, workers, available):
@@ -89,7 +96,7 @@ def _evaluations(settings, workers, available):
             yield planning.Evaluation(
                 times=sum(map(bool, map(due, range(settings.epochs)))),
                 images=batch * data.validation_steps(count, batch, workers),
-                num_steps=tuple(num_steps),
+                num_steps=building.evaluation_steps(settings, tuple(num_steps)) or (1,),
             )
 
 
@@ -136,7 +143,8 @@ class PlanningRun:
         if self.devices:
             attack, update = self.devices
             return attack.rate, update.update_rate
-        settings = self.settings
+        # Measured with PGD, since a plan counts every attack in gradient steps.
+        settings = types.SimpleNamespace(**{**vars(self.settings), "attack": "pgd"})
         building.compile_model(self.model, settings, self.work.updates)
         return planning.measure_rates(
             self.model,

@@ -25,7 +25,7 @@ class AdversarialStep:
 
     Args:
         model: A compiled Keras model, images -> classes.
-        attack: A `tfadv.attacks.PGD`, or None to train on clean images alone.
+        attack: A `tfadv.attacks.Attack`, or None to train on clean images alone.
         value_range: `(low, high)` of the images.
         clean_ratio: Float in [0, 1], the share of clean images kept beside adversarial ones.
         clean_weight: Float in [0, 1], alpha of Eq. 1; None weights by the counts.
