@@ -16,7 +16,6 @@ gc.set_threshold(100_000, 50, 100)
 # Files whose tests start programs: each takes a minute and more.
 LONG = (
     "test_programs.py",
-    "test_chaos.py",
     "test_adversarial_training_workers.py",
     "test_lockstep_workers.py",
     "test_own_attack.py",

@@ -1,4 +1,7 @@
-"""TensorBoard's event files, read and written without the summary state of TensorFlow."""
+"""TensorBoard's event files, read and written without the summary state of TensorFlow.
+
+No other file imports TensorBoard, which publishes only its plugins' formats, not these modules.
+"""
 
 import itertools
 import os
@@ -9,10 +12,15 @@ import time
 
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.histogram import summary_v2 as histograms
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.image import metadata as image_metadata
-from tensorboard.plugins.scalar import summary_v2
+from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
+
+_TYPES = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
 
 
 class EventFile:
@@ -40,9 +48,13 @@ class EventFile:
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step + 1, session_log=start)
 
-    def scalar(self, tag, value, step):
+    def scalar(self, tag, value, step, description=None):
         """Writes a number."""
-        self.summary(summary_v2.scalar_pb(tag, float(value)), step)
+        self._summary(scalars.scalar_pb(tag, float(value), description), step)
+
+    def histogram(self, tag, values, step):
+        """Writes how the numbers of an array are distributed."""
+        self._summary(histograms.histogram_pb(tag, values), step)
 
     def image(self, tag, png, step):
         """Writes an image, given as the bytes of a PNG file."""
@@ -50,10 +62,35 @@ class EventFile:
         tensor = tensor_util.make_tensor_proto([*(str(n).encode() for n in size), png])
         metadata = image_metadata.create_summary_metadata(None, None)
         value = summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
-        self.summary(summary_pb2.Summary(value=[value]), step)
+        self._summary(summary_pb2.Summary(value=[value]), step)
 
-    def summary(self, summary, step):
-        """Writes a `Summary`, TensorBoard's or TensorFlow's."""
+    def hyper_parameters(self, values, metrics):
+        """Begins a row of the HPARAMS tab.
+
+        Args:
+            values: Dictionary, name -> string, number or boolean.
+            metrics: Pairs (sub-run, tag) of the scalars to show beside them.
+        """
+        columns = [
+            # The kind of filter that the tab offers; all numbers are of one.
+            api_pb2.HParamInfo(name=name, type=_TYPES.get(type(value), api_pb2.DATA_TYPE_FLOAT64))
+            for name, value in values.items()
+        ]
+        shown = [
+            api_pb2.MetricInfo(
+                name=api_pb2.MetricName(group=run, tag=tag), display_name=f"{run}/{tag}"
+            )
+            for run, tag in metrics
+        ]
+        self._summary(hparams.experiment_pb(columns, shown), 0)
+        # Without a group: the directory is the row's name, also once it is moved or copied.
+        self._summary(hparams.session_start_pb(values), 0)
+
+    def success(self):
+        """Marks a row of the HPARAMS tab as a training that came to its end."""
+        self._summary(hparams.session_end_pb(api_pb2.STATUS_SUCCESS), 0)
+
+    def _summary(self, summary, step):
         self._add(step, summary=summary_pb2.Summary.FromString(summary.SerializeToString()))
 
     def close(self):

@@ -3,8 +3,7 @@ import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
 from tfadv.attacks import Attack, checks
-from tfadv.callbacks.neighbours import neighbours
-from tfadv.models import overrides, rematerialization
+from tfadv.models import contracts, rematerialization
 from tfadv.training import AdversarialStep
 from tfadv.training.faults import TrainingError
 from tfadv.training.lockstep import Lockstep
@@ -49,9 +48,9 @@ class AdversarialTraining(keras.callbacks.Callback):
         seed: Integer, of all random draws.
         rematerialize: What computes activations again, block by block, in place of keeping them
             for the gradient: `"step"`, the update's pass; `"all"`, the attack's too, where most of
-            the time goes; `"none"`. For models of functional parts, too deep for the memory. The
-            attack keeps less than the update's pass: inference needs less, and there are no clean
-            images. (Evaluations keep all of theirs.)
+            the time goes; `"none"`. For functional and sequential models that do not fit in memory;
+            a subclassed one is refused. The attack keeps less than the update's pass: inference
+            needs less, and there are no clean images. (Evaluations keep all of theirs.)
         attack_precision: What the network computes in while it is attacked, `"float32"`,
             `"bfloat16"` or `"float16"`, as of `tfadv.models.Frozen`. The training's own pass is not
             touched.
@@ -201,7 +200,9 @@ class AdversarialTraining(keras.callbacks.Callback):
             model.make_train_function(force=True)
             return model.train_function(iterator)
 
-        train_function.callback = self
+        # A callback that a `fit` was interrupted with may be in another `fit` by now, with other
+        # parameters: all callbacks of one `fit` share those.
+        train_function.callback, train_function.params = self, self.params
         self._function = model.train_function = train_function
 
     def _train_step(self, data):
@@ -269,10 +270,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         models.check_classifier(model)
         models.check_outputs(model, attacked=self.attack is not None)
-        overrides.check_training(model)
-        if sum(isinstance(each, AdversarialTraining) for each in neighbours(self)) > 1:
+        contracts.check_training(model)
+        if _installed(self) is not None:
             raise ValueError("one fit must have one AdversarialTraining; received several")
-        if tf.distribute.has_strategy() or model._distribute_strategy is not None:
+        default = tf.distribute.get_strategy()
+        if tf.distribute.has_strategy() or model.distribute_strategy is not default:
             raise ValueError(
                 "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "
                 f"received a model under {type(model.distribute_strategy).__name__}"
@@ -308,17 +310,23 @@ def _bypassed(model, method, avoided):
     )
 
 
-def installed(callback):
-    """The `AdversarialTraining` before a callback in the same `fit`.
+def installed(callback: keras.callbacks.Callback) -> AdversarialTraining:
+    """Returns the `AdversarialTraining` before a callback in the same `fit`.
 
     Raises:
         ValueError: If there is none.
     """
-    training = getattr(callback.model.train_function, "callback", None)
-    # All callbacks of one `fit` share its parameters; a `fit` that was interrupted leaves others.
-    if training is None or training.params is not callback.params:
+    training = _installed(callback)
+    if training is None:
         raise ValueError(
             "AdversarialTraining must come before this callback in the same fit (with attack=None "
             "for clean training)"
         )
     return training
+
+
+def _installed(callback):
+    function = callback.model.train_function
+    if not hasattr(function, "callback") or function.params is not callback.params:
+        return None  # Keras's own function, or one that an interrupted `fit` has left
+    return function.callback

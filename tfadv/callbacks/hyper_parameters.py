@@ -1,12 +1,9 @@
 import os
 
 import keras
-from tensorboard.plugins.hparams import api_pb2, summary
 
 from tfadv import distributed
 from tfadv.event_files import EventFile
-
-_TYPES = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
 
 
 class HyperParameters(keras.callbacks.Callback):
@@ -31,28 +28,14 @@ class HyperParameters(keras.callbacks.Callback):
         self.metrics = list(metrics)
 
     def on_train_begin(self, logs=None):
-        columns = [
-            # The kind of filter that the tab offers; all numbers are of one.
-            api_pb2.HParamInfo(name=name, type=_TYPES.get(type(value), api_pb2.DATA_TYPE_FLOAT64))
-            for name, value in self.values.items()
-        ]
-        metrics = [
-            api_pb2.MetricInfo(
-                name=api_pb2.MetricName(group=run, tag=tag), display_name=f"{run}/{tag}"
-            )
-            for run, tag in self.metrics
-        ]
-        # Without a group: the directory is the row's name, also once it is moved or copied.
-        start = summary.session_start_pb(self.values)
-        # A resumed training begins the row anew: what it wrote before is struck out.
-        self._write(-1, summary.experiment_pb(columns, metrics), start)
+        if distributed.rank() == 0:
+            # A resumed training begins the row again: what it wrote before is struck out.
+            file = EventFile(self.log_dir, -1)
+            file.hyper_parameters(self.values, self.metrics)
+            file.close()
 
     def on_train_end(self, logs=None):
-        self._write(0, summary.session_end_pb(api_pb2.STATUS_SUCCESS))
-
-    def _write(self, after, *summaries):
         if distributed.rank() == 0:
-            file = EventFile(self.log_dir, after)
-            for each in summaries:
-                file.summary(each, 0)
+            file = EventFile(self.log_dir, 0)
+            file.success()
             file.close()

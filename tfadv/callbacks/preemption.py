@@ -2,7 +2,7 @@ import signal
 
 import keras
 
-from tfadv import distributed, fits, launcher, signals, watchdog
+from tfadv import distributed, keras_internals, launcher, signals, watchdog
 from tfadv.callbacks.adversarial_training import installed
 
 
@@ -51,7 +51,7 @@ class Preemption(keras.callbacks.Callback):
         watchdog.when_stopping(self._request)
         if self._listener is not None:
             self._listener.close()  # of a training that an exception ended
-        self._asked, self._ends, self._fit = None, False, fits.Fit()
+        self._asked, self._ends, self._fit = None, False, keras_internals.running_fit()
         self._listener = signals.Listener(self.signals, self._heard, self._handle)
         # Nobody trains on before all of them can be asked: one that ended here would end the rest.
         distributed.total([0])

@@ -1,7 +1,6 @@
 import warnings
 
-from tfadv import arguments, distributed
-from tfadv.callbacks.neighbours import neighbours
+from tfadv import arguments, distributed, keras_internals
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
 from tfadv.results import key as log_key
@@ -103,8 +102,8 @@ class RobustEvaluation(ValidatedWeights):
             self._warn_of_order()
 
     def _warn_of_order(self):
-        fit = neighbours(self)
-        for callback in fit[: fit.index(self)]:
+        callbacks = keras_internals.callbacks_of_fit(self)
+        for callback in callbacks[: callbacks.index(self)]:
             monitor = getattr(callback, "monitor", None)
             if isinstance(monitor, str) and monitor in self._names():
                 warnings.warn(

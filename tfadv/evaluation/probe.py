@@ -6,7 +6,7 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from tfadv import models
+from tfadv import keras_internals, models
 from tfadv.attacks.steps import scale_to_range
 
 IMAGES = 32  # enough to see a broken gradient, few beside those of an evaluation
@@ -103,7 +103,7 @@ class GradientProbe(Probe):
         self._unbounded = evaluator.attack.replace(epsilon=255.0)
         self._gradients = tf.function(self._gradients_losses_and_logits, autograph=False)
         # The policies of the layers, which may differ from that of the model.
-        dtypes = {layer.compute_dtype for layer in evaluator.model._flatten_layers()}
+        dtypes = {layer.compute_dtype for layer in keras_internals.flatten_layers(evaluator.model)}
         self._is_coarse = "bfloat16" in dtypes
 
     def _look(self, images, labels, indices):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfadv import models
+from tfadv import keras_internals, models
 from tfadv.layers import MixtureBatchNormalization
 
 
@@ -180,8 +180,8 @@ def normalizations(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
 
 def _walk(layer, names, seen):
-    # `_flatten_layers` of the whole model would give the layers of a nested model backwards.
-    for part in layer._flatten_layers(include_self=False, recursive=False):
+    # All layers of the model at once would come with those of a nested model backwards.
+    for part in keras_internals.flatten_layers(layer, include_self=False, recursive=False):
         if id(part) in seen:
             continue
         seen.add(id(part))

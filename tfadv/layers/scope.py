@@ -9,7 +9,6 @@ import contextvars
 import dataclasses
 from collections.abc import Iterator
 
-import keras
 import tensorflow as tf
 
 
@@ -21,14 +20,11 @@ class Scope:
         domain: `"adv"`, `"clean"`, or how many of the first images are adversarial (a Python
             integer or a scalar integer tensor).
         running_statistics: Whether batch normalization uses its moving statistics in training.
-        plain: Keras's own batch normalizations, which know no scopes: with `running_statistics`
-            they are called with `training=False`.
         seen: The `id` of every mixture that was called in this scope.
     """
 
     domain: str | int | tf.Tensor = "adv"
     running_statistics: bool = False
-    plain: tuple[keras.layers.BatchNormalization, ...] = ()
     seen: set[int] = dataclasses.field(default_factory=set)
 
 
@@ -46,12 +42,10 @@ def is_entered() -> bool:
 
 
 def enter(
-    domain: str | int | tf.Tensor,
-    running_statistics: bool = False,
-    plain: tuple[keras.layers.BatchNormalization, ...] = (),
+    domain: str | int | tf.Tensor, running_statistics: bool = False
 ) -> contextlib.AbstractContextManager[Scope]:
     """Creates a scope for the call of a model and enters it."""
-    return use(Scope(domain, running_statistics, plain))
+    return use(Scope(domain, running_statistics))
 
 
 @contextlib.contextmanager
@@ -59,24 +53,6 @@ def use(scope: Scope) -> Iterator[Scope]:
     """Enters an existing scope, also once more for a part of a call that is recomputed."""
     token = _current.set(scope)
     try:
-        with contextlib.ExitStack() as stack:
-            if scope.running_statistics:
-                for layer in scope.plain:
-                    stack.enter_context(_without_training(layer))
-            yield scope
+        yield scope
     finally:
         _current.reset(token)
-
-
-@contextlib.contextmanager
-def _without_training(layer):
-    """Makes calls of a layer use `training=False`, which still lets gamma and beta learn."""
-    own, call = vars(layer).get("call"), layer.call
-    vars(layer)["call"] = lambda *args, **kwargs: call(*args, **{**kwargs, "training": False})
-    try:
-        yield
-    finally:
-        if own is None:
-            del vars(layer)["call"]
-        else:
-            vars(layer)["call"] = own

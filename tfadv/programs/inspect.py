@@ -3,7 +3,6 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.histogram import summary_v2 as histograms
 
 from tfadv import callbacks, distributed, evaluation, inspection, models
 from tfadv.event_files import EventFile
@@ -183,8 +182,7 @@ class InspectionRun:
                 for name in ("mean", "variance"):
                     if branch == domain:
                         values = getattr(statistics, name)
-                        summary = histograms.histogram_pb(f"batch_{name}/{path}", values)
-                        file.summary(summary, self._step())
+                        file.histogram(f"batch_{name}/{path}", values, self._step())
             file.close()
 
     def _step(self):

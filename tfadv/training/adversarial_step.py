@@ -1,7 +1,7 @@
 import keras
 import tensorflow as tf
 
-from tfadv import distributed
+from tfadv import distributed, keras_internals
 from tfadv.models import Frozen, calling, ends_in_logits, logits, structures
 from tfadv.training import metric_trials
 from tfadv.training.agreement import Agreement
@@ -113,7 +113,7 @@ class AdversarialStep:
         for part, name in zip(parts, ("images", "labels", "weights"), strict=True):
             structures.single(part, name)
         outputs = calling.output_spec(self.model, parts[0])
-        self.model._symbolic_build(data_batch=spec)
+        keras_internals.build_compiled(self.model, spec)
         self._own_results = metric_trials.own_results(self.model, *parts, outputs)
         if distributed.size() > 1:
             metric_trials.check_sums(self.model, *parts, outputs)
@@ -251,7 +251,6 @@ class AdversarialStep:
         # One worker with two parts draws what two workers with one part each draw.
         worker = distributed.rank() * self.accumulation_steps + part
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(worker, tf.int64)])
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         # Batches, where `iterations` counts updates: Keras too can accumulate gradients.
-        step = tf.cast(optimizer._iterations.value, tf.int64)
+        step = tf.cast(keras_internals.batch_counter(self.model.optimizer).value, tf.int64)
         return tf.random.fold_in(seed, step, alg="philox")

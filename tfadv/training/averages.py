@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from tfadv import keras_internals
+
 
 def exchange(optimizer):
     """Exchanges the weights and their averages, to the bit: a second time is back again.
@@ -9,13 +11,7 @@ def exchange(optimizer):
     Args:
         optimizer: A built Keras optimizer, `LossScaleOptimizer` and `MultiOptimizer` among them.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    for each in getattr(optimizer, "optimizers", [optimizer]):
-        if not each.use_ema:
-            continue
-        averages = each._model_variables_moving_average
-        for variable, average in zip(each._trainable_variables, averages, strict=True):
-            if average is not None:
-                weights = tf.identity(variable.value)
-                variable.assign(tf.identity(average.value))
-                average.assign(weights)
+    for variable, average in keras_internals.averaged_variables(optimizer):
+        weights = tf.identity(variable.value)
+        variable.assign(tf.identity(average.value))
+        average.assign(weights)

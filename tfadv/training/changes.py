@@ -1,7 +1,7 @@
 import keras
 import tensorflow as tf
 
-from tfadv import distributed
+from tfadv import distributed, keras_internals
 
 
 class Changes:
@@ -180,8 +180,7 @@ class Changes:
 
     def _leave_out(self):
         # Counted all the same: the learning rate, the data and the random draws go on.
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        optimizer._iterations.assign_add(1)
+        keras_internals.batch_counter(self.model.optimizer).assign_add(1)
         return tf.constant(0)
 
     def _metrics_and(self, tensors):

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from tfadv import checkpoint_files, models, whole_files
+from tfadv import checkpoint_files, keras_internals, models, whole_files
 from tfadv.checkpoint_files import Progress
 from tfadv.training import averages
 
@@ -108,7 +108,8 @@ def _check_layers(saved, model, path, free=()):
 
 
 def _leaves(model):
-    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    layers = keras_internals.flatten_layers(model)
+    return [layer for layer in layers if not isinstance(layer, keras.Model)]
 
 
 def _settings(layer, free):

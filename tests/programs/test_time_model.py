@@ -1,13 +1,15 @@
-"""Times by hand."""
+"""Times of a training, computed by hand."""
 
 import math
 
 import pytest
 
-from tfadv import planning
+from tfadv.programs import time_model
+from tfadv.programs.costs import NetworkCost
+from tfadv.programs.time_model import Evaluation, Work
 
 # Forward 10 FLOPs an image, 20 to the image, 30 in an update.
-COST = planning.NetworkCost(
+COST = NetworkCost(
     forward=10,
     image_gradient=20,
     update=30,
@@ -18,12 +20,12 @@ COST = planning.NetworkCost(
     rematerialized_attack_bytes=60,
     rematerialized_update_bytes=70,
 )
-WORK = planning.Work(images=4, clean_images=2, num_steps=5, updates=7)
+WORK = Work(images=4, clean_images=2, num_steps=5, updates=7)
 
 
 def predict(work, workers=1, **options):
-    settings = dict(attack_rate=10, update_rate=20, link=planning.Link(1e3, 0.5))
-    return planning.predict(work, COST, workers=workers, **settings | options)
+    settings = dict(attack_rate=10, update_rate=20, bandwidth=1e3, latency=0.5)
+    return time_model.predict(work, COST, workers=workers, **settings | options)
 
 
 def test_one_worker():
@@ -46,7 +48,7 @@ def test_several_workers():
     assert three.device_hours == pytest.approx(3 * 7 * total / 3600)
     assert (three.attack, three.update) == (one.attack, one.update)
     # Gradients are 4000 of the 4400 bytes.
-    half = planning.Work(**{**vars(WORK), "compression": "fp16"})
+    half = Work(**{**vars(WORK), "compression": "fp16"})
     assert half.reduced_bytes(COST) == 2400
 
 
@@ -62,14 +64,14 @@ def test_several_workers():
     ],
 )
 def test_flops_of_strategies(options, attack, update):
-    work = planning.Work(**{**vars(WORK), **options})
+    work = Work(**{**vars(WORK), **options})
     assert (work.attack_flops(COST), work.update_flops(COST)) == (attack, update)
 
 
 def test_evaluations():
     # 3 times 8 images: once clean, PGD-100 with its 10th step looked at as well.
-    evaluations = (planning.Evaluation(3, 8, (10, 100)), planning.Evaluation(1, 2, ()))
-    work = planning.Work(**{**vars(WORK), "evaluations": evaluations})
+    evaluations = (Evaluation(3, 8, (10, 100)), Evaluation(1, 2, ()))
+    work = Work(**{**vars(WORK), "evaluations": evaluations})
     assert work.evaluation_flops(COST) == 24 * (3 * 10 + 100 * 20) + 2 * 10
     assert predict(work).evaluations == work.evaluation_flops(COST) / 10
 
@@ -84,13 +86,13 @@ def test_evaluations():
     ],
 )
 def test_memory(rematerialize, workers, expected):
-    work = planning.Work(**{**vars(WORK), "rematerialize": rematerialize})
+    work = Work(**{**vars(WORK), "rematerialize": rematerialize})
     assert work.memory(COST, workers) == expected
 
 
 def test_expected_maximum():
     # Known integrals; 2.5076 for 100 (Tippett 1925).
-    assert planning.expected_maximum(1) == 0
-    assert planning.expected_maximum(2) == pytest.approx(1 / math.sqrt(math.pi), abs=1e-9)
-    assert planning.expected_maximum(3) == pytest.approx(1.5 / math.sqrt(math.pi), abs=1e-9)
-    assert planning.expected_maximum(100) == pytest.approx(2.5076, abs=1e-4)
+    assert time_model.expected_maximum(1) == 0
+    assert time_model.expected_maximum(2) == pytest.approx(1 / math.sqrt(math.pi), abs=1e-9)
+    assert time_model.expected_maximum(3) == pytest.approx(1.5 / math.sqrt(math.pi), abs=1e-9)
+    assert time_model.expected_maximum(100) == pytest.approx(2.5076, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Gradients of turned convolutions beside TensorFlow's own."""
+"""Gradients of convolutions computed as convolutions, beside TensorFlow's own."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfadv import models
-from tfadv.models import turned_convolution
+from tfadv.models import folding
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -20,7 +20,7 @@ def test_all_gradients_are_those_of_the_convolution(size, padding):
         with tf.GradientTape() as tape:
             tape.watch((x, kernel))
             if turn:
-                y = turned_convolution.turned(kernel, padding)(x)
+                y = folding.convolution_with_fast_gradient(kernel, padding)(x)
             else:
                 y = tf.nn.conv2d(x, kernel, 1, padding.upper())
             loss = tf.reduce_sum(tf.sin(y))
@@ -31,7 +31,7 @@ def test_all_gradients_are_those_of_the_convolution(size, padding):
 
 def test_only_what_it_computes_turns(monkeypatch):
     def turns(**options):
-        return turned_convolution.turns(keras.layers.Conv2D(4, 3, **options))
+        return folding.has_fast_gradient(keras.layers.Conv2D(4, 3, **options))
 
     class Standardized(keras.layers.Conv2D):
         """Might compute anything."""
@@ -39,8 +39,8 @@ def test_only_what_it_computes_turns(monkeypatch):
     assert turns() and turns(padding="same")
     assert not turns(strides=2) and not turns(strides=(1, 2)) and not turns(dilation_rate=2)
     assert not turns(groups=2) and not turns(data_format="channels_first")
-    assert not turned_convolution.turns(Standardized(4, 3))
-    assert not turned_convolution.turns(keras.layers.DepthwiseConv2D(3))
+    assert not folding.has_fast_gradient(Standardized(4, 3))
+    assert not folding.has_fast_gradient(keras.layers.DepthwiseConv2D(3))
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
     assert not turns()
 
