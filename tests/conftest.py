@@ -41,5 +41,3 @@ def warned_of_nothing():
     # A warning that comes once in a process comes once in a test.
     if "tfadv.arguments" in sys.modules:
         sys.modules["tfadv.arguments"].forget_warnings()
-    if "tfadv.layers.mixture_batch_normalization" in sys.modules:
-        sys.modules["tfadv.layers.mixture_batch_normalization"]._warned = False

@@ -1,15 +1,20 @@
-"""Call context of the normalization layers: what a model's caller tells them beside `training`."""
+"""Call context of the normalization layers: the domain, and whether to use running statistics.
+
+`tfadv.models.call` enters a scope around the call of a model. In contrast to arguments of `call`,
+it reaches layers of nested, converted and reloaded models too.
+"""
 
 import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
 class Scope:
-    """One call of a model, as its normalization layers see it.
+    """Context of one call of a model.
 
     Args:
         domain: `"adv"`, `"clean"`, or how many of the first images are adversarial (a Python
@@ -18,7 +23,7 @@ class Scope:
         seen: The `id` of every mixture that was called in this scope.
     """
 
-    domain: Any = "adv"
+    domain: str | int | tf.Tensor = "adv"
     running_statistics: bool = False
     seen: set[int] = dataclasses.field(default_factory=set)
 
@@ -27,26 +32,25 @@ _current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("tfadv_s
 
 
 def current() -> Scope:
-    """Returns the scope of the call that is running, or the default one."""
-    # Without a scope a mixture is its adv branch: the robust model is what `predict` gives.
+    """Returns the scope of the current call; without one, a scope of the domain `"adv"`."""
     return _current.get() or Scope()
 
 
 def is_entered() -> bool:
-    """Returns whether there is a scope around the call that is running."""
+    """Returns whether the current call has a scope."""
     return _current.get() is not None
 
 
 def enter(
-    domain: Any, running_statistics: bool = False
+    domain: str | int | tf.Tensor, running_statistics: bool = False
 ) -> contextlib.AbstractContextManager[Scope]:
-    """Puts a new scope around a model's call and yields it."""
+    """Creates a scope for the call of a model and enters it."""
     return use(Scope(domain, running_statistics))
 
 
 @contextlib.contextmanager
 def use(scope: Scope) -> Iterator[Scope]:
-    """Puts a scope around a model's call, or around a part of it that runs again; yields it."""
+    """Enters an existing scope, also once more for a part of a call that is recomputed."""
     token = _current.set(scope)
     try:
         yield scope

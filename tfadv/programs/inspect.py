@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfadv import callbacks, distributed, evaluation, inspection, models
 from tfadv.event_files import EventFile
-from tfadv.inspection import batch_figure, figures, layer_statistics
+from tfadv.inspection import figures, layer_statistics
 from tfadv.programs import building, exits, loading
 from tfadv.tables import attacks
 from tfadv.training.batches import Mixture, clean_count
@@ -158,7 +158,7 @@ class InspectionRun:
             (", ".join(filter(None, self.branch)), differences[self.branch]),
             ("all layers", np.mean(list(differences.values()), axis=0)),
         ):
-            print(f"  {name}: {batch_figure.difference_text(*values)}")
+            print(f"  {name}: {figures.difference_text(*values)}")
 
     def _tensorboard_statistics(self):
         """Histograms, distances and Figure 5 of all layers, as training writes them of some."""
