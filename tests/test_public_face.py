@@ -1,5 +1,6 @@
 """What an editor, `help()` and a documentation tool see of the library."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -22,7 +23,12 @@ PUBLIC |= {
     and value.__module__ == "tfadv.distributed"
     and not name.startswith("_")
 }
-CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
+# A record has its example where the function is that returns it.
+CLASSES = [
+    name
+    for name, value in PUBLIC.items()
+    if inspect.isclass(value) and not dataclasses.is_dataclass(value)
+]
 
 
 def functions():
