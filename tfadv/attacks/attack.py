@@ -79,6 +79,8 @@ class Attack(Configured):
     Example:
 
     ```python
+    import tensorflow as tf
+
     class SignStep(tfadv.attacks.Attack):  # one step of epsilon along the sign of the gradient
         def perturb(self, logits_fn, images, labels, goals, value_range, seed):
             step = tfadv.attacks.scale_to_range(self.epsilon, value_range)
