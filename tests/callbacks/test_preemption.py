@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training import cases
-from tfadv import checkpoint_files, distributed
+from tfadv import checkpoint_files, distributed, signals
 from tfadv.callbacks import AdversarialTraining, Checkpoint, Preemption
 from tfadv.training import checkpoints
 
@@ -219,14 +219,26 @@ def test_a_signal_while_the_step_is_traced_is_no_part_of_it(tmp_path):
     assert checkpoint_files.newest(tmp_path, pytest.fail).name == "epoch-0000.keras"
 
 
-def test_after_an_exception_a_signal_is_not_held(tmp_path, handlers):
+def fail(*_, **__):
+    raise KeyError
+
+
+def test_a_fit_that_failed_gives_the_signals_back(tmp_path, handlers, monkeypatch):
+    monkeypatch.setattr(signals, "_INTERVAL", 0.02)
+    with pytest.raises(KeyError):
+        fit(tmp_path, keras.callbacks.LambdaCallback(on_train_batch_end=fail))
+    deadline = time.monotonic() + 20
+    while signal.getsignal(signal.SIGTERM) != handlers[signal.SIGTERM]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_signal_right_after_a_fit_that_failed_is_not_ours(tmp_path):
     seen = []
     signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))
-
-    def fail(*_, **__):
-        raise KeyError
-
     with pytest.raises(KeyError):
         fit(tmp_path, keras.callbacks.LambdaCallback(on_train_batch_end=fail))
     signal.raise_signal(signal.SIGTERM)
-    assert seen == ["mine"]
+    signal.raise_signal(signal.SIGTERM)
+    assert seen == ["mine", "mine"]

@@ -154,29 +154,38 @@ def test_works_where_activations_are_computed_again():
     cases.assert_near(*found)
 
 
-def short(momentum, images=256):
+def short(momentum, images=256, in_two_fits=False):
     """A training of some updates with a momentum, whose last epoch is on moving statistics."""
     keras.utils.set_random_seed(1)
     normalization = keras.layers.BatchNormalization(momentum=momentum, name="norm")
     model = cases.compiled(cases.network(keras.layers.Dense(8), normalization))
     x, y = cases.images(images)
-    training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
-    options = {"batch_size": 8, "epochs": 3, "verbose": 0}
-    model.fit(x, y, callbacks=[training, RunningStatistics(1)], **options)
+    options = {"batch_size": 8, "verbose": 0}
+
+    def fit(first, last):
+        training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
+        switch = [RunningStatistics(1)] if last == 3 else []
+        model.fit(x, y, initial_epoch=first, epochs=last, callbacks=[training, *switch], **options)
+
+    if in_two_fits:
+        fit(0, 2)
+    fit(2 if in_two_fits else 0, 3)
 
 
-def test_warns_of_moving_statistics_that_have_not_arrived():
+@pytest.mark.parametrize("in_two_fits, updates", [(False, "32 of the last"), (True, "64 so far")])
+def test_warns_of_moving_statistics_that_have_not_reached_the_batches(in_two_fits, updates):
     message = (
-        "from epoch 3 on moving statistics that have not arrived .* in 'norm' .* by a factor of "
-        r"[1-9][.0-9]*\. Give the layers a lower momentum than 0.999 .* than the 32 of the last"
+        "from epoch 3 on moving statistics that have not reached .* in 'norm' .* by a factor of "
+        rf"[1-9][.0-9]*\. Give the layers a lower momentum than 0.999, .* than the {updates}"
     )
     with pytest.warns(UserWarning, match=message) as warned:
-        short(0.999)
+        short(0.999, in_two_fits=in_two_fits)
     assert len(warned) == 1 and "\n" not in str(warned[0].message)
 
 
 def test_warns_of_nothing_where_they_have():
     short(0.9)
+    short(0.9, in_two_fits=True)
     short(0.99, images=2048)
 
 

@@ -39,7 +39,7 @@ class Preemption(keras.callbacks.Callback):
         self.signals = tuple(signals)
         self._asked = None
         self._ends = False  # the epoch, of which nothing but its last update could be lost
-        self._listener = self._fit = self._requests = None
+        self._listener = self._requests = None
         self._in_parts = False
 
     def on_train_begin(self, logs=None):
@@ -51,8 +51,8 @@ class Preemption(keras.callbacks.Callback):
         watchdog.when_stopping(self._request)
         if self._listener is not None:
             self._listener.close()  # of a training that an exception ended
-        self._asked, self._ends, self._fit = None, False, fits.Fit()
-        self._listener = signals.Listener(self.signals, self._heard, self._handle)
+        self._asked, self._ends = None, False
+        self._listener = signals.Listener(self.signals, self._heard, self._handle, fits.Fit())
         # Nobody trains on before all of them can be asked: one that ended here would end the rest.
         distributed.total([0])
 
@@ -88,11 +88,6 @@ class Preemption(keras.callbacks.Callback):
 
     def _handle(self, number, frame):
         """In the main thread, between two operations of Python's."""
-        if not self._fit():  # an exception ended it, and the signal is not ours
-            self._listener.close()
-            self._listener = None
-            signal.raise_signal(number)
-            return
         self._asked = number
         self._request()
         self._listener.release()
