@@ -46,10 +46,10 @@ class Listener:
         handle: Callable,
         lasts: Callable[[], bool] | None = None,
     ) -> None:
+        self._heard, self._handle = heard, handle
+        self._lasts: Callable[[], bool] = lasts or (lambda: True)
         if Listener._last is not None and not Listener._last._lasts():
             Listener._last.close()
-        self._heard, self._handle = heard, handle
-        self._lasts = lasts or (lambda: True)
         self._reader, self._writer = socket.socketpair()
         self._reader.settimeout(_INTERVAL)
         self._writer.setblocking(False)

@@ -97,7 +97,7 @@ def test_trains_as_the_plain_step_does(make, kinds, options):
 
 
 def test_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match='must be "none", "step" or "all"; received \'half\''):
+    with pytest.raises(ValueError, match="must be one of 'none', 'step', 'all'; received 'half'"):
         AdversarialTraining(None, rematerialize="half")
     inputs = keras.Input(cases.SHAPE)
     model = keras.Model(inputs, keras.layers.Flatten()(inputs))

@@ -99,14 +99,14 @@ class Checkpoint(ValidatedWeights):
     def on_train_batch_begin(self, batch, logs=None):
         if self.minutes is not None and distributed.rank() == 0 and not self.is_last(batch):
             if time.monotonic() - self._written_at >= 60 * self.minutes:
-                installed(self).step.requests.ask("checkpoint")
+                installed(self).step.agreement.ask("checkpoint")
 
     def on_train_batch_end(self, batch, logs=None):
         if self.minutes is None:
             return
         # Asked before an update that a resumed training passes over, it is agreed on later: behind
         # an epoch's last one too, where nothing is written, but the request is over.
-        agreed = installed(self).step.requests.agreed("checkpoint")
+        agreed = installed(self).step.agreement.agreed("checkpoint")
         due = agreed or (self.is_last(batch + 1) and self.long_ends(self._epoch))
         if due and not self.is_last(batch):
             self.write(batch + 1)

@@ -39,13 +39,13 @@ class Preemption(keras.callbacks.Callback):
         self.signals = tuple(signals)
         self._asked = None
         self._ends = False  # the epoch, of which nothing but its last update could be lost
-        self._listener = self._requests = None
+        self._listener = self._agreement = None
         self._in_parts = False
 
     def on_train_begin(self, logs=None):
         training = installed(self)
         training.lockstep.interrupted = self._stop_after
-        self._requests = training.step.requests
+        self._agreement = training.step.agreement
         # Several steps in one execution are not told apart.
         self._in_parts = training.accumulation_steps > 1 and self.model.steps_per_execution == 1
         watchdog.when_stopping(self._request)
@@ -57,7 +57,7 @@ class Preemption(keras.callbacks.Callback):
         distributed.total([0])
 
     def on_train_batch_end(self, batch, logs=None):
-        agreed = self._requests.agreed("stop")
+        agreed = self._agreement.agreed("stop")
         # After an epoch's last update its own checkpoint comes first.
         if agreed and not self.checkpoint.is_last(batch):
             self._stop_after(batch + 1)
@@ -82,9 +82,9 @@ class Preemption(keras.callbacks.Callback):
         watchdog.spread_stop()
 
     def _request(self):
-        self._requests.ask("stop")
+        self._agreement.ask("stop")
         if self._in_parts:
-            self._requests.hurry()
+            self._agreement.hurry()
 
     def _handle(self, number, frame):
         """In the main thread, between two operations of Python's."""

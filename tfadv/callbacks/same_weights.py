@@ -3,7 +3,7 @@ import hashlib
 import keras
 
 from tfadv import distributed
-from tfadv.training.faults import TrainingError
+from tfadv.training import TrainingError
 from tfadv.training.lockstep import leave_epoch
 
 

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 
 from tfadv.callbacks.neighbours import neighbours
-from tfadv.training import averages
+from tfadv.training.checkpoints import exchange_averages
 
 
 class ValidatedWeights(keras.callbacks.Callback):
@@ -43,13 +43,13 @@ class ValidatedWeights(keras.callbacks.Callback):
         # Between epochs, `swap_on_epoch=True` has done it for what comes after it.
         missing = bool(swaps) and not any(swap._ema_weights_in_model for swap in swaps)
         if missing:
-            averages.exchange(self.model.optimizer)
+            exchange_averages(self.model.optimizer)
         try:
             self._compare()
             yield bool(swaps)
         finally:
             if missing:
-                averages.exchange(self.model.optimizer)
+                exchange_averages(self.model.optimizer)
 
     def _last_weights(self):
         variables = self.model.trainable_variables

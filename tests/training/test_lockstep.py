@@ -1,4 +1,7 @@
-"""Validation metrics over the images of several workers, one after the other in this process."""
+"""Validation metrics over the images of several workers, here one after the other in one process.
+
+Real workers: tests/callbacks/test_lockstep_workers.py.
+"""
 
 import keras
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 
 from tests.training import cases
 from tfadv import distributed
-from tfadv.training.validation_logs import ValidationLogs
+from tfadv.training.lockstep import ValidationLogs
 
 ANY = cases.images(1)  # of a worker that trains, and does not validate
 
