@@ -1,5 +1,6 @@
 import contextlib
 import warnings
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -12,28 +13,28 @@ class ValidatedWeights(keras.callbacks.Callback):
     """Base of the callbacks that look at a model between epochs.
 
     They see the weights that Keras's validation sees: with `keras.callbacks.SwapEMAWeights` in the
-    same `fit`, wherever it stands, the moving averages of an optimizer with `use_ema=True`.
-    Without it Keras validates the weights that train, and so do they; only after `fit` does Keras
-    put the averages into the model.
+    same `fit`, wherever it stands, the moving averages of an optimizer with `use_ema=True`. Without
+    it Keras validates the weights that train, and so do they; Keras then puts the averages into the
+    model only after `fit`.
 
-    If another callback changes them between the validation and here, which cannot be done again, a
-    warning says so.
+    If another callback changes the weights for the validation alone, which cannot be repeated here,
+    a warning says so.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
+        self._validated: np.ndarray | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._validated = None
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._validated = None
-
-    def on_test_batch_begin(self, batch, logs=None):
+    def on_test_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         if self._validated is None:
             self._validated = self._last_weights()
 
     @contextlib.contextmanager
-    def validated_weights(self):
-        """Puts them into the model; yields whether they are averages.
+    def validated_weights(self) -> Iterator[bool]:
+        """Puts the validated weights into the model, and yields whether they are averages.
 
         The optimizer then has the weights that train in the place of the averages.
         """
