@@ -93,22 +93,6 @@ def test_epochs_without_the_value_do_not_compete(model, tmp_path):
     assert epoch_of(tmp_path / "best.keras") == 4
 
 
-def test_watches_another_value(model, tmp_path):
-    model.fit(
-        X,
-        Y,
-        epochs=3,
-        verbose=0,
-        callbacks=[
-            model.epochs,
-            Scores({0: 1.0, 1: 3.0, 2: 2.0}, "val_clean_accuracy"),
-            Checkpoint(tmp_path, monitor="val_clean_accuracy", keep=1),
-        ],
-    )
-    assert names(tmp_path) == ["best.json", "best.keras", "epoch-0003.keras"]
-    assert epoch_of(tmp_path / "best.keras") == 2
-
-
 def test_leaves_other_files_alone(model, tmp_path):
     # Of those that look like checkpoints one is not complete, and one newer than this training.
     others = ["epoch-0001.txt", "epoch-best.keras", "notes", "epoch-0000.keras", "epoch-0009.keras"]
@@ -245,13 +229,16 @@ def test_killed_between_the_best_and_its_epoch(model, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "best.json").read_text())["epoch"] == 2
 
 
-@pytest.mark.parametrize("minutes", [0, -1, "1", float("nan")])
-def test_refuses_what_are_no_minutes(tmp_path, minutes):
-    with pytest.raises(ValueError, match="minutes must be a number above 0"):
-        Checkpoint(tmp_path, minutes=minutes)
-
-
-@pytest.mark.parametrize("keep", [0, -1, 2.5])
-def test_refuses_to_keep_nothing(tmp_path, keep):
-    with pytest.raises(ValueError, match="keep must be an integer of at least 1; received"):
-        Checkpoint(tmp_path, keep=keep)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"minutes": 0}, "minutes must be a number above 0"),
+        ({"minutes": "1"}, "minutes must be a number above 0"),
+        ({"minutes": float("nan")}, "minutes must be a number above 0"),
+        ({"keep": 0}, "keep must be an integer of at least 1; received 0"),
+        ({"keep": 2.5}, "keep must be an integer of at least 1; received 2.5"),
+    ],
+)
+def test_refuses_bad_arguments(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpoint(tmp_path, **options)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.training import cases
-from tfadv.callbacks import AdversarialTraining, RunningStatistics, running_statistics
+from tfadv.callbacks import AdversarialTraining, RunningStatistics
 
 X, Y = cases.images(8)
 MOVING = ("moving_mean", "moving_variance")
@@ -193,22 +193,6 @@ def test_warns_of_statistics_that_nothing_has_moved():
     model = cases.compiled(cases.network(keras.layers.BatchNormalization()))
     with pytest.warns(UserWarning, match="from epoch 1 on moving statistics that no update has"):
         fit(model, 2, 2)
-
-
-def test_distance_is_that_from_the_statistics_of_the_batches():
-    rng = np.random.default_rng(0)
-    before = np.array([rng.normal(size=5), rng.uniform(1, 2, 5)])
-    batches = np.array([rng.normal(size=5), rng.uniform(3, 4, 5)])
-    after = before.copy()
-    for _ in range(7):
-        after = 0.8 * after + 0.2 * batches
-    mean, off = running_statistics._distance(before, after, 0.8**7, 1e-3)
-    shift = np.abs(after[0] - batches[0]) / np.sqrt(batches[1] + 1e-3)
-    factor = np.sqrt((batches[1] + 1e-3) / (after[1] + 1e-3))
-    assert (mean, off) == pytest.approx((np.median(shift), np.median(factor)))
-    # A branch without images, and a momentum of 1, stand still.
-    assert running_statistics._distance(before, before, 0.5, 1e-3) == (0.0, 1.0)
-    assert running_statistics._distance(before, before, 1.0, 1e-3) == (0.0, 1.0)
 
 
 def test_needs_adversarial_training_in_the_same_fit():
