@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from tfadv.training.losses import mixture_loss
 from tfadv.training.meters import Communication, Extremes, Meters
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class AdversarialStep:
     """One step of adversarial training: attack, forward and backward pass, all-reduce, update.
 
@@ -53,42 +55,35 @@ class AdversarialStep:
         several workers `communication_share`.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        attack: PGD | None,
-        value_range: tuple[float, float] | None,
-        clean_ratio: float = 1.0,
-        clean_weight: float | None = None,
-        pairing_weight: float = 0.0,
-        accumulation_steps: int = 1,
-        seed: int = 0,
-        rematerialize: str = "none",
-        attack_precision: str = "float32",
-        compression: str = "none",
-    ) -> None:
-        self.model = model
-        self.attack = attack
-        self.value_range = value_range
-        self.clean_ratio = clean_ratio
-        self.clean_weight = clean_weight
-        self.pairing_weight = pairing_weight
-        self.accumulation_steps = accumulation_steps
-        self.seed = seed
-        self.rematerialize = rematerialize
-        self.compression = compression
+    model: keras.Model
+    attack: PGD | None
+    value_range: tuple[float, float] | None
+    clean_ratio: float = 1.0
+    clean_weight: float | None = None
+    pairing_weight: float = 0.0
+    accumulation_steps: int = 1
+    seed: int = 0
+    rematerialize: str = "none"
+    attack_precision: str = "float32"
+    compression: str = "none"
+
+    def __post_init__(self) -> None:
+        model, attack = self.model, self.attack
         self.running_statistics = False
         adv = ("adv",) if attack is not None else ()
-        clean = ("clean",) if attack is None or clean_ratio > 0 else ()
+        clean = ("clean",) if attack is None or self.clean_ratio > 0 else ()
         self.meters = Meters(adv + clean, targeted=attack is None or attack.targeted)
         self.agreement = Agreement(model.optimizer)
         self.communication = Communication() if distributed.size() > 1 else None
         self._own_results: list[str] = []
         # Through a final softmax the attack's gradient would be zero in float32.
         self._attacked_network = Frozen(
-            logits(model), "adv", attack_precision, rematerialize=rematerialize == "all"
+            logits(model),
+            "adv",
+            self.attack_precision,
+            rematerialize=self.rematerialize == "all",
         )
-        self.extremes = Extremes(value_range, logits=ends_in_logits(model))
+        self.extremes = Extremes(self.value_range, logits=ends_in_logits(model))
 
     def build(self, spec: Any) -> None:
         """Builds what the compiled loss and metrics need, before the first call.

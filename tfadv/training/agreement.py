@@ -157,9 +157,7 @@ class Agreement:
     def leave(self, stops: bool, eagerly: bool) -> None:
         """Tells the others, who make an update, that this worker's epoch has ended.
 
-        Args:
-            stops: Whether its training has ended too.
-            eagerly: Whether the others make their update outside of a graph.
+        It `stops` if its training has ended too. The others may make their update `eagerly`.
 
         Raises:
             TrainingError: If this worker has made no update and cannot take part in one.

@@ -20,8 +20,8 @@ class Changes:
         model: A compiled and built Keras model.
         counts_shape: Shape of the counts that are sent with them.
         agreement: The `Agreement` of the workers.
-        compression: `"none"`, or `"fp16"` to send gradients, and nothing else, in float16.
-        communication: A `Communication` that measures the all-reduce, or None.
+        compression: `"fp16"` sends gradients, and nothing else, in float16.
+        communication: Measures the all-reduce, if it is not None.
     """
 
     def __init__(
@@ -63,12 +63,7 @@ class Changes:
         ]
 
     def after(self, layers: keras.StatelessScope, metrics: list[tf.Tensor]) -> keras.StatelessScope:
-        """A scope for the model's loss and metrics, which continues that of its call.
-
-        Args:
-            layers: The scope of the model's call.
-            metrics: The states of the metrics.
-        """
+        """A scope for the model's loss and metrics, which continues the one of its call."""
         # Keras's regularizers take the weights from the scope.
         weights = [(v, v.value) for v in self.trainable]
         state = keras.StatelessScope([*weights, *self._metrics_and(metrics)])
@@ -81,10 +76,7 @@ class Changes:
     ) -> list[tf.Tensor]:
         """Lists what one part of a batch changes, except metrics.
 
-        Args:
-            gradients: The gradients of `trainable`; None for a variable that is not in the loss.
-            state: The scope that holds what was assigned.
-            counts: Tensor of the shape `counts_shape`.
+        The gradient of a variable that is not in the loss is None.
 
         Raises:
             ValueError: If a layer or the loss assigns a variable that gradients train.
@@ -128,15 +120,14 @@ class Changes:
         the `Agreement`, everything stays as before, the number of updates too.
 
         Args:
-            sums: Sums of what `collect` returns.
-            metrics: The states of the metrics. The changes of several workers are added up, which
-                `metric_trials.check_sums` allows.
-            parts: How many parts of a batch the sums are over.
-            values: A vector of this worker's, to be averaged too.
+            sums: Sums of what `collect` returns, over the parts of a batch.
+            metrics: The states of the metrics; the changes of several workers are added up.
+            parts: The number of parts.
+            values: A vector to be averaged too.
             abandoned: Whether the sums lack some parts, which makes the update void.
 
         Returns:
-            The mean counts, zeros if nothing changes; and the mean of all workers' `values`.
+            The mean counts, zeros if nothing changes; and the mean of `values`.
         """
         sent = [value / parts for value, on in zip(sums, self._touched, strict=True) if on]
         gradients = sum(self._touched[: len(self.trainable)])

@@ -56,26 +56,17 @@ class Meters:
         """
         predicted = tf.argmax(tf.nest.flatten(outputs)[0], axis=-1, output_type=tf.int64)
         labels = sparse(tf.nest.flatten(batch.labels)[0])
-        rows = {"loss": (loss, batch.num_adversarial + batch.num_clean)}
+        rows = [_row(loss, batch.num_adversarial + batch.num_clean)]
         for domain in self.domains:
             hits = batch.part(predicted == labels, domain)
-            count = tf.size(hits)
-            rows[f"{domain}_loss"] = (losses[domain], count)
-            rows[f"{domain}_accuracy"] = (_share(hits), count)
+            rows += [_row(losses[domain], tf.size(hits)), _share(hits)]
         if "adv" in self.domains:
             attacked = batch.part(predicted, "adv")
-            success = (
-                attacked == tf.cast(goals, tf.int64)
-                if self.targeted
-                else attacked != batch.part(labels, "adv")
-            )
-            rows["attack_success"] = (_share(success), tf.size(success))
-        table = []
-        for name in self.names:
-            mean, count = rows[name]
-            count = tf.cast(count, tf.float32)
-            table.append([tf.cast(mean, tf.float32) * count, count])
-        return tf.convert_to_tensor(table)
+            if self.targeted:
+                rows.append(_share(attacked == tf.cast(goals, tf.int64)))
+            else:
+                rows.append(_share(attacked != batch.part(labels, "adv")))
+        return tf.convert_to_tensor(rows)
 
     def add(self, measured: tf.Tensor) -> dict[str, tf.Tensor]:
         """Adds what `measure` returned, summed up or averaged, and returns the means so far."""
@@ -99,8 +90,13 @@ def sparse(labels: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reshape(labels, [-1]), tf.int64)
 
 
+def _row(mean, count):
+    count = tf.cast(count, tf.float32)
+    return [tf.cast(mean, tf.float32) * count, count]
+
+
 def _share(hits):
-    return tf.reduce_mean(tf.cast(hits, tf.float32))
+    return _row(tf.reduce_mean(tf.cast(hits, tf.float32)), tf.size(hits))
 
 
 class Communication:
