@@ -1,4 +1,4 @@
-"""What models and arguments adversarial training takes, and what it refuses in one line."""
+"""Models and arguments that adversarial training takes, and those that it refuses in one line."""
 
 import warnings
 
@@ -32,12 +32,12 @@ class Recording(tfadv.attacks.PGD):
     """PGD that remembers how far the images are from where they started."""
 
     def __call__(self, logits_fn, images, labels, **options):
-        made, goals = super().__call__(logits_fn, images, labels, **options)
+        adversarial, goals = super().__call__(logits_fn, images, labels, **options)
         untouched, _ = self.start(
             images, labels, options["num_classes"], options["seed"], options["value_range"]
         )
-        self.moved.assign(tf.reduce_mean(tf.abs(made - untouched)))
-        return made, goals
+        self.moved.assign(tf.reduce_mean(tf.abs(adversarial - untouched)))
+        return adversarial, goals
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,11 @@ def assert_same_bits(results):
         assert first[1] == other[1]
 
 
-def assert_close(found, expected, tolerance):
+def assert_close(actual, expected, tolerance):
     for name, value in expected[0].items():
-        np.testing.assert_allclose(found[0][name], value, rtol=0, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(actual[0][name], value, rtol=0, atol=tolerance, err_msg=name)
     for name, value in expected[1].items():
-        assert found[1][name] == pytest.approx(value, abs=1e-5), name
+        assert actual[1][name] == pytest.approx(value, abs=1e-5), name
 
 
 # Eight workers on two cores take most of their minute to start.

@@ -22,7 +22,7 @@ def compiled():
 
 
 def fit(model, bad, max_bad_steps=0, **options):
-    """Four updates, of which those in `bad` have a sample weight that is not finite."""
+    """Four updates; those in `bad` have a sample weight that is not finite."""
     x, y = cases.images(4)
     weights = np.ones([4, 4], "float32")
     for step, value in bad.items():
@@ -79,7 +79,7 @@ def test_some_may_be_skipped():
         fit(compiled(), {1: np.nan, 2: np.nan, 3: np.nan}, max_bad_steps=2)
 
 
-def test_at_the_smallest_scale_they_are_faults():
+def test_gradients_at_the_smallest_loss_scale_are_skipped():
     model = compiled()
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1.0)
 

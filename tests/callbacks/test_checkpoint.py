@@ -61,7 +61,7 @@ def epoch_of(path):
 
 
 def test_keeps_the_last_and_the_best(model, tmp_path):
-    directory = tmp_path / "made" / "as needed"
+    directory = tmp_path / "created" / "as needed"
     fit(model, directory, [0.1, 0.7, 0.2, 0.7, 0.3], keep=2)
     assert names(directory) == ["best.json", "best.keras", "epoch-0004.keras", "epoch-0005.keras"]
     # The first of two that are equal.
@@ -81,7 +81,7 @@ def test_a_continued_run_competes_with_what_came_before(model, tmp_path):
     fit(model, tmp_path, [0.9], first=5, keep=2)
     assert names(tmp_path) == ["best.json", "best.keras", "epoch-0005.keras", "epoch-0006.keras"]
     assert epoch_of(tmp_path / "best.keras") == 6
-    # An epoch trained again is written anew, and the best keeps what it was.
+    # An epoch that is trained again is written again, and the best stays what it was.
     fit(model, tmp_path, [0.8], first=5, keep=2)
     assert json.loads((tmp_path / "best.json").read_text())["val_pgd10_accuracy"] == 0.9
 

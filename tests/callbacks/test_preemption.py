@@ -1,4 +1,4 @@
-"""A training that a signal asks to stop; the workers' part of it is in test_programs.py."""
+"""Stops a training with a signal; tests/test_programs.py does it with several workers."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def fit(directory, sender, signals=(signal.SIGTERM,), **options):
 
 @pytest.fixture(autouse=True)
 def handlers(monkeypatch):
-    """Those of this process, and back to them."""
+    """The handlers before a test, which are restored after it."""
     monkeypatch.delenv("TFADV_STATUS_FILE", raising=False)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield before
@@ -69,11 +69,11 @@ def handlers(monkeypatch):
     [
         ((0, 1), "epoch-0000-step-000002"),
         ((1, 0), "epoch-0001-step-000001"),
-        ((0, 2), "epoch-0001"),  # the last update: behind the epoch's own checkpoint
+        ((0, 2), "epoch-0001"),  # the last update: after the epoch's own checkpoint
         ((1, "end"), "epoch-0002"),
     ],
 )
-def test_stops_behind_a_checkpoint(tmp_path, monkeypatch, capsys, moment, name):
+def test_stops_after_a_checkpoint(tmp_path, monkeypatch, capsys, moment, name):
     monkeypatch.setenv("TFADV_STATUS_FILE", str(tmp_path / "status"))
     with pytest.raises(SystemExit) as stopped:
         fit(tmp_path / "c", Signal(moment))
@@ -112,17 +112,17 @@ def test_after_training_signals_are_what_they_were(tmp_path, handlers):
 
 
 def test_no_worker_begins_before_all_can_be_asked(tmp_path, monkeypatch, handlers):
-    # One that a signal found without a handler would end, and take the others along.
-    found = []
+    # A signal would end a worker that has no handler yet, and it would take the others along.
+    seen = []
 
     def total(values):
-        found.append(signal.getsignal(signal.SIGTERM))
+        seen.append(signal.getsignal(signal.SIGTERM))
         return np.asarray(values)
 
     monkeypatch.setattr(distributed, "total", total)
-    first = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: found.append("begins"))
+    first = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append("begins"))
     fit(tmp_path, first)
-    assert found[0] not in (handlers[signal.SIGTERM], "begins") and found[1] == "begins"
+    assert seen[0] not in (handlers[signal.SIGTERM], "begins") and seen[1] == "begins"
 
 
 def test_needs_adversarial_training(tmp_path):

@@ -36,14 +36,14 @@ def test_writes_a_line_for_every_epoch(tmp_path):
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25])
     training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
     history = fit(path, optimizer=keras.optimizers.SGD(rate), callbacks=[training])
-    found = lines(path)
+    entries = lines(path)
     # Two updates an epoch.
-    assert [(line["epoch"], line["step"]) for line in found] == [(1, 2), (2, 4), (3, 6)]
-    assert all(line["seconds"] >= 0 for line in found)
-    assert all(line["learning_rate"] == 0.25 for line in found)
-    assert set(found[0]) == {"epoch", "step", "seconds", "learning_rate", *history}
+    assert [(line["epoch"], line["step"]) for line in entries] == [(1, 2), (2, 4), (3, 6)]
+    assert all(line["seconds"] >= 0 for line in entries)
+    assert all(line["learning_rate"] == 0.25 for line in entries)
+    assert set(entries[0]) == {"epoch", "step", "seconds", "learning_rate", *history}
     for name, values in history.items():
-        assert [line[name] for line in found] == pytest.approx(values)
+        assert [line[name] for line in entries] == pytest.approx(values)
 
 
 def test_adds_to_the_file_of_a_continued_run(tmp_path):

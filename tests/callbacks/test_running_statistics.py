@@ -46,14 +46,14 @@ def fit(model, last_epochs, epochs, initial_epoch=0, ratio=1.0, **options):
 
 def moved(seen):
     """Whether moving statistics moved, at every update; all of them do or none."""
-    found = []
+    moves = []
     for before, after in zip(seen, seen[1:], strict=False):
         changes = {
             bool(np.any(after[path] != before[path])) for path in after if path.endswith(MOVING)
         }
         assert len(changes) == 1
-        found.append(changes.pop())
-    return found
+        moves.append(changes.pop())
+    return moves
 
 
 @pytest.mark.parametrize("norm", ["bn", "mbn", "keras"])
@@ -134,7 +134,7 @@ def test_works_for_subclassed_models():
     model = Subclassed()
     model(X)
     assert moved(fit(cases.compiled(model), 1, 1)) == [False]
-    model.fit(X, Y, verbose=0)  # and leaves nothing behind
+    model.fit(X, Y, verbose=0)  # and leaves no trace
     before = {v.path: v.numpy() for v in model.variables}
     model.fit(X, Y, verbose=0)
     assert moved([before, {v.path: v.numpy() for v in model.variables}]) == [True]
@@ -142,7 +142,7 @@ def test_works_for_subclassed_models():
 
 
 def test_works_where_activations_are_computed_again():
-    found = []
+    weights = []
     for rematerialize in ("none", "step"):
         keras.utils.set_random_seed(3)
         moved_already = keras.layers.BatchNormalization(moving_mean_initializer="ones")
@@ -150,8 +150,8 @@ def test_works_where_activations_are_computed_again():
         model = cases.compiled(cases.network(*layers, keras.layers.Dense(6)))
         seen = fit(model, 1, 1, rematerialize=rematerialize)
         assert moved(seen) == [False]
-        found.append(model.get_weights())
-    cases.assert_near(*found)
+        weights.append(model.get_weights())
+    cases.assert_near(*weights)
 
 
 def short(momentum, images=256, in_two_fits=False):

@@ -39,7 +39,7 @@ def test_all_of_keras_are(sparse):
     before = [v.numpy() for v in model.metrics_variables]
     for weights in (False, True):
         metric_trials.check_sums(model, *spec(labels, weights))
-    # Trying leaves nothing behind.
+    # The trials change no state.
     cases.assert_equal_bits([v.numpy() for v in model.metrics_variables], before)
 
 

@@ -61,8 +61,8 @@ class AdversarialTraining(keras.callbacks.Callback):
         max_bad_steps: Integer, how many updates with a loss or gradient that is not finite all
             workers may skip before `fit` raises `TrainingError`. None of them changes the model.
         progress: The `Progress` of a resumed training, from `tfadv.training.checkpoints.restore`.
-            `fit` counts the updates that the epoch has behind it without making them or reading
-            their images: give it data that begin after them, all `steps_per_epoch`, and
+            `fit` counts the finished updates of its epoch without making them again or reading
+            images: give it data that begin after them, all `steps_per_epoch`, and
             `initial_epoch=progress.epoch`.
         stall_seconds: Number; if no worker makes progress for this long, the job is aborted with
             one line that names the workers that hang. It must be longer than the longest step with

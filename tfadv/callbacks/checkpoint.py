@@ -19,9 +19,9 @@ from tfadv.training import checkpoints
 class Checkpoint(ValidatedWeights):
     """Saves the model with its optimizer after every epoch, and within long ones; on rank 0.
 
-    Files are written whole or not at all, with a checksum: `epoch-0003.keras` after three epochs,
-    of which the last few are kept; `epoch-0003-step-000120.keras` 120 updates later, until there is
-    a newer one; and `best.keras`, which `best.json` describes. Each is a Keras model that any
+    Files are written whole or not at all, with a checksum: `epoch-0003.keras` after three epochs
+    (only the last few are kept); `epoch-0003-step-000120.keras` 120 updates later, until there is a
+    newer one; and `best.keras`, which `best.json` describes. Each is a Keras model that any
     program can load. `tfadv.training.checkpoints.restore` resumes a training from one, with the
     bits of a training that never stopped.
 

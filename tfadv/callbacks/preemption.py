@@ -52,7 +52,7 @@ class Preemption(keras.callbacks.Callback):
         self.checkpoint = checkpoint
         self.signals = tuple(signals)
         self._signal: int | None = None  # the one that was received
-        self._ends = False  # the epoch, of which nothing but its last update could be lost
+        self._ends = False  # the epoch; at most its last update could be lost
         self._in_parts = False
         self._listener: Listener | None = None
 

@@ -89,7 +89,7 @@ class AdversarialStep:
         """Builds what the compiled loss and metrics need, before the first call.
 
         Metrics make their variables with their first batch, which would then be lost to them; and
-        variables made inside a `tf.function` have it traced a second time.
+        a `tf.function` that makes variables is traced a second time.
 
         Args:
             spec: The `tf.TypeSpec`s of the data of the calls.
@@ -163,7 +163,7 @@ class AdversarialStep:
 
     @property
     def sums(self) -> dict[str, list]:
-        """The sums behind the epoch's means so far, as a dictionary of nested lists of numbers."""
+        """The sums of the epoch's means so far, as a dictionary of nested lists of numbers."""
         metrics = [variable.numpy().tolist() for variable in self.model.metrics_variables]
         return {"metrics": metrics, "meters": self.meters.sums.numpy().tolist()}
 
