@@ -1,10 +1,10 @@
-# `make` lists what there is. Every target sets up what it needs first; TENSORFLOW=gpu, PYTHON=...
-# and HOROVOD_... (tools/build_horovod.sh) choose how.
+# `make` lists the targets. Every target first sets up what it needs, with TENSORFLOW=gpu, PYTHON=...
+# and HOROVOD_... (see tools/build_horovod.sh) if they are given.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: help setup test test-slow test-runs test-gpu-build lint format quickstart small benchmarks chaos soak workers32 clean clean-cache
-# One after the other, even under -j: they share two workers' cores and one .venv.
+# One after the other, even with -j: the targets share the cores and one .venv.
 .NOTPARALLEL:
 
 BIN := .venv/bin
@@ -12,20 +12,20 @@ BIN := .venv/bin
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## make .venv: dependencies, TensorFlow (TENSORFLOW=cpu or gpu), Horovod; at once if it is there
+setup: ## set up .venv with TensorFlow (TENSORFLOW=cpu or gpu), Horovod and all other dependencies
 	@tools/setup.sh
 
-test: lint ## lint, then run every test but the slow ones (ARGS="-k name" chooses)
+test: lint ## lint, then run all tests except the slow ones (ARGS="-k name" selects)
 	@$(BIN)/python -m pytest -q -m "not slow and not runs" -n 2 --dist loadfile \
 		--no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the slow tests
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
-test-runs: setup ## take every run of the paper's tables down to a few steps
+test-runs: setup ## train every run of the paper's tables for a few steps
 	@$(BIN)/python -m pytest -q -n 2 tests/flags $(ARGS)
 
-test-gpu-build: setup ## build Horovod for GPUs from nothing and start it; needs no GPU (2 GB, 10 minutes)
+test-gpu-build: setup ## build Horovod for GPUs in a new environment and start it, without a GPU (2 GB, 10 minutes)
 	@$(BIN)/python tools/gpu_build.py $(ARGS)
 
 lint: setup ## check style, formatting and types
@@ -37,18 +37,18 @@ format: setup ## fix style and formatting
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-quickstart: setup ## train on two workers with mixture batch normalization, then attack what came out
+quickstart: setup ## train with mixture batch normalization on two workers, then attack the model
 	@rm -rf runs/quickstart
 	@./run_horovod.sh -np 2 --flagfile=flags/quickstart.flags $(ARGS)
 	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/eval/quickstart.flags
-	@echo "The statistics of both branches: runs/quickstart/statistics.png"
-	@echo "All of the training: $(BIN)/tensorboard --logdir runs"
+	@echo "Statistics of both branches: runs/quickstart/statistics.png"
+	@echo "The whole training: $(BIN)/tensorboard --logdir runs"
 
-# Table 7's strategies with PGD-10 in training, and those that it has with PGD-30 alone.
+# The strategies of Table 7, with PGD-10 in training where the table has it, else with PGD-30.
 SMALL := pgd10-clean100 pgd30-clean80 pgd30-clean60 pgd30-clean40 pgd30-clean20 pgd10-clean0 \
 	pgd10-clean0-running pgd10-alp pgd10-mbn pgd10-mbn-running pgd10-mbn-alp pgd30-gn
 
-small: setup ## the paper's strategies on handwritten digits, and the report of them (half an hour)
+small: setup ## train the paper's strategies on handwritten digits and report the results (half an hour)
 	@for run in $(SMALL:%=table7/resnet152-%) table1/clean_only; do \
 		out=runs/small/$${run#*/}; domain=adv; last=0; \
 		case $$run in *mbn*) domain=both;; esac; case $$run in *running) last=4;; esac; \
@@ -60,22 +60,22 @@ small: setup ## the paper's strategies on handwritten digits, and the report of 
 	done
 	@$(BIN)/python -m tfadv.report runs/small --output=runs/small/report
 
-benchmarks: setup ## measure, beside other libraries; fills docs/performance.md (ARGS="attack --quick")
+benchmarks: setup ## compare with other libraries; fills docs/performance.md (ARGS="attack --quick")
 	@tools/setup_benchmarks.sh
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-chaos: setup ## kill and resume a run on two workers, 38 times, and compare (half an hour at most)
+chaos: setup ## kill a run on two workers 38 times, resume it, and compare (half an hour at most)
 	@$(BIN)/python tools/chaos.py $(ARGS)
 
-soak: setup ## train 2,000 steps with every callback; memory and open files must not grow
+soak: setup ## train 2,000 steps with every callback; fails if memory or open files grow
 	@$(BIN)/python tools/soak.py $(ARGS)
 
-workers32: setup ## train a few steps on 32 workers, who must agree to the bit (16 GB, some minutes)
+workers32: setup ## train a few steps on 32 workers; fails unless they agree to the bit (16 GB, some minutes)
 	@$(BIN)/python tools/many_workers.py 32 $(ARGS)
 
-clean: ## remove .venv and what tools left behind; runs/ stays
+clean: ## remove .venv and all caches in the checkout; runs/ stays
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find tfadv tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-cache: ## remove the Horovod wheels that are kept for this machine's next clone
+clean-cache: ## remove the Horovod wheels that are kept for other clones on this machine
 	@rm -rf "$${TFADV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/tfadv}/horovod"

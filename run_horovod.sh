@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a program of tfadv on several workers: ./run_horovod.sh -np 2 --flagfile=flags/quickstart.flags
-# `./run_horovod.sh --help` says more; tools/run_horovod.py is what does it.
+# This only finds Python for tools/run_horovod.py; see `./run_horovod.sh --help`.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=$HERE/.venv/bin/python

@@ -10,10 +10,10 @@ import statistics
 import keras
 
 from benchmarks import measuring
-from tfadv import models, planning
-from tfadv.planning import Link, Work
-from tfadv.programs import command_lines
+from tfadv import models
+from tfadv.programs import command_lines, costs
 from tfadv.programs import plan as plan_program
+from tfadv.programs.time_model import Work, predict
 from tfadv.tables import devices, networks
 
 PUBLISHED_HOURS = 52  # ResNet-152, PGD-30, 100% adv + 0% clean, 128 V100 (the pipeline's readme)
@@ -43,10 +43,10 @@ def counted(depth, **options):
     with keras.StatelessScope(initialize_variables=False):
         model = models.ResNet(depth, **options)
     measuring.progress(f"counting ResNet-{depth}")
-    return planning.network_cost(model)
+    return costs.network_cost(model)
 
 
-def flops(costs):
+def flops(by_depth):
     """FLOPs by depth and strategy."""
     return [
         {
@@ -62,14 +62,14 @@ def flops(costs):
                 )
             },
         }
-        for depth, cost in costs.items()
+        for depth, cost in by_depth.items()
     ]
 
 
 def against_workers(report):
     """The model's updates beside the measured ones of results/workers.json."""
     settings, found = report["settings"], []
-    cost = planning.network_cost(models.SmallResNet(settings["depth"]))
+    cost = costs.network_cost(models.SmallResNet(settings["depth"]))
     work = Work(
         images=settings["images"],
         clean_images=settings["images"],
@@ -92,13 +92,13 @@ def against_workers(report):
                     ("attack_rate", "update_rate"), whole / statistics.median(alone)
                 )
             reductions = result["reductions"]
-            predicted = planning.predict(
+            predicted = predict(
                 work,
                 cost,
-                link=link(reductions, count),
                 workers=count,
                 jitter=jitter,
                 **rates,
+                **ring(reductions, count),
             )
             measured = statistics.median(result["seconds"])
             found.append(
@@ -115,13 +115,16 @@ def against_workers(report):
     return found
 
 
-def link(reductions, count):
-    """Latency and bandwidth of the ring from an all-reduce of everything and one of a number."""
+def ring(reductions, count):
+    """Bandwidth and latency of the ring from an all-reduce of everything and one of a number."""
     if count == 1:
-        return Link(1.0, 0.0)  # of which nothing is asked
+        return {}
     steps = 2 * (count - 1)
     sending = max(reductions["all"] - reductions["one"], 1e-9)
-    return Link(steps * reductions["bytes"] / count / sending, reductions["one"] / steps)
+    return {
+        "bandwidth": steps * reductions["bytes"] / count / sending,
+        "latency": reductions["one"] / steps,
+    }
 
 
 def published(cost):
@@ -151,12 +154,13 @@ def answer(name, workers, device, cost):
     settings = command_lines.plan(flags)
     work = plan_program.work(settings, workers)
     device = devices.known_device(device)
-    prediction = planning.predict(
+    prediction = predict(
         work,
         cost,
         attack_rate=device.rate,
         update_rate=device.update_rate,
-        link=Link(1e9 * settings.bandwidth, 1e-6 * settings.latency),
+        bandwidth=1e9 * settings.bandwidth,
+        latency=1e-6 * settings.latency,
         workers=workers,
         jitter=settings.jitter,
     )
@@ -168,12 +172,12 @@ def run(options):
     if workers is None:
         raise SystemExit("results/workers.json is missing: run python -m benchmarks.workers first")
     depths = (50, 152) if options.quick else tuple(networks.DEPTHS)
-    costs = {depth: counted(depth) for depth in depths}
+    by_depth = {depth: counted(depth) for depth in depths}
     mixtures = {}
     answers = []
     for name, count, device in ANSWERS:
         settings = command_lines.plan([f"--flagfile=flags/{name}.flags", f"--workers={count}"])
-        if settings.depth not in costs:
+        if settings.depth not in by_depth:
             continue
         key = settings.depth, settings.norm
         if key not in mixtures:
@@ -193,9 +197,9 @@ def run(options):
     return {
         "settings": {"allowed": ALLOWED, "workers_machine": workers["machine"]},
         "results": {
-            "flops": flops(costs),
+            "flops": flops(by_depth),
             "workers": against_workers(workers),
-            "published": published(costs[152]),
+            "published": published(by_depth[152]),
             "answers": answers,
         },
     }

@@ -133,10 +133,10 @@ def _work(folder):
     model.fit(data, steps_per_epoch=10**6, verbose=0, shuffle=False, callbacks=[training, turns])
     result = {"communication_share": turns.share, "reductions": _reductions(model), **work}
     if settings["measure"]:
-        from tfadv import planning
+        from tfadv.programs import costs
 
-        cost = planning.network_cost(model)
-        attack_rate, update_rate = planning.measure_rates(
+        cost = costs.network_cost(model)
+        attack_rate, update_rate = costs.measure_rates(
             model, attack, cost, images=settings["images"]
         )
         result |= {"attack_rate": attack_rate, "update_rate": update_rate}

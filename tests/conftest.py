@@ -16,9 +16,9 @@ gc.set_threshold(100_000, 50, 100)
 # Files whose tests start programs: each takes a minute and more.
 LONG = (
     "test_programs.py",
-    "test_chaos.py",
     "test_adversarial_training_workers.py",
     "test_lockstep_workers.py",
+    "test_own_attack.py",
 )
 
 
@@ -41,5 +41,3 @@ def warned_of_nothing():
     # A warning that comes once in a process comes once in a test.
     if "tfadv.arguments" in sys.modules:
         sys.modules["tfadv.arguments"].forget_warnings()
-    if "tfadv.layers.mixture_batch_normalization" in sys.modules:
-        sys.modules["tfadv.layers.mixture_batch_normalization"]._warned = False

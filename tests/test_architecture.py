@@ -15,7 +15,6 @@ ORDER = (
     ("paper",),
     ("__init__",),
     ("callbacks",),
-    ("planning",),
     ("training",),
     ("evaluation",),
     ("inspection",),
@@ -23,6 +22,7 @@ ORDER = (
     ("attacks",),
     ("data",),
     ("layers",),
+    ("keras_internals",),
     ("watchdog",),
     ("distributed",),
     ("tables",),
@@ -30,7 +30,6 @@ ORDER = (
         "arguments",
         "checkpoint_files",
         "event_files",
-        "fits",
         "launcher",
         "results",
         "signals",
@@ -178,13 +177,13 @@ def test_nobody_imports_the_horovod_of_keras():
             assert not name.startswith(("horovod.tensorflow.keras", "horovod.keras")), path
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if "attacks" in p.parts], ids=named)
+@pytest.mark.parametrize("path", [p for p in FILES if room(module_name(p)) == "attacks"], ids=named)
 def test_attacks_know_nothing_else(path):
     assert {room(name) for name in ours(path)} <= {"attacks", "tables", *LEAVES}
     assert not any(name.split(".")[0] == "keras" for name in imports_of(path))
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if "data" in p.parts], ids=named)
+@pytest.mark.parametrize("path", [p for p in FILES if room(module_name(p)) == "data"], ids=named)
 def test_data_know_no_models(path):
     assert {room(name) for name in ours(path)} <= {"data", "tables", *LEAVES}
     assert not any(name.split(".")[0] in ("keras", "horovod") for name in imports_of(path))
@@ -194,6 +193,92 @@ def test_data_know_no_models(path):
 def test_nobody_imports_keras_by_another_name(path):
     for name in imports_of(path):
         assert not name.startswith(("keras.src", "tensorflow.keras", "tensorflow.python")), name
+
+
+def test_only_event_files_import_tensorboard():
+    """It publishes the formats of its plugins, and not the modules that write them."""
+    importers = {
+        named(p) for p in FILES if any(n.split(".")[0] == "tensorboard" for n in imports_of(p))
+    }
+    assert importers == {"tfadv/event_files.py"}
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(source):
+    """What a file uses and defines of private attributes.
+
+    Returns:
+        Pairs (line, name) of the attributes that it reads, by whatever object: `x._name`,
+        `getattr(x, "_name")` and its kin, `vars(x)["_name"]`; and the set of the names that it
+        gives to what is its own: methods, variables of classes, and attributes of `self` or `cls`
+        that it assigns.
+    """
+    used, own = [], set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if of_self and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            used.append((node.lineno, node.attr))
+        elif isinstance(node, ast.Call) and len(node.args) > 1:
+            if getattr(node.func, "id", None) in ("getattr", "hasattr", "setattr", "delattr"):
+                used.append((node.lineno, literal(node.args[1])))
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Call):
+            if getattr(node.value.func, "id", None) == "vars":
+                name = literal(node.slice)
+                used.append((node.lineno, name))
+                if isinstance(node.ctx, ast.Store):
+                    own.add(name)
+        elif isinstance(node, ast.ClassDef):
+            for each in node.body:
+                if isinstance(each, ast.FunctionDef):
+                    own.add(each.name)
+                for target in getattr(each, "targets", [getattr(each, "target", None)]):
+                    own.add(getattr(target, "id", ""))
+    return [(line, name) for line, name in used if is_private(name)], own
+
+
+# Python documents these, underscore and all.
+DOCUMENTED = {"_fields", "_replace", "_asdict", "_exit", "_getframe", "_current_frames"}
+
+
+@pytest.mark.parametrize(
+    ("source", "foreign"),
+    [
+        ("model._layers", ["_layers"]),
+        ("self._layers", ["_layers"]),  # inherited: it is not ours
+        ("getattr(model, '_layers', ())", ["_layers"]),
+        ("vars(model)['_layers']", ["_layers"]),
+        ("super()._build(x)", ["_build"]),
+        ("def f(self):\n self._mine = 1\n return other._mine", []),
+        ("class A:\n _mine = 1\n def _f(self): return self._f(self._mine)", []),
+        ("x.__class__, x.public", []),
+    ],
+)
+def test_the_reader_of_private_names_reads(source, foreign):
+    used, own = private_names(source)
+    assert [name for _, name in used if name not in own] == foreign
+
+
+OWN_NAMES = set().union(*(private_names(path.read_text(encoding="utf-8"))[1] for path in FILES))
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_only_keras_internals_uses_private_attributes_of_others(path):
+    """Elsewhere a private attribute is one that a class of ours defines."""
+    if named(path) != "tfadv/keras_internals.py":
+        used, _ = private_names(path.read_text(encoding="utf-8"))
+        for line, name in used:
+            assert name in OWN_NAMES | DOCUMENTED, f"{named(path)}:{line}: {name}"
+
+
+def test_no_name_of_ours_hides_a_private_use_of_keras():
+    """Nor would the test above see a private name of Keras that is ours as well."""
+    used, _ = private_names((ROOT / "tfadv/keras_internals.py").read_text(encoding="utf-8"))
+    assert not {name for _, name in used} & OWN_NAMES
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)

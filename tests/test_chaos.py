@@ -1,4 +1,4 @@
-"""tools/chaos.py: three of its kills on real workers, its plan, and that its comparison sees."""
+"""tools/chaos.py: a run killed three times on real workers, its plan, and its comparison."""
 
 import collections
 import json
@@ -6,11 +6,12 @@ import shutil
 import zipfile
 
 import chaos
-import chaos_compare
-import chaos_plan
 import h5py
 import pytest
-from chaos_plan import Kill
+from chaos import Kill
+
+from tfadv import event_files
+from tfadv.programs import start
 
 FLAGS = """
     --dataset=digits --network=small_resnet --depth=8 --width=4 --norm=bn --num_steps=2
@@ -22,86 +23,117 @@ FLAGS = """
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    pytest.importorskip("horovod")
+    """The directory of a run, of one worker."""
     directory = tmp_path_factory.mktemp("chaos") / "undisturbed"
-    chaos.undisturbed(directory, FLAGS, horovodrun=False)
+    start.run("train", [*FLAGS, "--images_per_worker=8", f"--run_dir={directory}"])
     return directory
 
 
-def test_a_run_that_was_killed_three_times_leaves_what_another_leaves(undisturbed, tmp_path):
+@pytest.fixture
+def copy(undisturbed, tmp_path):
+    directory = tmp_path / "copy"
+    shutil.copytree(undisturbed, directory)
+    assert chaos.compare(directory, undisturbed)["differences"] == []
+    return directory
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_three_times_equals_the_undisturbed_one(tmp_path):
+    pytest.importorskip("horovod")
+    expected = tmp_path / "expected"
+    assert not chaos.run(expected, FLAGS).killed
     kills = [
         Kill("attack", "step", rank=1, count=4),  # in the second update
         Kill("all-reduce", "waiting", all=True, delay=0.1),
-        Kill("renaming", "before"),  # of the epoch's, whose records are there
+        Kill("renaming", "before"),  # of the epoch's checkpoint, whose records are there
     ]
-    done = chaos.disturb(tmp_path / "run", kills, FLAGS, switch=2, horovodrun=False)
+    done = chaos.disturb(tmp_path / "run", kills, FLAGS, steps=2, switch=2)
     assert not kills and [kill["kind"] for kill in done] == ["attack", "all-reduce", "renaming"]
     # The first update is the first checkpoint; the second, the last of its epoch, has none.
     assert [kill["updates"] for kill in done] == [1, 1, 2]
     assert [kill["lost_epochs"] for kill in done] == [0, 0, 0]
-    found = chaos_compare.compare(tmp_path / "run", undisturbed)
-    assert found["differences"] == [] and found["differing_bits"] == 0
+    compared = chaos.compare(tmp_path / "run", expected)
+    assert compared["differences"] == [] and compared["differing_bits"] == 0
     # Two epochs' checkpoints and the model: 5,000 parameters, as many momenta, and statistics.
-    assert found["bits"] > 3 * 32 * 10_000 and found["log_lines"] == 2 and found["points"] > 40
-    result = chaos.report(done, [found], seconds=60.0)
+    assert compared["bits"] > 3 * 32 * 10_000
+    assert compared["log_lines"] == 2 and compared["points"] > 40
+    result = chaos.report(done, [compared], seconds=60.0)
     assert (result["kills"], result["resumes"], result["updates_done_again"]) == (3, 3, 1)
-    assert "3 kills, 3 resumes, 1 runs; lost epochs: 0; updates done again: 1" in chaos.table(
-        result
-    )
+    text = "3 kills, 3 resumes, 1 runs; lost epochs: 0; updates done again: 1"
+    assert text in chaos.table(json.loads(json.dumps(result)))
 
 
-def test_the_comparison_sees_one_bit_and_one_line(undisturbed, tmp_path):
-    again = tmp_path / "again"
-    shutil.copytree(undisturbed, again)
-    assert chaos_compare.compare(again, undisturbed)["differences"] == []
-
-    def flip(path):
-        with h5py.File(path, "r+") as file:
+def test_the_comparison_finds_one_flipped_bit(undisturbed, copy, tmp_path):
+    with zipfile.ZipFile(undisturbed / "model.keras") as source:
+        source.extractall(tmp_path / "parts")
+        with h5py.File(tmp_path / "parts" / "model.weights.h5", "r+") as file:
             value = file["optimizer/vars/3"][()]
             value.reshape(-1).view("uint32")[0] ^= 1
             file["optimizer/vars/3"][...] = value
-
-    with zipfile.ZipFile(undisturbed / "model.keras") as source:
-        source.extractall(tmp_path / "parts")
-        flip(tmp_path / "parts" / "model.weights.h5")
-        with zipfile.ZipFile(again / "model.keras", "w") as target:
+        with zipfile.ZipFile(copy / "model.keras", "w") as target:
             for name in source.namelist():
                 target.write(tmp_path / "parts" / name, name)
             target.comment = source.comment
-    (again / "checkpoints" / ".best.keras.writing").mkdir()
-    log = again / "log.jsonl"
-    log.write_text(log.read_text() * 2)
-    shutil.rmtree(again / "tensorboard" / "adv")
-    found = chaos_compare.compare(again, undisturbed)
-    assert found["differing_bits"] == 1 and found["log_lines"] == 4
-    texts = "\n".join(found["differences"])
+    compared = chaos.compare(copy, undisturbed)
+    assert compared["differing_bits"] == 1
+    assert compared["differences"] == ["model.keras, optimizer/vars/3: 1 bits differ"]
+
+
+def test_the_comparison_finds_a_lost_epoch(undisturbed, copy):
+    log = (copy / "log.jsonl").read_text().splitlines(keepends=True)
+    (copy / "log.jsonl").write_text(log[0])
+    checkpoints = sorted((copy / "checkpoints").glob("epoch-*.keras"))
+    checkpoints[-1].unlink()
+    (copy / "checkpoints" / ".best.keras.writing").mkdir()
+    compared = chaos.compare(copy, undisturbed)
+    assert compared["log_lines"] == 1
     for text in (
-        ".best.keras.writing",
-        "model.keras: 1 bits of optimizer/vars/3",
-        "log.jsonl: ",
-        "TensorBoard: ('adv', 'loss')",
+        "log.jsonl, line 1 is missing",
+        f"file checkpoints/{checkpoints[-1].name} is missing",
+        "file checkpoints/.best.keras.writing should not be there",
     ):
-        assert text in texts
+        assert text in compared["differences"]
 
 
-def test_the_plan_has_what_was_promised():
-    kills = chaos_plan.plan(seed=0)
+def test_the_comparison_finds_damaged_files(undisturbed, copy):
+    content = (copy / "model.keras").read_bytes()
+    (copy / "model.keras").write_bytes(content[: len(content) // 2])
+    differences = "\n".join(chaos.compare(copy, undisturbed)["differences"])
+    assert "model.keras, progress is missing" in differences
+
+
+def test_the_comparison_finds_a_gap_in_tensorboard(undisturbed, copy):
+    # As of an update that was resumed past: a new file that begins after the first update is lost.
+    shutil.rmtree(copy / "tensorboard" / "adv")
+    for step in (1, 2, 4):
+        file = event_files.EventFile(copy / "tensorboard" / "adv", step - 1)
+        file.scalar("loss", 1.0, step)
+        file.close()
+    differences = chaos.compare(copy, undisturbed)["differences"]
+    assert "TensorBoard adv, accuracy: steps is missing" in differences
+    assert any(
+        text.startswith("TensorBoard adv, loss: steps: [1, 2, 4] instead of")
+        for text in differences
+    ), differences
+
+
+def test_the_plan_has_every_moment():
+    kills = chaos.plan(seed=0)
     counts = collections.Counter(kill.kind for kill in kills)
-    assert counts == dict.fromkeys(chaos_plan.MOMENTS, 5) | {"random": 8}
+    assert counts == dict.fromkeys(chaos.MOMENTS, 5) | {"random": 8}
     moments = {(kill.kind, kill.moment) for kill in kills}
-    assert moments == {(kind, m) for kind, all_ in chaos_plan.MOMENTS.items() for m in all_}
-    assert kills == chaos_plan.plan(seed=0) != chaos_plan.plan(seed=1)
-    assert Kill(**json.loads(kills[0].dump())) == kills[0]
+    assert moments == {(kind, m) for kind, all_ in chaos.MOMENTS.items() for m in all_}
+    assert kills == chaos.plan(seed=0) != chaos.plan(seed=1)
 
 
 def test_the_switch_is_killed_where_it_is():
-    def left():
+    def kills():
         return [Kill("switch", "before"), Kill("attack", "step")]
 
-    assert chaos_plan.choose(left(), 0, 3, switch=3).kind == "attack"  # far from it
-    assert chaos_plan.choose(left(), 2, 1, switch=3).kind == "switch"
-    assert chaos_plan.choose(left(), 3, 0, switch=3).kind == "switch"
-    assert chaos_plan.choose(left(), 3, 1, switch=3).kind == "attack"
-    only = left()[:1]
-    assert chaos_plan.choose(only, 3, 1, switch=3) is None and len(only) == 1
-    assert chaos_plan.choose(only, 0, 0, switch=3).kind == "switch" and not only
+    assert chaos.choose(kills(), 0, 3, switch=3).kind == "attack"  # far from it
+    assert chaos.choose(kills(), 2, 1, switch=3).kind == "switch"
+    assert chaos.choose(kills(), 3, 0, switch=3).kind == "switch"
+    assert chaos.choose(kills(), 3, 1, switch=3).kind == "attack"
+    only = kills()[:1]
+    assert chaos.choose(only, 3, 1, switch=3) is None and len(only) == 1
+    assert chaos.choose(only, 0, 0, switch=3).kind == "switch" and not only

@@ -1,4 +1,4 @@
-"""Checkpoints as files: what is whole, which is the newest, and that any Keras program loads it."""
+"""Checkpoints as files: which are whole, which is the newest, and what other programs load."""
 
 import json
 import zipfile
@@ -23,22 +23,20 @@ def saved(tmp_path_factory):
     return path, model
 
 
-def test_names_in_the_order_of_a_training(tmp_path):
+def test_checkpoints_are_listed_in_the_order_of_the_training(tmp_path):
     places = [(0, 5), (1, 0), (1, 3), (1, 120), (2, 0), (10, 0), (12345, 1234567)]
     for epoch, step in reversed(places):
         (tmp_path / checkpoint_files.name(epoch, step)).touch()
     for other in ("epoch-1.txt", "epoch-last.keras", "epoch-0001-step-.keras", "best.keras"):
         (tmp_path / other).touch()
-    found = checkpoint_files.find(tmp_path)
-    assert list(found) == places
-    assert [path.name for path in found.values()][:2] == [
-        "epoch-0000-step-000005.keras",
-        "epoch-0001.keras",
-    ]
+    paths = checkpoint_files.find(tmp_path)
+    assert list(paths) == places
+    names = [path.name for path in paths.values()]
+    assert names[:2] == ["epoch-0000-step-000005.keras", "epoch-0001.keras"]
     assert checkpoint_files.find(tmp_path / "none") == {}
 
 
-def test_holds_the_progress_beside_a_keras_model(saved):
+def test_a_checkpoint_is_a_keras_model_with_a_record_of_the_progress(saved):
     path, model = saved
     progress, [generator] = checkpoint_files.read(path)
     assert progress == PROGRESS and generator == [7, 0]
@@ -51,7 +49,7 @@ def test_holds_the_progress_beside_a_keras_model(saved):
         assert set(json.loads(archive.comment)) == {"tfadv"}
 
 
-def test_no_byte_changes_unseen(saved, tmp_path):
+def test_every_changed_byte_is_noticed(saved, tmp_path):
     content = saved[0].read_bytes()
     path = tmp_path / "epoch-0001.keras"
     places = np.linspace(0, len(content) - 1, 40).astype(int).tolist()
@@ -75,25 +73,23 @@ def test_a_file_cut_short_is_not_complete(saved, tmp_path, length):
         checkpoint_files.verify(path)
 
 
-def test_the_newest_that_is_whole(saved, tmp_path):
-    said = []
-    assert checkpoint_files.newest(tmp_path, said.append) is None
+def test_the_newest_whole_checkpoint_is_taken_and_damaged_ones_are_reported(saved, tmp_path):
+    reported = []
+    assert checkpoint_files.newest(tmp_path, reported.append) is None
     content = saved[0].read_bytes()
     (tmp_path / "epoch-0001.keras").write_bytes(content)
     (tmp_path / "epoch-0001-step-000007.keras").write_bytes(content)
     (tmp_path / "epoch-0002.keras").write_bytes(content[:2000] + b"!" + content[2001:])
     (tmp_path / "epoch-0003.keras").write_bytes(content[:-2000])
-    found = checkpoint_files.newest(tmp_path, said.append)
-    assert found.name == "epoch-0001-step-000007.keras"
-    assert said == [
-        f"passed over {tmp_path}/epoch-0003.keras: File is not a zip file",
-        said[1],
-    ]
-    assert said[1].startswith(f"passed over {tmp_path}/epoch-0002.keras: its SHA-256 is ")
+    path = checkpoint_files.newest(tmp_path, reported.append)
+    assert path.name == "epoch-0001-step-000007.keras"
+    first, second = reported
+    assert first == f"passed over {tmp_path}/epoch-0003.keras: File is not a zip file"
+    assert second.startswith(f"passed over {tmp_path}/epoch-0002.keras: its SHA-256 is ")
     for name in ("epoch-0001.keras", "epoch-0001-step-000007.keras"):
         (tmp_path / name).unlink()
     with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path} is whole; received 2"):
-        checkpoint_files.newest(tmp_path, said.append)
+        checkpoint_files.newest(tmp_path, reported.append)
 
 
 def test_a_model_without_a_record_is_no_checkpoint(tmp_path):
@@ -103,7 +99,7 @@ def test_a_model_without_a_record_is_no_checkpoint(tmp_path):
         checkpoint_files.verify(path)
 
 
-def test_metrics_too_large_for_the_record(saved, tmp_path):
+def test_metrics_too_large_for_the_record_are_refused(saved, tmp_path):
     progress = Progress(0, 1, 1, {"metrics": [[0.123456789] * 10_000], "meters": []})
     with pytest.raises(ValueError, match="metrics must be smaller .* received 1"):
         checkpoints.save(saved[1], tmp_path / "a.keras", progress)

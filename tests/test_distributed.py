@@ -5,6 +5,7 @@ import sys
 import threading
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,12 +20,12 @@ def single(monkeypatch):
             monkeypatch.delenv(name)
 
 
-def test_single_process_is_rank_0_of_1():
+def test_a_single_process_leaves_values_alone_and_imports_no_horovod():
+    # Another test of this process may have imported it.
+    before = {name for name in sys.modules if name.split(".")[0] == "horovod"}
+    distributed.init()
     assert (distributed.size(), distributed.rank()) == (1, 0)
     assert (distributed.local_size(), distributed.local_rank()) == (1, 0)
-
-
-def test_single_process_leaves_values_alone():
     tensors = [tf.constant([1.0, 2.0]), tf.constant(3.0, tf.float16)]
     means = distributed.mean(tensors, "name")
     assert all(a is b for a, b in zip(means, tensors, strict=True)) and means is not tensors
@@ -33,9 +34,10 @@ def test_single_process_leaves_values_alone():
     value = object()
     assert distributed.broadcast_object(value) is value
     assert distributed.gather_object(value) == [value]
-    variable = tf.Variable(4.0)
+    variable = keras.Variable(4.0)
     distributed.broadcast([variable])
-    assert variable.numpy() == 4.0
+    assert float(variable) == 4.0
+    assert {name for name in sys.modules if name.split(".")[0] == "horovod"} == before
 
 
 def test_workers_are_named_by_what_they_have():
@@ -43,15 +45,6 @@ def test_workers_are_named_by_what_they_have():
     listed = distributed.by_worker([0.1, None, 0.1, 0.1])
     assert listed == "0.1 on workers 0, 2 and 3 and None on worker 1"
     assert distributed.named([1, 3]) == "workers 1 and 3"
-
-
-def test_single_process_imports_no_horovod():
-    # The whole test run may have it, and so this asks about what those calls import.
-    before = {name for name in sys.modules if name.split(".")[0] == "horovod"}
-    distributed.init()
-    test_single_process_is_rank_0_of_1()
-    test_single_process_leaves_values_alone()
-    assert {name for name in sys.modules if name.split(".")[0] == "horovod"} == before
 
 
 @pytest.mark.parametrize("launcher", ["HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
@@ -66,10 +59,10 @@ def test_several_workers_need_horovod(monkeypatch, launcher):
 
 
 class Machine:
-    """`tf.config` of a worker on a machine with GPUs and cores; notes what it is told."""
+    """`tf.config` of a worker on a machine with GPUs and cores; records how it is called."""
 
     def __init__(self, monkeypatch, gpus, workers=1, rank=0, cores=8):
-        self.told = []
+        self.calls = []
         devices = [
             tf.config.PhysicalDevice(f"/physical_device:GPU:{i}", "GPU") for i in range(gpus)
         ]
@@ -77,15 +70,15 @@ class Machine:
         patch(distributed, "local_size", lambda: workers)
         patch(distributed, "local_rank", lambda: rank)
         patch(tf.config, "list_physical_devices", lambda kind=None: devices)
-        patch(tf.config, "set_visible_devices", self._note("visible"))
-        patch(tf.config.experimental, "set_memory_growth", self._note("growth"))
-        patch(tf.config.threading, "set_intra_op_parallelism_threads", self._note("intra"))
-        patch(tf.config.threading, "set_inter_op_parallelism_threads", self._note("inter"))
+        patch(tf.config, "set_visible_devices", self._record("visible"))
+        patch(tf.config.experimental, "set_memory_growth", self._record("growth"))
+        patch(tf.config.threading, "set_intra_op_parallelism_threads", self._record("intra"))
+        patch(tf.config.threading, "set_inter_op_parallelism_threads", self._record("inter"))
         patch(os, "sched_getaffinity", lambda _: set(range(cores)))
         monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
 
-    def _note(self, what):
-        return lambda value, *rest: self.told.append((what, getattr(value, "name", value), *rest))
+    def _record(self, name):
+        return lambda value, *rest: self.calls.append((name, getattr(value, "name", value), *rest))
 
 
 def gpu(number):
@@ -109,7 +102,7 @@ def test_each_local_rank_takes_one_gpu_with_memory_growth(monkeypatch, gpus, wor
     if gpus < workers:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(rank))
     distributed.init()
-    assert machine.told == gpu(mine)
+    assert machine.calls == gpu(mine)
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
@@ -121,42 +114,56 @@ def test_fewer_gpus_than_workers_is_an_error(monkeypatch, gpus):
         distributed.init()
 
 
-def seat(machine="a", gpus=1, bus_id=None, narrowed=True, workers=2):
-    return distributed._Seat(machine, f"host-{machine}", workers, gpus, bus_id, narrowed)
+def seats(*places, workers=2, gpus=1, narrowed=True):
+    """Workers on machines, given as (machine, bus number of the GPU or None without one)."""
+    return [
+        distributed._Seat(name, f"host-{name}", workers, gpus if bus else 0, bus, narrowed)
+        for name, bus in places
+    ]
 
 
-def test_workers_that_see_one_gpu_each_may_not_see_the_same():
-    # As with CUDA_VISIBLE_DEVICES=0 in a shell that then starts two workers.
-    shared = [seat(bus_id="0000:3B:00.0"), seat(bus_id="0000:3B:00.0")]
-    message = (
-        r"^each worker needs a GPU of its own; workers 0 and 1 on host-a would share GPU "
-        r"0000:3B:00\.0 \(its 2 workers see 1 GPU\(s\) each: start fewer, or look at "
-        r"CUDA_VISIBLE_DEVICES\)$"
-    )
-    with pytest.raises(ValueError, match=message):
-        distributed._check_gpus(shared)
-
-
-def test_equal_bus_numbers_on_two_machines_are_two_gpus():
-    distributed._check_gpus([seat("a", bus_id="0000:3B:00.0"), seat("b", bus_id="0000:3B:00.0")])
-
-
-def test_workers_that_slurm_gives_two_gpus_each_may_be_more_than_two():
-    # Four tasks with --gpus-per-task=2, each of which takes one of its own two.
-    ids = ("0000:3B:00.0", "0000:AF:00.0", "0000:D8:00.0", "0000:18:00.0")
-    distributed._check_gpus([seat(gpus=2, bus_id=i, narrowed=False, workers=4) for i in ids])
-
-
-def test_a_machine_without_its_gpus_is_named():
-    # As after a driver's failure: 8 workers on GPUs would wait for 8 on cores.
-    seats = [seat("a", bus_id="0"), seat("a", bus_id="1"), seat("b", gpus=0), seat("b", gpus=0)]
-    message = (
-        r"^either all workers or none must have a GPU; received none for worker\(s\) 2, 3 "
-        r"\(the first on host-b\)$"
-    )
-    with pytest.raises(ValueError, match=message):
-        distributed._check_gpus(seats)
-    distributed._check_gpus(seats[2:])
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        pytest.param(
+            # CUDA_VISIBLE_DEVICES=0 in a shell that then starts two workers.
+            seats(("a", "0000:3B:00.0"), ("a", "0000:3B:00.0")),
+            r"each worker needs a GPU of its own; workers 0 and 1 on host-a would share GPU "
+            r"0000:3B:00\.0 \(its 2 workers see 1 GPU\(s\) each: start fewer, or look at "
+            r"CUDA_VISIBLE_DEVICES\)",
+            id="one GPU for two workers",
+        ),
+        pytest.param(
+            # After a driver's failure: two workers with GPUs would wait for two on cores.
+            seats(("a", "0"), ("a", "1"), ("b", None), ("b", None)),
+            r"either all workers or none must have a GPU; received none for worker\(s\) 2, 3 "
+            r"\(the first on host-b\)",
+            id="a machine without its GPUs",
+        ),
+        pytest.param(seats(("b", None), ("b", None)), None, id="no GPUs"),
+        pytest.param(seats(("a", "3B"), ("b", "3B")), None, id="equal numbers on two machines"),
+        pytest.param(
+            # Slurm with --gpus-per-task=2: each task takes one of its own two.
+            seats(
+                ("a", "3B"),
+                ("a", "AF"),
+                ("a", "D8"),
+                ("a", "18"),
+                workers=4,
+                gpus=2,
+                narrowed=False,
+            ),
+            None,
+            id="more workers than GPUs that each of them sees",
+        ),
+    ],
+)
+def test_each_worker_needs_a_gpu_of_its_own(workers, message):
+    if message is None:
+        distributed._check_gpus(workers)
+    else:
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            distributed._check_gpus(workers)
 
 
 def test_a_gpus_bus_number_is_that_of_cudas_driver(monkeypatch):
@@ -198,7 +205,7 @@ def test_a_tensorflow_that_runs_already_cannot_take_one_gpu(monkeypatch):
 def test_workers_split_the_cores_of_a_machine_without_gpus(monkeypatch, cores, workers, threads):
     machine = Machine(monkeypatch, gpus=0, workers=workers, cores=cores)
     distributed.init()
-    assert machine.told == [("intra", threads[0]), ("inter", threads[1])]
+    assert machine.calls == [("intra", threads[0]), ("inter", threads[1])]
 
 
 def test_single_worker_and_explicit_threads_are_left_alone(monkeypatch):
@@ -207,7 +214,7 @@ def test_single_worker_and_explicit_threads_are_left_alone(monkeypatch):
     machine = Machine(monkeypatch, gpus=0, workers=2)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
     distributed.init()
-    assert machine.told == []
+    assert machine.calls == []
 
 
 def test_threads_of_a_running_tensorflow_stay(monkeypatch):
@@ -221,51 +228,40 @@ def test_threads_of_a_running_tensorflow_stay(monkeypatch):
 
 
 class Horovod:
-    """`horovod.tensorflow`, whose `init` notes the cycle and starts a thread, as the real one."""
+    """`horovod.tensorflow`, whose `init` records the cycle and starts a thread, as the real one."""
 
-    def __init__(self, monkeypatch):
-        self.cycle = self.thread = None
+    def __init__(self):
         self._end = threading.Event()
-        monkeypatch.setitem(sys.modules, "horovod", types.SimpleNamespace(tensorflow=self))
-        monkeypatch.setitem(sys.modules, "horovod.tensorflow", self)
-        monkeypatch.setattr(launcher, "workers", lambda: 2)
 
     def is_initialized(self):
         return False
 
     def init(self):
         self.cycle = os.environ.get("HOROVOD_CYCLE_TIME")
-        self.thread = threading.Thread(target=self._end.wait)
-        self.thread.start()
+        self._thread = threading.Thread(target=self._end.wait)
+        self._thread.start()
 
     def end(self):
+        """Ends the thread; returns its scheduling policy."""
+        policy = os.sched_getscheduler(self._thread.native_id)
         self._end.set()
-        self.thread.join()
-
-
-@pytest.mark.parametrize(
-    ("gpus", "given", "taken"), [(0, "3", "3"), (0, None, "10"), (2, "3", "3"), (2, None, None)]
-)
-def test_horovods_thread_asks_seldom_where_it_shares_a_core(monkeypatch, gpus, given, taken):
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "")  # is put back as it was
-    monkeypatch.delenv("HOROVOD_CYCLE_TIME")
-    if given:
-        monkeypatch.setenv("HOROVOD_CYCLE_TIME", given)
-    horovod = Horovod(monkeypatch)
-    Machine(monkeypatch, gpus)
-    distributed._horovod()
-    horovod.end()
-    assert horovod.cycle == taken
+        self._thread.join()
+        return policy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads of other systems stay as they are")
-@pytest.mark.parametrize("gpus", [0, 2])
-def test_horovods_thread_steps_back_where_it_shares_a_core(monkeypatch, gpus):
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "10")
-    horovod = Horovod(monkeypatch)
+@pytest.mark.parametrize(
+    ("gpus", "given", "cycle"), [(0, "3", "3"), (0, None, "10"), (2, "3", "3"), (2, None, None)]
+)
+def test_horovods_thread_steps_back_where_it_shares_a_core(monkeypatch, gpus, given, cycle):
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", given or "")
+    if given is None:
+        monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    horovod = Horovod()
+    monkeypatch.setitem(sys.modules, "horovod", types.SimpleNamespace(tensorflow=horovod))
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", horovod)
+    monkeypatch.setattr(launcher, "workers", lambda: 2)
     Machine(monkeypatch, gpus)
     distributed._horovod()
-    found = os.sched_getscheduler(horovod.thread.native_id)
-    horovod.end()
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
-    assert found == (os.SCHED_OTHER if gpus else os.SCHED_IDLE)
+    assert horovod.end() == (os.SCHED_OTHER if gpus else os.SCHED_IDLE)
+    assert horovod.cycle == cycle and os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -11,7 +11,7 @@ from tfadv.event_files import EventFile, read_scalars
 
 
 def write(directory, step, values):
-    """A training that goes on from a step and writes `step -> value`."""
+    """A training that continues from a step and writes `step -> value`."""
     file = EventFile(directory, step)
     for at, value in values.items():
         file.scalar("loss", value, at)
@@ -23,17 +23,15 @@ def test_scalars_are_what_tensorboard_expects(tmp_path):
     write(tmp_path, 0, {3: 0.5, 6: 0.25})
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    found = events.Tensors("loss")
-    assert [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in found] == [
-        (3, 0.5),
-        (6, 0.25),
-    ]
-    # The horizontal axes "relative" and "wall" count from here.
-    assert all(before <= event.wall_time <= time.time() for event in found)
+    losses = events.Tensors("loss")
+    values = [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in losses]
+    assert values == [(3, 0.5), (6, 0.25)]
+    # The horizontal axes "relative" and "wall" count from these times.
+    assert all(before <= event.wall_time <= time.time() for event in losses)
     assert events.SummaryMetadata("loss").plugin_data.plugin_name == "scalars"
 
 
-def test_what_a_killed_training_left_is_struck_out(tmp_path):
+def test_scalars_of_a_killed_training_after_its_checkpoint_do_not_count(tmp_path):
     write(tmp_path, 0, {2: 1.0, 4: 2.0, 6: 3.0, 8: 4.0})
     write(tmp_path, 4, {6: 30.0})  # from the checkpoint of step 4, and killed again
     assert read_scalars(tmp_path) == {2: {"loss": 1}, 4: {"loss": 2}, 6: {"loss": 30}}
@@ -63,5 +61,5 @@ def test_images_keep_their_pixels(tmp_path, shape):
     assert events.SummaryMetadata("picture").plugin_data.plugin_name == "images"
 
 
-def test_a_run_that_is_not_there_has_no_scalars(tmp_path):
+def test_a_missing_run_has_no_scalars(tmp_path):
     assert read_scalars(tmp_path / "none") == {}

@@ -1,4 +1,4 @@
-"""The Slurm launch, with stand-ins for `srun` and `scontrol` and real Horovod workers."""
+"""The Slurm launch with stand-ins for `srun` and `scontrol`, and real Horovod workers."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import run_slurm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Nodes of two tasks and of one, all on this machine: what srun gives its tasks, and its status.
+# Starts tasks as srun does, and has its status: two on a first node, one on a second, all here.
 SRUN = """#!{python}
 import os, subprocess, sys
 options = [argument for argument in sys.argv[1:] if argument.startswith("--")]
@@ -53,8 +53,8 @@ def launch(environment, *flags):
     )
 
 
-# What sbatch does with a script: it opens the log in the directory it was called from, where it
-# makes no folder, and runs a copy of the script there.
+# Runs a script as sbatch does: as a copy, with the log in the directory where sbatch was called,
+# in which it creates no folder.
 SBATCH = """#!{python}
 import os, re, shutil, subprocess, sys, tempfile
 script, *arguments = sys.argv[1:]
@@ -71,7 +71,7 @@ with tempfile.TemporaryDirectory() as spool:
 def test_a_job_from_a_fresh_clone_has_a_log(cluster, tmp_path):
     (tmp_path / "sbatch").write_text(SBATCH.format(python=sys.executable))
     (tmp_path / "sbatch").chmod(0o755)
-    clone = tmp_path / "clone"  # what git has of the checkout, and what `make setup` adds
+    clone = tmp_path / "clone"  # a clone after `make setup`
     (clone / ".venv" / "bin").mkdir(parents=True)
     python = clone / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -82,7 +82,7 @@ def test_a_job_from_a_fresh_clone_has_a_log(cluster, tmp_path):
     (log,) = (path for path in clone.iterdir() if path.is_file())
     assert log.name == "slurm-7.log"
     assert log.read_text().startswith("run_slurm.py: --program must be train")
-    # It is no file that git should see.
+    # Git must ignore it.
     assert "/slurm-*.log" in (ROOT / ".gitignore").read_text().splitlines()
 
 
@@ -111,7 +111,7 @@ def test_three_tasks_on_two_nodes_are_three_workers(cluster, tmp_path):
     "flags, without, message",
     [
         (["--program", "fly"], None, "run_slurm.py: --program must be train"),
-        (["--norm=mbn"], "SLURM_JOB_NODELIST", "run_slurm.py: this runs inside a Slurm job"),
+        (["--norm=mbn"], "SLURM_JOB_NODELIST", "run_slurm.py: this must run inside a Slurm job"),
         # Checked before srun, for as many workers as there will be: 64 images over 32 x 3.
         (
             ["--flagfile=flags/quickstart.flags"],

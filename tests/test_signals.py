@@ -10,7 +10,7 @@ import pytest
 
 from tests import workers
 
-# A key derivation: seconds of C without a look at Python's signals, as a long update.
+# A key derivation takes seconds of C code without a look at Python's signals, as an update does.
 BUSY = r"""
 import hashlib, importlib.util, os, signal, sys
 # The file alone: the package imports TensorFlow, which takes seconds.
@@ -84,7 +84,7 @@ def handlers():
         signal.signal(number, handler)
 
 
-def test_what_was_there_before_goes_on_and_comes_back(handlers):
+def test_other_handlers_and_listeners_still_work_and_are_put_back(handlers):
     from tfadv import signals
 
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -99,7 +99,7 @@ def test_what_was_there_before_goes_on_and_comes_back(handlers):
         signal.raise_signal(signal.SIGUSR1)
         listener.close()
         assert signal.getsignal(signal.SIGUSR1) == handlers[signal.SIGUSR1]
-        # Another's signal is passed on to who listened before.
+        # A signal of no concern to it is passed on to the previous listener.
         listener = signals.Listener([signal.SIGUSR1], pytest.fail, pytest.fail)
         signal.signal(signal.SIGUSR2, lambda *_: None)
         signal.raise_signal(signal.SIGUSR2)

@@ -1,5 +1,6 @@
 """A worker that hangs is named, with the stack traces of all that can still give one."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -15,124 +16,136 @@ from tests import workers
 from tfadv import distributed, watchdog
 
 
+class Job:
+    """Three workers: this process is rank 0, or another one; the rest are connections from a test.
+
+    `errors` holds what the process would have said as it ended itself, and `ended` is set then.
+    """
+
+    def __init__(self):
+        self.errors, self.ended, self.over = [], threading.Event(), threading.Event()
+        self.shared = []  # what rank 0 sent to all: its address and the token, once a watch
+        self.connections = contextlib.ExitStack()
+
+    def end(self, program, message):
+        self.errors.append(f"{program}: {message}")
+        self.ended.set()
+        self.over.wait(20)  # the process would have ended, and not come back
+
+    def share(self, value):
+        self.shared.append(value)
+        return value
+
+    def connect(self, rank):
+        address, token = self.shared[-1]
+        connection = self.connections.enter_context(socket.create_connection(address))
+        stream = self.connections.enter_context(connection.makefile("rw"))
+        base = {"token": token, "rank": rank, "pid": 77, "host": "there", "doing": "in step 5"}
+
+        def report(**state):
+            watchdog._send(stream, {**base, "count": 4, "waits": False, **state})
+            return watchdog._receive(stream)
+
+        def trace(text):
+            watchdog._send(stream, {**base, "traces": text})
+
+        return report, trace
+
+
 @pytest.fixture
-def ended(monkeypatch):
-    """What the process would have said when it ended itself."""
-    said, event, over = [], threading.Event(), threading.Event()
-
-    def end(program, message):
-        said.append(f"{program}: {message}")
-        event.set()
-        over.wait(20)  # as long as a process takes that has ended: there is nothing behind it
-
-    monkeypatch.setattr(watchdog, "_end", end)
+def job(monkeypatch):
+    job = Job()
+    monkeypatch.setattr(watchdog, "_end", job.end)
     monkeypatch.setattr(watchdog, "INTERVAL", 0.1)
-    monkeypatch.setattr(distributed, "size", lambda: 3)
-    monkeypatch.setattr(distributed, "broadcast_object", lambda value: value)
-    yield said, event
-    over.set()
-
-
-def test_who_hangs_is_named_with_traces(ended, tmp_path, monkeypatch):
-    said, event = ended
     monkeypatch.setattr(watchdog.socket, "gethostname", lambda: "127.0.0.1")
     monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR", raising=False)
-    made = []
-    create = socket.create_server
-    monkeypatch.setattr(
-        watchdog.socket, "create_server", lambda *args: made.append(create(*args)) or made[0]
-    )
-    monkeypatch.setattr(watchdog.os, "urandom", lambda count: b"t" * count)
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "broadcast_object", job.share)
+    with job.connections:
+        yield job
+    job.over.set()
+
+
+def test_hanging_workers_are_named_with_traces(job, tmp_path, monkeypatch):
     with watchdog.watch(1, tmp_path / "stalled.log", "train"):
         monkeypatch.setattr(distributed, "waits", lambda: True)
         # Worker 1 reports what it does but makes no progress; worker 2 was never heard of.
-        with socket.create_connection(made[0].getsockname()) as connection:
-            stream = connection.makefile("rw")
-            report = {"token": (b"t" * 16).hex(), "rank": 1, "pid": 77, "host": "there"}
-            start = time.monotonic()
-            while not event.is_set() and time.monotonic() < start + 30:
-                asked = {**report, "count": 4, "doing": "in step 5", "waits": False}
-                watchdog._send(stream, asked)
-                if watchdog._receive(stream)["traces"]:
-                    watchdog._send(stream, {**report, "traces": "its traces"})
-                time.sleep(0.1)
-        assert event.wait(5)
-    [line] = said
+        report, trace = job.connect(1)
+        start = time.monotonic()
+        while not job.ended.is_set() and time.monotonic() < start + 30:
+            if report()["traces"]:
+                trace("its traces")
+            time.sleep(0.1)
+        assert job.ended.wait(5)
+    [line] = job.errors
     assert line.startswith("train: no worker made progress for 1 s; hanging: worker 1 ")
     assert "(process 77 on there; in step 5), worker 2 (never heard of); stack" in line
     text = (tmp_path / "stalled.log").read_text()
-    assert "worker 1:\nits traces" in text and "test_who_hangs_is_named_with_traces" in text
+    assert "worker 1:\nits traces" in text and "test_hanging_workers_are_named_with_traces" in text
 
 
-def test_progress_of_any_worker_counts(ended, tmp_path):
-    said, _ = ended
+def test_progress_of_any_worker_counts(job, tmp_path):
     with watchdog.watch(1, tmp_path / "stalled.log", "train"):
-        for count in range(30):
+        for count in range(20):
             watchdog.beat(f"step {count}")
             time.sleep(0.1)
     time.sleep(0.5)
-    assert not said
-    with watchdog.watch(0, tmp_path / "stalled.log", "train"):
-        time.sleep(0.3)  # 0 is no watch
-    assert not said and not any(t.name.startswith("_tell") for t in threading.enumerate())
+    with watchdog.watch(0, tmp_path / "stalled.log", "train"):  # 0 is no watch
+        pass
+    assert not job.errors and len(job.shared) == 1
 
 
-def test_a_worker_that_cannot_reach_rank_0_says_so_and_trains_on(ended, monkeypatch, capsys):
-    said, _ = ended
+def test_a_job_whose_workers_have_all_finished_is_not_ended(job, tmp_path):
+    finished = False
+    with watchdog.watch(0.5, tmp_path / "stalled.log", "train", lambda: not finished):
+        reports = [job.connect(rank)[0] for rank in (1, 2)]
+        finished = True
+        for report in reports:
+            report(works=False)
+        assert not job.ended.wait(1.5)
+        reports[0](works=True)
+        assert job.ended.wait(5)
+
+
+def test_a_worker_that_cannot_reach_rank_0_says_so_and_trains_on(job, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()
-    watchdog._tell(closed, "token", 0.3, "train", threading.Event())
+    monkeypatch.setattr(distributed, "broadcast_object", lambda value: (closed, "token"))
+    with watchdog.watch(0.3, "stalled.log", "train"):
+        time.sleep(1)
     line = capsys.readouterr().err
     expected = r"tfadv.train: no watch over worker 1, which cannot reach 127.0.0.1:\d+: "
     assert re.match(expected, line)
-    assert line.count("\n") == 1 and not said
+    assert line.count("\n") == 1 and not job.errors
 
 
-def test_who_was_silent_is_known_afterwards(ended, tmp_path):
-    watcher = watchdog._Watcher(None, "token", 60, tmp_path / "stalled.log", "train")
-    now = time.monotonic()
-    for rank, heard in ((0, now), (1, now - 7), (2, now - 0.1)):
-        watcher._latest[rank] = {"pid": rank, "host": "there", "doing": "in step 5"}
-        watcher._heard[rank] = heard
-    assert watcher.silent() == ["worker 1 (process 1 on there; silent for 7 s)"]
+def test_silent_workers_are_known_afterwards(job, tmp_path):
+    with watchdog.watch(60, tmp_path / "stalled.log", "train"):
+        early, late = job.connect(1)[0], job.connect(2)[0]
+        early()
+        time.sleep(1)
+        late()
+    [name] = watchdog.silent()
+    assert re.fullmatch(r"worker 1 \(process 77 on there; silent for \d+ s\)", name)
 
 
-def test_who_has_left_is_not_waited_for():
-    watcher = watchdog._Watcher(None, "token", 60, "stalled.log", "train")
-    assert watcher._work_is_left()  # of whom nothing is known may be at work
-    watcher._latest[0] = {"works": True}
-    assert watcher._work_is_left()
-    watcher._latest[0] = {"works": False}
-    assert not watcher._work_is_left()
-
-
-def test_within_a_watch_there_is_no_other(ended, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(distributed, "broadcast_object", lambda value: asked.append(value) or value)
+def test_a_watch_within_a_watch_does_nothing(job, tmp_path):
     for _ in range(2):
         with watchdog.watch(5, tmp_path / "stalled.log", "train"):
             with watchdog.watch(5, tmp_path / "other.log"):
                 pass
-    assert len(asked) == 2
+    assert len(job.shared) == 2
 
 
-def test_others_hear_that_one_is_asked_to_stop(ended, tmp_path, monkeypatch):
-    monkeypatch.setattr(watchdog.socket, "gethostname", lambda: "127.0.0.1")
-    monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR", raising=False)
-    asked, heard = [], threading.Event()
-    monkeypatch.setattr(distributed, "broadcast_object", lambda value: asked.append(value) or value)
+def test_workers_are_told_that_another_one_is_asked_to_stop(job, tmp_path):
+    told = threading.Event()
     with watchdog.watch(60, tmp_path / "stalled.log", "train"):
-        watchdog.when_stopping(heard.set)
-        address, token = asked[0]
-        with socket.create_connection(address) as connection:
-            stream = connection.makefile("rw")
-            report = {"token": token, "rank": 1, "pid": 77, "host": "there", "count": 4}
-            for stopping in (False, True):
-                watchdog._send(stream, {**report, "stopping": stopping})
-                assert watchdog._receive(stream)["stopping"] == stopping
-                assert heard.wait(5) == stopping or not stopping
-        assert heard.is_set()
+        watchdog.when_stopping(told.set)
+        report, _ = job.connect(1)
+        assert not report(stopping=False)["stopping"] and not told.is_set()
+        assert report(stopping=True)["stopping"]
+        assert told.wait(5)
 
 
 HANGS = """
@@ -177,23 +190,27 @@ model.fit(
 """
 
 
-@pytest.mark.slow
-def test_a_users_own_program_is_watched(tmp_path):
-    script = tmp_path / "trains.py"
-    script.write_text(TRAINS)
-    command = [pathlib.Path(sys.executable).parent / "horovodrun", "-np", "2", "--gloo"]
-    environment = {**os.environ, "PYTHONPATH": str(workers.ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    environment["TMPDIR"] = str(tmp_path)
+def failing_run(folder, count, name, program, *arguments, **environment):
+    """Runs a program on real workers, which must fail, and returns what they printed."""
+    (folder / name).write_text(program)
+    command = [pathlib.Path(sys.executable).parent / "horovodrun", "-np", str(count), "--gloo"]
+    environment |= {"PYTHONPATH": str(workers.ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(
-        [*command, sys.executable, script],
-        env=environment,
+        [*command, sys.executable, folder / name, *arguments],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert done.returncode != 0
+    return done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_a_users_own_program_is_watched(tmp_path):
+    output = failing_run(tmp_path, 2, "trains.py", TRAINS, TMPDIR=str(tmp_path))
     line = r"tfadv: no worker made progress for 15 s; hanging: worker 1 \(.* in step 2 of an epoch"
-    assert re.search(line, done.stderr + done.stdout)
+    assert re.search(line, output)
     [traces] = tmp_path.glob("tfadv-stalled-*.log")
     assert "trains.py" in traces.read_text()
 
@@ -208,14 +225,8 @@ def test_a_users_own_program_is_watched(tmp_path):
     ],
 )
 def test_real_workers_that_hang(tmp_path, who, how, line):
-    script = tmp_path / "hangs.py"
-    script.write_text(HANGS)
-    command = [pathlib.Path(sys.executable).parent / "horovodrun", "-np", "3", "--gloo"]
-    command += [sys.executable, script, str(who), how, tmp_path / "stalled.log"]
-    environment = {**os.environ, "PYTHONPATH": str(workers.ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode != 0
-    assert re.search(line, done.stderr + done.stdout)
+    output = failing_run(tmp_path, 3, "hangs.py", HANGS, str(who), how, tmp_path / "stalled.log")
+    assert re.search(line, output)
     if who:
         traces = (tmp_path / "stalled.log").read_text()
         assert "worker 0:\n" in traces and 'hangs.py", line 14' in traces  # where the others wait

@@ -30,7 +30,7 @@ def test_a_failure_leaves_what_was_there_and_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_where_nothing_can_be_written(tmp_path, monkeypatch, number):
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, number):
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
@@ -39,13 +39,13 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch, number):
         whole_files.write_text(tmp_path / "a.txt", "new")
 
 
-def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
+def test_a_missing_folder_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*gone/a.txt'"):
         whole_files.write_text(tmp_path / "gone" / "a.txt", "new")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_writer_left_goes(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     path = tmp_path / "a.txt"
     for name in ("a.txt", "b.txt"):
         (tmp_path / f".{name}.writing").mkdir()

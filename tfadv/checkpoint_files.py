@@ -1,9 +1,9 @@
-"""Checkpoints as files: their names, their checksums, and which is the newest that is whole.
+"""Checkpoints as files: their names, their checksums, and which is the newest whole one.
 
-A checkpoint is a `.keras` file, as any Keras program loads it. Such a file is a zip archive; its
+A checkpoint is a `.keras` file that any Keras program loads. Such a file is a zip archive. Its
 comment (`unzip -z` shows it) is a line of JSON with what Keras does not save, and the SHA-256 of
-that and of all bytes before it. (A fourth member of the archive would have
-Keras unpack all of it to the disk whenever it loads the model.)
+that and of all bytes before it. (If that were a fourth member of the archive, Keras would unpack
+all of the archive to the disk whenever it loads the model.)
 """
 
 import dataclasses
@@ -14,6 +14,8 @@ import pathlib
 import re
 import struct
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.keras")
 _LONGEST = 2**16 - 1  # bytes of a comment, whose length is the end record's last two
@@ -21,16 +23,23 @@ _LONGEST = 2**16 - 1  # bytes of a comment, whose length is the end record's las
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a training has come, and what of it neither model nor optimizer holds.
+    """How far a training has come, and its state outside of the model and the optimizer.
 
     Attributes:
         epoch: Integer, finished epochs.
         step: Integer, finished updates of the epoch after those.
         workers: Integer, how many workers there were.
         sums: Dictionary, name -> nested lists of numbers: what `AdversarialStep.sums` was after
-            `step` updates; None at the end of an epoch, when every sum begins anew.
-        averaged: Boolean, whether the file's model has the averages that its optimizer keeps of its
-            weights, and the optimizer the weights that train; they are exchanged.
+            `step` updates; None at the end of an epoch, when every sum starts again.
+        averaged: Boolean, whether the optimizer's averages of the weights and the weights are
+            exchanged: the averages are in the file's model, the training weights in its optimizer.
+
+    Example:
+
+    ```python
+    progress = tfadv.training.Progress(epoch=3, step=120)
+    print(progress)  # epoch 3 and 120 updates
+    ```
     """
 
     epoch: int = 0
@@ -46,36 +55,36 @@ class Progress:
         return f"{epochs} and {self.step} updates" if epochs else f"{self.step} updates"
 
 
-def name(epoch, step=0):
-    """The name of a checkpoint after finished epochs, and updates of the one after them."""
+def name(epoch: int, step: int = 0) -> str:
+    """The name of a checkpoint after finished epochs and updates of the next epoch."""
     return f"epoch-{epoch:04d}" + (f"-step-{step:06d}" if step else "") + ".keras"
 
 
-def find(directory):
-    """Paths of the checkpoints in a directory by (finished epochs, updates), oldest first."""
-    found = {}
+def find(directory: str | os.PathLike) -> dict[tuple[int, int], pathlib.Path]:
+    """Finds a directory's checkpoints: (finished epochs, updates) -> path, oldest first."""
+    paths = {}
     for path in pathlib.Path(directory).glob("epoch-*.keras"):
         match = _NAME.fullmatch(path.name)
         if match:
-            found[int(match[1]), int(match[2] or 0)] = path
-    return dict(sorted(found.items()))
+            paths[int(match[1]), int(match[2] or 0)] = path
+    return dict(sorted(paths.items()))
 
 
-def newest(directory, report):
-    """The newest checkpoint of a directory that is whole.
+def newest(directory: str | os.PathLike, report: Callable[[str], Any]) -> pathlib.Path | None:
+    """Finds the newest whole checkpoint of a directory.
 
     Args:
         directory: String or path.
-        report: Function of a line of text, called for every newer one that is not whole.
+        report: Function of a line of text, called for every newer one that is damaged.
 
     Returns:
-        Its path; None if there are none at all.
+        Its path; None if there are no checkpoints at all.
 
     Raises:
-        ValueError: If there are some and none is whole: to begin anew is not ours to decide.
+        ValueError: If all of them are damaged. Whether to start again is the user's decision.
     """
-    found, problems = find(directory), []
-    for path in reversed(found.values()):
+    paths, problems = find(directory), []
+    for path in reversed(paths.values()):
         try:
             verify(path)
         except ValueError as error:
@@ -84,22 +93,23 @@ def newest(directory, report):
             for problem in problems:
                 report(f"passed over {problem}")
             return path
-    if found:
-        count = f"{len(found)}: {problems[0]}"
-        raise ValueError(f"no checkpoint in {directory} is whole; received {count}")
+    if problems:
+        raise ValueError(
+            f"no checkpoint in {directory} is whole; received {len(problems)}: {problems[0]}"
+        )
     return None
 
 
-def stamp(path, progress, generators):
-    """Writes into a saved model how far its training is, and the checksum.
+def stamp(path: str | os.PathLike, progress: Progress, generators: list) -> None:
+    """Adds to a saved model how far its training is, and the checksum.
 
     Args:
-        path: Of a `.keras` file that Keras has just written.
+        path: Path of a `.keras` file that Keras has just written.
         progress: A `Progress`.
         generators: Nested lists, the states of the model's random generators.
 
     Raises:
-        ValueError: If that is more than such a file has place for.
+        ValueError: If that takes more bytes than such a file has room for.
     """
     record = {**dataclasses.asdict(progress), "generators": generators}
     with open(path, "r+b") as file:
@@ -115,8 +125,8 @@ def stamp(path, progress, generators):
         file.write(_comment(record, _sha256(file, size, record)))
 
 
-def read(path):
-    """What `stamp` wrote into a file: a `Progress` and the states of generators.
+def read(path: str | os.PathLike) -> tuple[Progress, list]:
+    """Reads what `stamp` wrote into a file: a `Progress`, and the states of random generators.
 
     Raises:
         ValueError: If the file is no archive, or holds no such record.
@@ -127,15 +137,15 @@ def read(path):
     return Progress(**record), generators
 
 
-def is_complete(path):
-    """Whether a file has a beginning, an end and a record; without reading all of it."""
+def is_complete(path: str | os.PathLike) -> bool:
+    """Whether a file has a beginning, an end and a record, without reading all of it."""
     try:
         return bool(_record(path))
     except ValueError:
         return False
 
 
-def verify(path):
+def verify(path: str | os.PathLike) -> None:
     """Reads all of a checkpoint.
 
     Raises:
@@ -144,9 +154,9 @@ def verify(path):
     record, length = _record(path)
     expected = record.pop("sha256")
     with open(path, "rb") as file:
-        found = _sha256(file, os.stat(path).st_size - length, record)
-    if found != expected:
-        raise ValueError(f"{path}: its SHA-256 is {found[:12]}..., and was {expected[:12]}...")
+        actual = _sha256(file, os.stat(path).st_size - length, record)
+    if actual != expected:
+        raise ValueError(f"{path}: its SHA-256 is {actual[:12]}..., and was {expected[:12]}...")
 
 
 def _record(path):
@@ -158,7 +168,7 @@ def _record(path):
         raise ValueError(f"{path}: {error}") from None
     try:
         record = json.loads(comment)["tfadv"]
-        # Those of tfadv before it had `averaged` hold the same without.
+        # Files of earlier versions lack `averaged`.
         if {*record, "averaged"} != {*Progress.__dataclass_fields__, "generators", "sha256"}:
             raise KeyError
     except (ValueError, KeyError, TypeError):
@@ -171,7 +181,7 @@ def _comment(record, sha256):
 
 
 def _sha256(file, length, record):
-    """Of a file's first bytes, behind which it is left, and of a record."""
+    """The checksum of a record and of a file's first bytes; leaves the file after them."""
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
     file.seek(0)
     while length:

@@ -1,8 +1,8 @@
-"""What the workers of one training do together; the only file that knows Horovod.
+"""What the workers of a training do together; the only file that knows Horovod.
 
-Every function works in a single process too, where it needs no Horovod installed. The workers of a
-launch are counted in the environment that `horovodrun` or `mpirun` gives them, or by
-`horovod.tensorflow` itself where the program has initialized it.
+Every function also works in a single process, where Horovod need not be installed. The number of
+workers comes from the environment that `horovodrun` or `mpirun` gives them, or from
+`horovod.tensorflow` itself if the program has initialized it.
 """
 
 import contextlib
@@ -11,9 +11,12 @@ import os
 import pathlib
 import socket
 import sys
-import typing
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfadv import launcher
@@ -39,12 +42,16 @@ def _horovod():
     shares_cores = not tf.config.list_physical_devices("GPU")
     if shares_cores:
         # By default its thread asks all others every millisecond whether there is anything to
-        # reduce, which took a quarter of a worker's core. There is one reduction in an update.
+        # reduce, which took a quarter of a worker's core; an update has one reduction.
         os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
     before = _threads()
     module.init()
     if shares_cores:
-        _step_back(_threads() - before)
+        # Horovod's threads would interrupt the arithmetic on their core a dozen times in each
+        # cycle, and empty its caches. They are in no hurry: they have work when it waits.
+        for thread in map(int, _threads() - before):
+            with contextlib.suppress(OSError):  # it has ended, or a sandbox forbids it
+                os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
     return module
 
 
@@ -52,26 +59,18 @@ def _threads():
     return set(os.listdir("/proc/self/task")) if sys.platform == "linux" else set()
 
 
-def _step_back(threads):
-    # They interrupt the arithmetic on their core a dozen times in each cycle, and what it had in
-    # the caches is gone. There is no hurry: their work comes when it waits.
-    for thread in map(int, threads):
-        with contextlib.suppress(OSError):  # one that ended, or a sandbox that forbids it
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
-
-
-def init():
+def init() -> None:
     """Joins the other workers and takes this worker's share of the machine.
 
-    Call it before TensorFlow has touched a GPU: each worker sees one GPU, that of its local rank,
+    Call it before the first TensorFlow operation. Each worker sees one GPU, that of its local rank,
     whose memory grows as needed. Workers that share a CPU split its cores, unless
-    `TF_NUM_INTRAOP_THREADS` says otherwise.
+    `TF_NUM_INTRAOP_THREADS` is set.
 
     Raises:
         ImportError: If several workers were launched and Horovod is not installed.
-        RuntimeError: If TensorFlow has touched a GPU before.
-        ValueError: If two workers would share a GPU, or some workers have one and others do not;
-            on all workers.
+        RuntimeError: If TensorFlow has used a GPU before.
+        ValueError: On all workers, if two workers would share a GPU, or some workers have one and
+            others do not.
     """
     workers = local_size()
     gpus = tf.config.list_physical_devices("GPU")
@@ -89,32 +88,23 @@ def init():
         cores = max(1, len(os.sched_getaffinity(0)) // workers)
         try:
             tf.config.threading.set_intra_op_parallelism_threads(cores)
-            # Operations side by side mostly wait, and one that waits must not be all.
+            # At least two, so that an operation that waits does not hold up all others.
             tf.config.threading.set_inter_op_parallelism_threads(max(2, cores))
         except RuntimeError:
-            pass  # TensorFlow runs already, with the threads it has; slower, not wrong.
-    # Last: TensorFlow is set up by the first operation, and Horovod gathers through one.
+            pass  # TensorFlow already runs with other threads, which is slower but not wrong.
+    # Last, because it is the first TensorFlow operation.
     _check_gpus(gather_object(_Seat.of_this_worker(gpus)))
 
 
-class _Seat(typing.NamedTuple):
-    """Where a worker runs.
+class _Seat(NamedTuple):
+    """Where a worker runs."""
 
-    Args:
-        machine: What tells machines apart, also those of containers that share one.
-        host: The machine's name.
-        local_workers: How many workers run there.
-        gpus: How many GPUs this worker sees.
-        bus_id: Of the GPU that it takes; None without one, or where it cannot be known.
-        narrowed: Whether the launcher may have shown this worker a GPU of its own.
-    """
-
-    machine: str
-    host: str
-    local_workers: int
-    gpus: int
-    bus_id: str | None
-    narrowed: bool
+    machine: str  # tells machines apart; the same in all containers of one machine
+    host: str  # the machine's name
+    local_workers: int  # how many workers run there
+    gpus: int  # how many GPUs this worker sees
+    bus_id: str | None  # that of the GPU it takes; None without one, or if it is unknown
+    narrowed: bool  # whether the launcher may have shown this worker a GPU of its own
 
     @classmethod
     def of_this_worker(cls, gpus):
@@ -130,7 +120,7 @@ class _Seat(typing.NamedTuple):
 
 
 def _check_gpus(seats):
-    """Raises where NCCL would refuse, which names neither the workers nor the GPU."""
+    """Raises where NCCL would, but names the workers and the GPU."""
     without = [rank for rank, seat in enumerate(seats) if not seat.gpus]
     if without and len(without) < len(seats):
         raise ValueError(
@@ -172,14 +162,14 @@ def _bus_id(number):
 _waiting = False
 
 
-def waits():
-    """Whether this worker is in a collective operation outside of a graph, seen from any thread."""
+def waits() -> bool:
+    """Whether this worker is in a collective operation outside of a graph; from any thread."""
     return _waiting
 
 
 @contextlib.contextmanager
-def waiting():
-    """For the time of a collective operation outside of a graph, which `waits` then tells."""
+def waiting() -> Iterator[None]:
+    """Context of a collective operation outside of a graph, in which `waits()` is true."""
     global _waiting
     _waiting = True
     try:
@@ -189,41 +179,41 @@ def waiting():
 
 
 def _on_host():
-    # A few bytes, which NCCL would have travel over the GPU and wait there for its other work.
+    # NCCL would send these few bytes through the GPU, where they would wait for its other work.
     return tf.device("CPU:0")
 
 
-def size():
+def size() -> int:
     """The number of workers."""
     horovod = _horovod()
     return 1 if horovod is None else horovod.size()
 
 
-def rank():
+def rank() -> int:
     """The number of this worker, from 0 to `size() - 1`."""
     horovod = _horovod()
     return 0 if horovod is None else horovod.rank()
 
 
-def local_size():
+def local_size() -> int:
     """The number of workers on this machine."""
     horovod = _horovod()
     return 1 if horovod is None else horovod.local_size()
 
 
-def local_rank():
+def local_rank() -> int:
     """The number of this worker among those on this machine."""
     horovod = _horovod()
     return 0 if horovod is None else horovod.local_rank()
 
 
-def mean(tensors, name, half=0):
+def mean(tensors: list[tf.Tensor], name: str, half: int = 0) -> list[tf.Tensor]:
     """The mean over the workers of each tensor of a list, in one collective operation.
 
     Args:
         tensors: List of dense float tensors, of the same shapes on all workers.
         name: String, equal on all workers and not used twice at the same time.
-        half: Integer, how many of the first tensors travel in float16: in half the bytes, rounded.
+        half: Integer, how many of the first tensors are sent as float16, which halves the bytes.
 
     Returns:
         A list of tensors like `tensors`.
@@ -232,28 +222,28 @@ def mean(tensors, name, half=0):
     if horovod is None or horovod.size() == 1:
         return list(tensors)
     sent = [tf.cast(tensor, tf.float16) for tensor in tensors[:half]]
-    sent += [_known(tensor) for tensor in tensors[half:]]
+    sent += [_without_bfloat16(tensor) for tensor in tensors[half:]]
     means = list(tensors)
-    # One group for each type, in an order that all workers share.
+    # One group per type, in the same order on all workers.
     for dtype in sorted({tensor.dtype.name for tensor in sent}):
         places = [i for i, tensor in enumerate(sent) if tensor.dtype.name == dtype]
         reduced = horovod.grouped_allreduce(
             [sent[i] for i in places],
             op=horovod.Average,
             name=f"{name}_{dtype}",
-            ignore_name_scope=True,  # so that functions of any structure can meet in it
+            ignore_name_scope=True,  # so that functions of different structure can meet in it
         )
         for i, tensor in zip(places, reduced, strict=True):
             means[i] = tf.cast(tf.ensure_shape(tensor, sent[i].shape), tensors[i].dtype)
     return means
 
 
-def _known(tensor):
-    # Horovod 0.28 has no bfloat16.
+def _without_bfloat16(tensor):
+    # Horovod 0.28 does not know the type.
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor
 
 
-def total(values):
+def total(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """The sum over the workers of an array of counts, exact up to 2**53.
 
     Args:
@@ -270,27 +260,29 @@ def total(values):
         return horovod.allreduce(tf.constant(values), op=horovod.Sum, name="tfadv_total").numpy()
 
 
-def broadcast(variables):
-    """Gives every worker the values that the variables have on rank 0.
+def broadcast(variables: list[keras.Variable]) -> None:
+    """Gives the variables of every worker the values that they have on rank 0.
 
     Args:
         variables: List of Keras variables, in the same order on all workers.
     """
     horovod = _horovod()
     if horovod is not None and horovod.size() > 1 and variables:
-        # Given Keras's variables themselves, Horovod raises.
+        # Horovod raises if it is given the Keras variables themselves.
         values = [variable.value for variable in variables]
         sent = [value for value in values if value.dtype != tf.bfloat16]
         with waiting():
             horovod.broadcast_variables(sent, root_rank=0)
         for place, value in enumerate(values):
             if value.dtype == tf.bfloat16:
-                received = horovod.broadcast(_known(value), 0, name=f"tfadv_variable_{place}")
+                received = horovod.broadcast(
+                    _without_bfloat16(value), 0, name=f"tfadv_variable_{place}"
+                )
                 value.assign(tf.cast(received, value.dtype))
 
 
-def broadcast_object(value):
-    """What `value`, any picklable object, is on rank 0."""
+def broadcast_object(value: Any) -> Any:
+    """Returns the `value`, any picklable object, of rank 0."""
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return value
@@ -298,8 +290,8 @@ def broadcast_object(value):
         return horovod.broadcast_object(value, root_rank=0, name="tfadv_object")
 
 
-def gather_object(value):
-    """The list of all workers' `value`, any picklable object, on every worker."""
+def gather_object(value: Any) -> list:
+    """Returns, on every worker, the list of all workers' `value`, any picklable object."""
     horovod = _horovod()
     if horovod is None or horovod.size() == 1:
         return [value]
@@ -307,19 +299,18 @@ def gather_object(value):
         return horovod.allgather_object(value, name="tfadv_objects")
 
 
-def by_worker(values):
-    """Text that says which workers have which value, such as `4 on worker 0 and 2 on worker 1`.
+def by_worker(values: Iterable) -> str:
+    """Says which workers have which of the values, which come in the order of the ranks.
 
-    Args:
-        values: List, in the order of the ranks.
+    Such as `4 on worker 0 and 2 on worker 1`.
     """
-    ranks = {}
+    ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(map(str, values)):
         ranks.setdefault(value, []).append(rank)
-    return " and ".join(f"{value} on {named(of)}" for value, of in ranks.items())
+    return " and ".join(f"{value} on {named(having)}" for value, having in ranks.items())
 
 
-def named(ranks):
-    """Text that names some workers, such as `workers 0, 1 and 3`."""
+def named(ranks: Iterable[int]) -> str:
+    """Names some workers, such as `workers 0, 1 and 3`."""
     *others, last = map(str, ranks)
     return f"workers {', '.join(others)} and {last}" if others else f"worker {last}"

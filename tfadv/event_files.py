@@ -1,4 +1,7 @@
-"""TensorBoard's event files, read and written without the summary state of TensorFlow."""
+"""TensorBoard's event files, read and written without the summary state of TensorFlow.
+
+No other file imports TensorBoard, which publishes only its plugins' formats, not these modules.
+"""
 
 import itertools
 import os
@@ -6,13 +9,20 @@ import pathlib
 import socket
 import struct
 import time
+from collections.abc import Iterable
+from typing import Any
 
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.histogram import summary_v2 as histograms
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.image import metadata as image_metadata
-from tensorboard.plugins.scalar import summary_v2
+from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
+
+_TYPES = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
 
 
 class EventFile:
@@ -23,13 +33,13 @@ class EventFile:
 
     Args:
         directory: String or path.
-        step: Integer, where the run goes on: what earlier files hold of later steps is struck out.
+        step: Integer, where the run continues: later steps in earlier files no longer count.
 
     Raises:
         OSError: From every method, if the file cannot be written.
     """
 
-    def __init__(self, directory, step):
+    def __init__(self, directory: str | os.PathLike, step: int):
         os.makedirs(directory, exist_ok=True)
         _wait_for_the_last_place(directory)
         # TensorBoard's own writer has a thread, whose failure is a traceback of its own.
@@ -40,33 +50,62 @@ class EventFile:
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step + 1, session_log=start)
 
-    def scalar(self, tag, value, step):
+    def scalar(self, tag: str, value: float, step: int, description: str | None = None) -> None:
         """Writes a number."""
-        self.summary(summary_v2.scalar_pb(tag, float(value)), step)
+        self._summary(scalars.scalar_pb(tag, float(value), description), step)
 
-    def image(self, tag, png, step):
-        """Writes an image, given as the bytes of a PNG file."""
+    def histogram(self, tag: str, values: Any, step: int) -> None:
+        """Writes how the numbers of an array are distributed."""
+        self._summary(histograms.histogram_pb(tag, values), step)
+
+    def image(self, tag: str, png: bytes, step: int) -> None:
+        """Writes an image, the bytes of a PNG file."""
         size = struct.unpack(">II", png[16:24])  # where the format has width and height
         tensor = tensor_util.make_tensor_proto([*(str(n).encode() for n in size), png])
         metadata = image_metadata.create_summary_metadata(None, None)
         value = summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
-        self.summary(summary_pb2.Summary(value=[value]), step)
+        self._summary(summary_pb2.Summary(value=[value]), step)
 
-    def summary(self, summary, step):
-        """Writes a `Summary`, TensorBoard's or TensorFlow's."""
+    def hyper_parameters(self, values: dict[str, Any], metrics: Iterable) -> None:
+        """Begins a row of the HPARAMS tab.
+
+        Args:
+            values: Dictionary, name -> string, number or boolean.
+            metrics: Pairs (sub-run, tag) of the scalars to show beside them.
+        """
+        columns = [
+            # The kind of filter that the tab offers; all numbers are of one.
+            api_pb2.HParamInfo(name=name, type=_TYPES.get(type(value), api_pb2.DATA_TYPE_FLOAT64))
+            for name, value in values.items()
+        ]
+        shown = [
+            api_pb2.MetricInfo(
+                name=api_pb2.MetricName(group=run, tag=tag), display_name=f"{run}/{tag}"
+            )
+            for run, tag in metrics
+        ]
+        self._summary(hparams.experiment_pb(columns, shown), 0)
+        # Without a group: the directory is the row's name, also once it is moved or copied.
+        self._summary(hparams.session_start_pb(values), 0)
+
+    def success(self) -> None:
+        """Marks a row of the HPARAMS tab as a training that came to its end."""
+        self._summary(hparams.session_end_pb(api_pb2.STATUS_SUCCESS), 0)
+
+    def _summary(self, summary, step):
         self._add(step, summary=summary_pb2.Summary.FromString(summary.SerializeToString()))
 
-    def close(self):
-        """Ends the file."""
+    def close(self) -> None:
+        """Closes the file."""
         self._records.close()
 
-    def _add(self, step, **what):
-        event = event_pb2.Event(step=step, wall_time=time.time(), **what)
+    def _add(self, step, **content):
+        event = event_pb2.Event(step=step, wall_time=time.time(), **content)
         self._records.write(event.SerializeToString())
 
 
 class _Unbuffered:
-    """A file whose every record is the operating system's at once, whatever becomes of us."""
+    """A file that hands every record to the operating system at once, before we may be killed."""
 
     def __init__(self, path):
         self._path = path
@@ -83,7 +122,7 @@ class _Unbuffered:
         os.close(self._descriptor)
 
 
-_NUMBERS = itertools.count()  # of this process's files: those of one second have other names
+_NUMBERS = itertools.count()  # tell apart the files that this process creates within one second
 
 
 def _wait_for_the_last_place(directory):
@@ -94,16 +133,16 @@ def _wait_for_the_last_place(directory):
         time.sleep(0.02)
 
 
-def read_scalars(directory):
-    """The numbers of a run as TensorBoard shows them, step -> tag -> value; none without a run."""
-    found = {}
+def read_scalars(directory: str | os.PathLike) -> dict[int, dict[str, float]]:
+    """Reads a run's numbers as TensorBoard shows them: step -> tag -> value."""
+    scalars: dict[int, dict[str, float]] = {}
     if not os.path.isdir(directory):
-        return found
+        return scalars
     events = EventAccumulator(os.fspath(directory), tensor_size_guidance={"scalars": 0})  # 0: all
     events.Reload()
     for tag in events.Tags()["tensors"]:
         if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
             for event in events.Tensors(tag):
                 value = float(tensor_util.make_ndarray(event.tensor_proto))
-                found.setdefault(event.step, {})[tag] = value
-    return found
+                scalars.setdefault(event.step, {})[tag] = value
+    return scalars

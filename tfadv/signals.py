@@ -1,4 +1,4 @@
-"""Signals that are heard while TensorFlow computes, when Python's own handlers do not run."""
+"""Notices signals while TensorFlow computes, when Python's own handlers do not run."""
 
 import collections
 import contextlib
@@ -13,7 +13,7 @@ _INTERVAL = 1.0  # seconds between two looks at whether a listener is still want
 
 
 class Listener:
-    """Hears signals in a thread of its own, and lets the second one end the process at once.
+    """Notices the first signal in a thread, and lets the second one end the process at once.
 
     Python runs a handler in the main thread, between two of its own operations: not within an
     operation of TensorFlow, however long that takes. But it writes the number of a signal to a file
@@ -119,9 +119,9 @@ class Listener:
                     continue  # `_on_signal` passes it on
                 elif first:
                     first = False
-                    _let_all_end(self._previous)
+                    _restore_defaults(self._previous)
                     self._heard(number)
-                else:  # it came before the first was heard
+                else:  # it came before the first one was handled here
                     os.kill(os.getpid(), number)
 
 
@@ -136,8 +136,8 @@ def _close_waiting(_):
     return 0
 
 
-def _let_all_end(numbers):
-    # `signal.signal` is for the main thread alone.
+def _restore_defaults(numbers):
+    # Python's `signal.signal` works in the main thread alone.
     set_handler = ctypes.CDLL(None).signal
     set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
     for number in numbers:

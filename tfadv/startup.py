@@ -1,8 +1,8 @@
 """What happens before anything else of tfadv is imported.
 
 Importing TensorFlow takes seconds, and `--help` or a wrong flag needs none of it. So `import tfadv`
-imports the whole library, but not where one of our programs is what was started: that reads the
-tables of names in `tfadv.tables` and its flags, and imports the rest once they are right.
+imports the whole library, except in one of our own programs: a program reads `tfadv.tables` and its
+flags, and imports the rest once the flags are right.
 """
 
 import os
@@ -12,9 +12,9 @@ _HERE = os.path.dirname(os.path.realpath(__file__))
 
 
 def is_program() -> bool:
-    """Returns whether one of our programs was started, and prepares the process for it.
+    """Whether this process runs one of our programs; if so, prepares the process for it.
 
-    That is `python -m tfadv.train`, `tfadv-train` or `python tfadv/train.py`.
+    A program is started as `python -m tfadv.train`, `tfadv-train` or `python tfadv/train.py`.
     """
     if sys.path and os.path.realpath(sys.path[0]) == _HERE:
         # The program was started by its path. Python looks for modules beside it first, where ours
@@ -43,7 +43,7 @@ def check_backend() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("jax", "torch", "openvino"):
             raise
-        # Keras was told to use a backend that is not even installed.
+        # Keras was told to use a backend that is not installed.
         backend = os.environ.get("KERAS_BACKEND", error.name)
     if backend != "tensorflow":
         raise ImportError(

@@ -1,8 +1,8 @@
-"""Ends a job of several workers of which one hangs, and says which.
+"""Aborts a job of several workers when one of them hangs, and names it.
 
-In a collective operation a worker that never comes holds up all others, forever: Horovod's own
-check of stalls does nothing where the workers talk through Gloo. So each worker tells rank 0 what
-it does, over a connection of its own that needs no other worker's cooperation.
+In a collective operation a worker that never arrives holds up all others, forever: Horovod's own
+stall check does nothing where the workers talk through Gloo. So each worker tells rank 0 what it is
+doing, over a connection that needs no other worker's cooperation.
 """
 
 import contextlib
@@ -16,25 +16,26 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 from tfadv import distributed, launcher
 
 INTERVAL = 1.0  # seconds between two reports of a worker
-LONG = 5  # such intervals without an answer are silence
+_SILENT = 5  # intervals without a report, after which a worker counts as silent
 
 
 class _Activity:
-    """What the main thread of this worker has been seen doing."""
+    """What this worker's main thread last said, and how to ask for the rest."""
 
     def __init__(self):
         self.count = 0
         self.doing = "starting"
-        self.waiting = None
-        self.silent = []
+        self.waiting = None  # function: whether the worker waits for others, inside a graph
         self.watched = False
-        self.lasts = None
-        self.stopping = False  # as this worker was told, or heard
-        self.heard = None
+        self.lasts = None  # function: whether the watched work still runs
+        self.stopping = False  # whether this or another worker was asked to stop
+        self.on_stop = None  # function that is told of another worker's stopping
+        self.silent = []  # names of silent workers at the end of rank 0's last watch
 
     def report(self):
         waits = distributed.waits() or bool(self.waiting and self.waiting())
@@ -44,68 +45,68 @@ class _Activity:
     def works(self):
         return self.lasts is None or self.lasts()
 
-    def hear(self):
-        if not self.stopping and self.heard is not None:
+    def another_stops(self):
+        if not self.stopping and self.on_stop is not None:
             self.stopping = True
-            self.heard()
+            self.on_stop()
 
 
 _activity = _Activity()
 
 
-def beat(doing):
-    """Says what this worker does from now on, such as `"update 12"`; that it says so is progress.
-
-    Args:
-        doing: String.
-    """
+def beat(doing: str) -> None:
+    """Says what this worker does from now on, such as `"update 12"`. Each call is progress."""
     _activity.count += 1
     _activity.doing = doing
 
 
-def waits_when(function):
-    """Lets a function of no arguments say whether this worker waits for others, inside a graph."""
+def waits_when(function: Callable[[], bool]) -> None:
+    """Sets a function that says whether this worker waits for others, inside a graph."""
     _activity.waiting = function
 
 
-def spread_stop():
-    """Lets the other workers know within seconds that this one is asked to stop, if watched."""
+def spread_stop() -> None:
+    """Tells the other workers, within seconds, that this one is asked to stop, if watched."""
     _activity.stopping = True
 
 
-def when_stopping(function):
-    """Lets a function of no arguments know, in another thread, that another worker shall stop."""
-    _activity.stopping, _activity.heard = False, function
+def when_stopping(function: Callable[[], None]) -> None:
+    """Sets a function to be called, in another thread, once another worker is asked to stop."""
+    _activity.stopping, _activity.on_stop = False, function
 
 
-def silent():
-    """Names of the workers that rank 0 had not heard of for some seconds when its watch ended."""
+def silent() -> list[str]:
+    """Names of the workers that had been silent for some seconds when rank 0's watch ended."""
     return list(_activity.silent)
 
 
 @contextlib.contextmanager
-def watch(seconds, path, program=None, lasts=None):
-    """Watches over the workers for as long as the context lasts; within another watch not again.
+def watch(
+    seconds: float,
+    path: str | os.PathLike,
+    program: str | None = None,
+    lasts: Callable[[], bool] | None = None,
+) -> Iterator[None]:
+    """Watches the workers for as long as the context lasts; a watch within a watch does nothing.
 
-    When none of them has made any progress for some time, rank 0 writes the stack traces of all
-    workers that can still give one to a file, names the workers that the others wait for in one
-    line, and ends itself with status 1; so the launcher ends the job. If it is rank 0 that does
-    not answer any more, not even from its other threads, every worker says so and ends. A worker
-    that never reached rank 0 says that it is not watched, and trains on.
+    If no worker makes progress for too long, rank 0 writes the stack traces of all workers that can
+    still give one to a file, names the workers that the others wait for in one line, and ends with
+    status 1, so that the launcher ends the job. If rank 0 itself does not answer any more, not even
+    from its other threads, every worker says so and ends. A worker that never reached rank 0 says
+    that it is not watched, and goes on.
 
     Args:
         seconds: How long is too long: more than the longest step, with its compilation. 0 for no
-            watch; nor is there one of a single worker.
-        path: Of the file of stack traces, on rank 0.
-        program: Name, as in messages; None for the library itself.
-        lasts: Function of no arguments that says whether this worker still does what is watched;
-            None if it does until the context ends.
+            watch. A single worker is never watched.
+        path: Path of the file of stack traces, on rank 0.
+        program: Name of the program, for messages; None for the library itself.
+        lasts: Function that says whether this worker still does what is watched; None if it does
+            until the context ends.
     """
     if not seconds or distributed.size() == 1 or _activity.watched:
         yield
         return
-    # A connection that rank 0 accepts from the network gives no one more than a place in a list of
-    # ranks; and only from who knows the token.
+    # Anyone on the network can connect to rank 0, but without the token is not listened to.
     server = token = address = None
     if distributed.rank() == 0:
         server = socket.create_server(("", 0))
@@ -125,15 +126,15 @@ def watch(seconds, path, program=None, lasts=None):
         yield
     finally:
         ended.set()
-        _activity.watched, _activity.lasts = False, None
-        _activity.waiting = _activity.heard = None
+        _activity.watched = False
+        _activity.lasts = _activity.waiting = _activity.on_stop = None
         if server is not None:
             _activity.silent = watcher.silent()
             server.close()
 
 
 def _own_address():
-    """Where workers on other machines find this one, as the launcher has them find each other."""
+    """The address at which workers on other machines reach this one, as the launcher does it."""
     given = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
     if not given:
         return socket.gethostname()
@@ -147,12 +148,12 @@ def _tell(address, token, seconds, program, ended):
     me = {"token": token, "rank": distributed.rank(), "pid": os.getpid()}
     me["host"] = socket.gethostname()
     if me["rank"] == 0:
-        address = ("localhost", address[1])  # which its own name may not lead to
+        address = ("localhost", address[1])  # the machine's own name may not lead to itself
     began, answered = time.monotonic(), None
     while True:
         try:
             with socket.create_connection(address, timeout=seconds) as connection:
-                connection.settimeout(max(seconds, LONG * INTERVAL))
+                connection.settimeout(max(seconds, _SILENT * INTERVAL))
                 stream = connection.makefile("rw", encoding="utf-8")
                 while not ended.is_set():
                     _send(stream, {**me, **_activity.report()})
@@ -160,7 +161,7 @@ def _tell(address, token, seconds, program, ended):
                     if answer.get("traces"):
                         _send(stream, {**me, "traces": _stack_traces()})
                     if answer.get("stopping"):
-                        _activity.hear()
+                        _activity.another_stops()
                     answered = time.monotonic()
                     ended.wait(INTERVAL)
         except (OSError, ValueError) as error:
@@ -168,11 +169,11 @@ def _tell(address, token, seconds, program, ended):
             if not ended.is_set() and me["rank"] and silence > seconds and _activity.works():
                 if answered is not None:
                     _end(program, f"worker 0 did not answer for {seconds:g} s")
-                # Perhaps a firewall: whoever trains well is not to end by it.
-                where = "{}:{}".format(*address)
+                # This may be a firewall, so training goes on.
                 _say(
                     program,
-                    f"no watch over worker {me['rank']}, which cannot reach {where}: {error}",
+                    f"no watch over worker {me['rank']}, which cannot reach "
+                    f"{address[0]}:{address[1]}: {error}",
                 )
                 return
         if ended.wait(INTERVAL):
@@ -180,7 +181,7 @@ def _tell(address, token, seconds, program, ended):
 
 
 class _Watcher:
-    """Rank 0's part."""
+    """Rank 0's part: collects the workers' reports, and ends the job if all are stuck."""
 
     def __init__(self, server, token, seconds, path, program):
         self._server = server
@@ -190,9 +191,9 @@ class _Watcher:
         self._program = program
         self._latest = {}  # rank -> its last report
         self._heard = {}  # rank -> when that came
-        self._progress = time.monotonic()  # of any worker
+        self._progress = time.monotonic()  # when any worker last made progress
         self._traces = queue.Queue()
-        self._wanted = threading.Event()
+        self._traces_wanted = threading.Event()
         self._stopping = False
 
     def watch(self, ended):
@@ -202,6 +203,7 @@ class _Watcher:
                 self._conclude()
 
     def _work_is_left(self):
+        # A worker that was never heard of may be at work.
         reports = [self._latest.get(rank, {}) for rank in range(distributed.size())]
         return any(report.get("works", True) for report in reports)
 
@@ -209,13 +211,13 @@ class _Watcher:
         return [self._name(rank) for rank in sorted(self._heard) if self._is_silent(rank)]
 
     def _is_silent(self, rank):
-        return self._silence(rank) > LONG * INTERVAL
+        return self._silence(rank) > _SILENT * INTERVAL
 
     def _silence(self, rank):
         return time.monotonic() - self._heard[rank]
 
     def _accept(self):
-        with contextlib.suppress(OSError):  # closed, when the watch ends
+        with contextlib.suppress(OSError):  # the server is closed when the watch ends
             while True:
                 connection, _ = self._server.accept()
                 threading.Thread(target=self._listen, args=(connection,), daemon=True).start()
@@ -235,25 +237,25 @@ class _Watcher:
                     self._progress = time.monotonic()
                 self._latest[rank], self._heard[rank] = report, time.monotonic()
                 self._stopping |= report.get("stopping", False)
-                _send(stream, {"traces": self._wanted.is_set(), "stopping": self._stopping})
+                answer = {"traces": self._traces_wanted.is_set(), "stopping": self._stopping}
+                _send(stream, answer)
 
     def _conclude(self):
-        self._wanted.set()
+        self._traces_wanted.set()
         size, traces = distributed.size(), {}
-        deadline = time.monotonic() + LONG * INTERVAL
+        deadline = time.monotonic() + _SILENT * INTERVAL
         with contextlib.suppress(queue.Empty):
             while len(traces) < size:
                 rank, text = self._traces.get(timeout=max(0.0, deadline - time.monotonic()))
                 traces[rank] = text
-        silent = [rank for rank in range(size) if rank not in traces]
-        hanging = [r for r in range(size) if r in silent or not self._latest[r]["waits"]]
-        named = ", ".join(map(self._name, hanging)) or "none by itself: all wait for each other"
+        hanging = [r for r in range(size) if r not in traces or not self._latest[r]["waits"]]
+        names = ", ".join(map(self._name, hanging)) or "none by itself: all wait for each other"
         with contextlib.suppress(OSError):
             parts = [f"worker {rank}:\n{traces[rank]}" for rank in sorted(traces)]
             self._path.write_text("\n".join(parts), encoding="utf-8")
         _end(
             self._program,
-            f"no worker made progress for {self._seconds:g} s; hanging: {named}; stack traces: "
+            f"no worker made progress for {self._seconds:g} s; hanging: {names}; stack traces: "
             f"{self._path}",
         )
 
@@ -294,4 +296,4 @@ def _say(program, message):
 def _end(program, message):
     launcher.report_status(1)
     _say(program, message)
-    os._exit(1)  # the main thread hangs, and would never hear of an exception
+    os._exit(1)  # an exception would wait for the main thread, which hangs

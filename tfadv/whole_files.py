@@ -1,23 +1,24 @@
-"""Files that are either whole or not there, whenever their writer or the machine stops."""
+"""Files that are either whole or absent, whenever their writer or the machine stops."""
 
 import contextlib
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def aside(path):
-    """Gives a path to write to, which takes its own name when all of it is on the disk.
+def aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a path to write to; that file takes the name `path` once all of it is on the disk.
 
-    It lies in a folder of its own beside `path`, for whatever else its writer puts down there. A
-    process that is killed leaves that folder; the next writer of `path` removes it.
+    It lies in a folder of its own beside `path`, together with anything else that its writer puts
+    there. If the process is killed, the folder stays, and the next writer of `path` removes it.
 
     Args:
-        path: Of the file, whose folder must exist.
+        path: Path of the file, in a folder that exists.
 
     Raises:
-        OSError: Naming `path`, if it cannot be written; what was there before is as it was.
+        OSError: Naming `path`, if it cannot be written; what was there before is unchanged.
     """
     path = pathlib.Path(path)
     folder = path.with_name(f".{path.name}.writing")
@@ -27,30 +28,30 @@ def aside(path):
                 shutil.rmtree(folder)
             folder.mkdir()
             yield folder / path.name
-            sync(folder / path.name)
+            _sync(folder / path.name)
             (folder / path.name).replace(path)
-            sync(path.parent)
+            _sync(path.parent)
         finally:
-            # Where the file system has become read-only, the first mistake is the one to name.
+            # On a file system that has become read-only, the first error is the one to report.
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
 
 
-def write_text(path, text):
-    """Writes a text file whole."""
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a whole text file."""
     with aside(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def remove_leftovers(folder):
-    """Removes what killed writers of files in a folder left."""
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Removes what killed writers of files in a folder left there."""
     for leftover in pathlib.Path(folder).glob(".*.writing"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def sync(path):
-    """Waits until a file, or what a folder lists, is on the disk."""
+def _sync(path):
+    """Waits until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,28 +1,29 @@
 #!/usr/bin/env bash
 # Builds Horovod from its released sources against the TensorFlow of an environment, and installs it.
 #
-#   tools/build_horovod.sh             into the active environment, or else into ./.venv
+#   tools/build_horovod.sh             into the active environment, or ./.venv if there is none
 #   PYTHON=/path/to/python tools/build_horovod.sh
-#   tools/build_horovod.sh --check     only checks that the compilers are there
+#   tools/build_horovod.sh --check     only check that the compilers are installed
 #
-# `make setup` calls it. By default: Gloo over TCP, no MPI, no NCCL. What these variables say is
-# passed on to Horovod's own build, so a cluster builds by the same script:
+# `make setup` calls it. By default Horovod uses Gloo over TCP, without MPI and NCCL. These variables
+# are passed on to Horovod's own build, so that clusters can use the same script:
 #
 #   HOROVOD_GPU_OPERATIONS=NCCL        reduce on the GPUs
 #   HOROVOD_CUDA_HOME, HOROVOD_NCCL_HOME, HOROVOD_NCCL_INCLUDE, _LIB, HOROVOD_NCCL_LINK=SHARED|STATIC
-#                                      where CUDA and NCCL are; by default nvcc is looked for in
-#                                      PATH, CUDA_HOME and /usr/local/cuda and then taken from PyPI,
-#                                      and NCCL is that of TensorFlow's extra and-cuda
-#   HOROVOD_BUILD_CUDA_CC_LIST=80,90   GPU architectures; by default all that nvcc knows
+#                                      where CUDA and NCCL are; by default nvcc is searched in PATH,
+#                                      CUDA_HOME and /usr/local/cuda and otherwise taken from PyPI,
+#                                      and NCCL is the one of TensorFlow's extra and-cuda
+#   HOROVOD_BUILD_CUDA_CC_LIST=80,90   GPU architectures; by default all that nvcc supports
 #   HOROVOD_WITH_MPI=1                 start and reduce by MPI as well
 #   HOROVOD_WITHOUT_GLOO=1             leave Gloo out
 #
-# `make test-gpu-build` builds against NCCL from nothing and starts the result on a machine without a
-# GPU; docs/installation.md says what was seen of each build. ROCm (HOROVOD_GPU=ROCM) was never tried.
+# `make test-gpu-build` builds against NCCL in a new environment and starts the result on a machine
+# without a GPU; docs/installation.md lists the builds that were tested. ROCm (HOROVOD_GPU=ROCM) was
+# never tried.
 #
-# The built wheel is kept under ${TFADV_CACHE:-~/.cache/tfadv}, by what it was built for (Horovod,
-# TensorFlow, Python, processor, options), so a second clone on this machine takes seconds instead
-# of minutes. `make clean-cache` removes it.
+# The wheel is kept under ${TFADV_CACHE:-~/.cache/tfadv}, keyed by what it was built for (Horovod,
+# TensorFlow, Python, processor, options), so that a second clone on this machine takes seconds
+# instead of minutes. `make clean-cache` removes it.
 set -euo pipefail
 
 HOROVOD=0.28.1
@@ -41,8 +42,8 @@ need() { # program, what it is, Debian's package
   MISSING=1
 }
 
-# Also where a kept wheel would make them unnecessary: a set-up that needs them should say so on
-# every machine, not only on the first.
+# They are required even if a kept wheel makes them unnecessary: the requirements of a set-up should
+# not depend on what was built before.
 need "${CXX:-g++}" "the C++ compiler" g++
 need "${HOROVOD_CMAKE:-cmake}" "the build tool of Horovod" cmake
 need make "the build tool of Horovod" make
@@ -64,7 +65,7 @@ WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 LOG=${SETUP_LOG:-$WORK/log}
 
-# Everything that pip and the compilers say goes to the log; its end is shown where one fails.
+# All output of pip and the compilers goes to the log; after a failure its end is shown.
 quietly() {
   "$@" >>"$LOG" 2>&1 && return
   tail -n 30 "$LOG" >&2
@@ -124,8 +125,8 @@ if on_gpus && [ "$BUILT_FOR" = cpu ]; then
   fail "HOROVOD_GPU_... needs a TensorFlow built for GPUs, as tfadv[gpu] installs it; received TensorFlow $TENSORFLOW for CPUs"
 fi
 
-# What the wheel depends on. Horovod compiles for this machine's AVX, FMA and F16C where there are
-# such, so a home folder that differing machines share needs the three in the key.
+# Everything that the wheel depends on. Horovod compiles for AVX, FMA and F16C if this processor has
+# them, and different machines may share a home folder.
 KEY=$({
   echo "horovod $HOROVOD, recipe 2" # the number changes with what this script does to the build
   tail -n 2 "$WORK/facts" && echo "$TENSORFLOW"
@@ -141,7 +142,7 @@ works() {
 import os
 
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a training may run on that GPU
-import horovod.tensorflow as hvd  # loads every symbol at once: a missing one shows here
+import horovod.tensorflow as hvd  # loads all symbols, and so fails if one is missing
 import tensorflow as tf
 
 hvd.init()
@@ -176,13 +177,13 @@ if compgen -G "$CACHE/horovod-*.whl" >/dev/null; then
     echo "$KEY" >"$INSTALLED"
     exit 0
   fi
-  echo "The kept build does not run here; building it anew."
+  echo "The kept build does not run here; building it again."
   rm -rf "$CACHE"
 fi
 
 echo "Building Horovod $HOROVOD against TensorFlow $TENSORFLOW (about 5 minutes on two cores)..."
 
-# Horovod includes five headers by the names that they had before TensorFlow moved them.
+# Horovod includes five headers by their old names; TensorFlow has moved them since.
 forward() { # old name, new name
   mkdir -p "$(dirname "$WORK/include/$1")"
   echo "#include \"$2\"" >"$WORK/include/$1"
@@ -193,7 +194,7 @@ for header in service/custom_call_target_registry.h service/hlo.pb.h shape.h xla
   forward $XLA/$header xla/$header
 done
 if env | grep -qE '^HOROVOD_GPU(_[A-Z]+)?=.'; then
-  # The sources for GPUs use two names that have gone as well. The first is a type of XLA's.
+  # The sources for GPUs also use two names that no longer exist. The first is a type of XLA's.
   cat >>"$WORK/include/$XLA/client/xla_builder.h" <<'EOF'
 #include "absl/status/statusor.h"
 namespace xla {
@@ -201,10 +202,10 @@ template <typename T>
 using StatusOr = absl::StatusOr<T>;
 }
 EOF
-  # The second is a function, which TensorFlow exported up to 2.20: the CUDA stream of a stream of
-  # TensorFlow's. Without it Horovod links and cannot be imported. An object of our own defines it
-  # as TensorFlow did. LDFLAGS link it into CMake's trial programs too, which have no TensorFlow: so
-  # nothing stays of what its header brings along.
+  # The second is a function that TensorFlow exported up to 2.20: it returns the CUDA stream of one
+  # of TensorFlow's streams. Without it Horovod links but cannot be imported. This object file
+  # defines it as TensorFlow did. LDFLAGS link it into CMake's trial programs too, which have no
+  # TensorFlow, so everything else that its header brings along is removed.
   if [ "$GPU_STREAM" = missing ]; then
     cat >"$WORK/gpu_stream.cc" <<'EOF'
 #include "xla/stream_executor/stream.h"
@@ -222,14 +223,14 @@ EOF
   fi
 fi
 if on_gpus; then
-  # A Python package has libnccl.so.2 alone, where a linker looks for libnccl.so. TensorFlow's extra
-  # and-cuda brings that package, and one process must not load two.
+  # TensorFlow's extra and-cuda installs NCCL as a Python package, and one process must not load two
+  # versions. The package has only libnccl.so.2, and linkers look for libnccl.so.
   if [ "$NCCL" != none ] && ! env | grep -qE '^HOROVOD_NCCL_(HOME|INCLUDE|LIB)=.'; then
     mkdir -p "$WORK/nccl/lib"
     ln -s "$NCCL/include" "$WORK/nccl/include"
     ln -s "$NCCL/lib/libnccl.so.2" "$WORK/nccl/lib/libnccl.so"
     export HOROVOD_NCCL_HOME=$WORK/nccl HOROVOD_NCCL_LINK=SHARED
-    # From horovod/tensorflow/, so that the wheel serves any environment.
+    # Relative to horovod/tensorflow/, so that the wheel works in any environment.
     export LDFLAGS="-Wl,-rpath,\$ORIGIN/../../nvidia/nccl/lib ${LDFLAGS:-}"
   fi
   if [ -z "${HOROVOD_CUDA_HOME:-}" ]; then
@@ -248,14 +249,14 @@ if on_gpus; then
     export CUDA_HOME=$HOROVOD_CUDA_HOME PATH=$HOROVOD_CUDA_HOME/bin:$PATH
   fi
 fi
-# CPLUS_INCLUDE_PATH comes after the -I folders, so nothing here hides a header of TensorFlow's.
+# CPLUS_INCLUDE_PATH is searched after the -I folders, so nothing here hides TensorFlow's headers.
 THIRD_PARTY=$INCLUDE/external
 CPLUS_INCLUDE_PATH=$THIRD_PARTY/highwayhash:$THIRD_PARTY/farmhash_archive/src:$WORK/include${CPLUS_INCLUDE_PATH:+:$CPLUS_INCLUDE_PATH}
 export CPLUS_INCLUDE_PATH
-# CMake 4 refuses the old versions that Horovod's copies of Gloo and Flatbuffers ask for.
+# CMake 4 refuses the old versions that Horovod's copies of Gloo and Flatbuffers require.
 export CMAKE_POLICY_VERSION_MINIMUM=${CMAKE_POLICY_VERSION_MINIMUM:-3.5}
-# Horovod asks for eight compilers at once, or for one where `make` called us. As many as there are
-# cores, and no more than fit in memory at 1.5 GB each.
+# Horovod starts eight compilers at once, or a single one if `make` called this script. Start as many
+# as there are cores, but no more than fit in memory at 1.5 GB each.
 JOBS=$(awk -v cores="$(nproc)" '/^MemAvailable/ { fit = int($2 / 1.5e6) }
   END { n = fit < cores ? fit : cores; print n < 1 ? 1 : n }' /proc/meminfo)
 unset MFLAGS MAKELEVEL MAKEOVERRIDES
@@ -267,8 +268,8 @@ pip wheel --no-build-isolation --no-deps --no-cache-dir --no-binary horovod -w "
 install_wheel "$WORK/wheel"
 works || { tail -n 5 "$LOG" >&2; fail "Horovod was built, but does not start"; }
 
-# Kept last and by a rename, so that no half of it is ever taken for the whole. Not being able to
-# keep it is no failure.
+# The rename makes sure that an incomplete copy is never used. If the wheel cannot be kept, the build
+# still succeeds.
 if mkdir -p "$CACHE.$$" 2>/dev/null; then
   cp "$WORK"/wheel/horovod-*.whl "$CACHE.$$/" && rm -rf "$CACHE" && mv "$CACHE.$$" "$CACHE"
 fi

@@ -1,8 +1,8 @@
-"""Builds Horovod against NCCL from nothing and starts it; `make test-gpu-build`.
+"""Builds Horovod against NCCL in a new environment and starts it; `make test-gpu-build`.
 
-It needs no GPU: what a machine without one can show is that the build compiles, that TensorFlow
-and NCCL define every symbol it needs, that it is imported, and that two processes reduce over Gloo.
-Downloads about 2 GB for each version of TensorFlow.
+It needs no GPU. It shows that the build compiles, that TensorFlow and NCCL define every symbol it
+needs, that it can be imported, and that two processes reduce over Gloo. It downloads about 2 GB for
+each version of TensorFlow.
 """
 
 import argparse
@@ -40,8 +40,8 @@ else:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("versions", nargs="*", default=[PINNED], help="versions of TensorFlow")
-    parser.add_argument("--folder", help="where to keep the environments; by default nowhere")
+    parser.add_argument("versions", nargs="*", default=[PINNED], help="Versions of TensorFlow.")
+    parser.add_argument("--folder", help="Where to keep the environments; by default nowhere.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(arguments.folder or temporary)
@@ -55,12 +55,12 @@ def main():
 
 
 def check(version, folder):
-    """Builds against one version of TensorFlow; a row of the table."""
+    """Builds against one version of TensorFlow; returns a row of the table."""
     row = {"TensorFlow": version, "result": "starts"}
     python = folder / "bin" / "python"
     log = folder / "build.log"
-    # CUDA's compiler comes from PyPI whatever this machine has.
-    path = [place for place in os.get_exec_path() if not os.path.exists(f"{place}/nvcc")]
+    # CUDA's compiler must come from PyPI, even if this machine has one.
+    path = [entry for entry in os.get_exec_path() if not os.path.exists(f"{entry}/nvcc")]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")},
         "PATH": os.pathsep.join([str(folder / "bin"), *path]),
@@ -82,39 +82,43 @@ def check(version, folder):
         print(f"TensorFlow {version}: installing...", flush=True)
         started = time.monotonic()
         if not python.exists():
-            _done(run(sys.executable, "-m", "venv", str(folder)), "venv")
+            finished(run(sys.executable, "-m", "venv", str(folder)), "venv")
         pins = ["-c", str(CONSTRAINTS)] if version == PINNED else []
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _done(run(*pip, *pins, f"tensorflow=={version}", "nvidia-nccl-cu12"), "pip install")
+        finished(run(*pip, *pins, f"tensorflow=={version}", "nvidia-nccl-cu12"), "pip install")
         print(f"TensorFlow {version}: building...", flush=True)
-        _done(run("bash", str(ROOT / "tools" / "build_horovod.sh")), "the build")
+        finished(run("bash", str(ROOT / "tools" / "build_horovod.sh")), "the build")
         row["minutes"] = f"{(time.monotonic() - started) / 60:.0f}"
         [library] = folder.glob("lib/python*/site-packages/horovod/tensorflow/mpi_lib.*.so")
         row.update(symbols(library, run))
         script = folder / "reduce.py"
         script.write_text(REDUCE)
         launcher = str(folder / "bin" / "horovodrun")
-        _done(run(launcher, "-np", "2", "--gloo", str(python), str(script)), "two processes")
+        finished(run(launcher, "-np", "2", "--gloo", str(python), str(script)), "two processes")
     except Failure as failure:
         row["result"] = str(failure)
     return row
 
 
 class Failure(Exception):
-    """The step that failed."""
+    """A step failed."""
 
 
-def _done(process, what):
+def finished(process, what):
     if process.returncode:
         print(process.stdout[-3000:], file=sys.stderr)
         raise Failure(f"{what} failed")
 
 
 def symbols(library, run):
-    """How many symbols a library needs, and which of them no library that it is loaded with has."""
+    """Returns how many symbols a library needs and where some come from.
+
+    Raises:
+        Failure: If a symbol, or a library it needs, is missing.
+    """
     packages = library.parents[2]
-    places = ("tensorflow", "tensorflow/python", "nvidia/nccl/lib")
-    path = ":".join(str(packages / place) for place in places)
+    folders = ("tensorflow", "tensorflow/python", "nvidia/nccl/lib")
+    path = ":".join(str(packages / folder) for folder in folders)
     needed = run("nm", "-D", "--undefined-only", str(library)).stdout.split("\n")
     resolved = run("env", f"LD_LIBRARY_PATH={path}", "ldd", "-r", str(library)).stdout
     missing = re.findall(r"undefined symbol: (\S+)", resolved)

@@ -1,7 +1,8 @@
-"""What tools/run_horovod.py runs horovodrun with: its output sorted, signals passed on."""
+"""Runs horovodrun for tools/run_horovod.py: sorts its output, passes signals on, restarts it."""
 
 import ctypes
 import glob
+import itertools
 import os
 import re
 import selectors
@@ -9,52 +10,70 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# How horovodrun, and mpirun for it, marks a worker's output: [0]<stdout>: or [1,0]<stdout>:
+# How horovodrun, or mpirun for it, marks a worker's output: [0]<stdout>: or [1,0]<stdout>:
 MARK = re.compile(rb"\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
-# What horovodrun says of its workers on stdout, also behind a worker's unfinished line.
+# What horovodrun prints about its workers on stdout, even after a worker's unfinished line.
 LAUNCHER = re.compile(rb"(Process \d+ exit with status code|Terminating remaining workers).*\n?$")
-# What horovodrun's shell says of a worker that was ended.
+# What horovodrun's shell prints about a worker that was ended.
 SHELL = (b"Terminated", b"Killed")
-# What Horovod itself logs of an error in its thread, with a path of the machine that built it.
+# What Horovod logs about an error in its thread, with a path of the machine that built it.
 HOROVOD = re.compile(rb"\[[-\d]+ [ :.\d]+: [EF] \S*horovod/\S+:\d+\] (.*)")
 # Lines that TensorFlow logs, with times and numbers of processes.
 LOG = re.compile(
     rb"[IWEF]\d{4} \d\d:\d\d:|\d{4}-\d\d-\d\d \d\d:\d\d:|WARNING: All log messages before"
 )
-# Statuses that are no error of the program: of one that was told to stop, and of ssh when it loses
-# a machine, such as one that was pre-empted.
-NO_ERROR = (75, 255)
-# What a worker says that ended because another one did.
+# Which worker ended first, in what horovodrun prints when it fails.
+FIRST = re.compile(r"Process name: (\d+)\s+Exit code: (-?\d+)")
+# What a worker prints that ended because another one did.
 FOLLOWED = b"stopped, since another one ended"
+
+USERS_MISTAKE = 2
+RESUME = 75  # a training was stopped after a checkpoint
+# Statuses that are no error of the program: of one that was told to stop, and of ssh when it loses
+# a machine, such as one that was preempted.
+NO_ERROR = (RESUME, 255)
 
 
 @dataclass
-class Said:
-    """What was said in one run of horovodrun, for `Launch` to judge."""
+class Messages:
+    """What one run of horovodrun printed that is not shown as it comes."""
 
     launcher: list[bytes] = field(default_factory=list)  # by horovodrun and its shell
-    horovod: list[bytes] = field(default_factory=list)  # by Horovod, of its errors
+    horovod: list[bytes] = field(default_factory=list)  # by Horovod, about its errors
     errors: dict[int, bytes] = field(default_factory=dict)  # rank -> its last line on stderr
+
+    @property
+    def text(self) -> str:
+        """What horovodrun and its shell printed."""
+        return b"".join(self.launcher).decode(errors="replace")
+
+    @property
+    def first(self) -> tuple[int, int] | None:
+        """Rank and status of the worker that ended first, if one failed."""
+        match = FIRST.search(self.text)
+        return (int(match[1]), int(match[2])) if match else None
 
 
 class Output:
-    """One stream of horovodrun's, on its way to ours.
+    """Passes one stream of horovodrun on to one of ours.
 
     Rank 0's output loses its mark, so that a progress bar (carriage returns and all) looks as it
-    does in one process; other workers' lines keep theirs as "[1] "; what horovodrun and Horovod
-    say themselves is kept in `said`. A raw stream is shown as it comes, and kept all the same.
+    does in one process. Lines of other workers keep theirs as "[1] ". What horovodrun and Horovod
+    print themselves is kept in `messages`. A raw stream is shown as it comes, and kept all the
+    same.
     """
 
-    def __init__(self, target, said: Said, raw: bool, ends: bytes, stderr: bool = False):
-        self.target, self.said, self.raw, self.stderr = target, said, raw, stderr
+    def __init__(self, target, messages: Messages, raw: bool, ends: bytes, stderr: bool = False):
+        self.target, self.messages, self.raw, self.stderr = target, messages, raw, stderr
         self.records = re.compile(rb"[^%b]*[%b]" % (ends, ends))
         self.pending = b""
 
     def feed(self, data: bytes) -> None:
-        """Takes what was read; b"" means that the stream has ended."""
+        """Takes the next bytes of the stream; b"" at its end."""
         if self.raw:
             self.show(data)
         self.pending += data
@@ -74,41 +93,41 @@ class Output:
         # A raw record may begin with a time.
         mark = MARK.search(record) if self.raw else MARK.match(record)
         if mark is None:
-            self.said.launcher.append(record)
+            self.messages.launcher.append(record)
             return b""
         text = record[mark.end() :]
         launcher = LAUNCHER.search(text)
         if launcher:
-            self.said.launcher.append(launcher.group())
+            self.messages.launcher.append(launcher.group())
             text = text[: launcher.start()]
         if text.strip() in SHELL:
-            self.said.launcher.append(record)
+            self.messages.launcher.append(record)
             return b""
         horovod = HOROVOD.match(text)
         if horovod:
-            self.said.horovod.append(horovod.group(1))
+            self.messages.horovod.append(horovod.group(1))
             return b""
         rank = int(mark.group(1))
         if self.stderr and text.strip() and not LOG.match(text):
-            self.said.errors[rank] = text.strip()
+            self.messages.errors[rank] = text.strip()
         return text if rank == 0 else b"[%d] %b" % (rank, text)
 
     def show(self, text: bytes) -> None:
         try:
             self.target.write(text)
             self.target.flush()
-        except BrokenPipeError:  # whoever read us has gone; the run goes on, as under nohup
+        except BrokenPipeError:  # our reader has ended; the run goes on, as under nohup
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.target.fileno())
 
 
 class Launch:
-    """Runs commands one after the other in the foreground's place and passes signals on to them.
+    """Runs commands one after the other in the foreground and passes signals on to them.
 
     Attributes:
         signal: The first signal that came, or None.
-        error: What ended the last run, with its worker's last words, to be compared with another
-            run's; None where it was no error of the program: a signal ended a worker, or the others
-            lost it.
+        error: What ended the last run, with the last words of its worker, to compare with another
+            run; None if it was no error of the program: a signal ended a worker, or the others lost
+            the connection to it.
     """
 
     def __init__(self, status_file: Path):
@@ -123,7 +142,7 @@ class Launch:
                 signal.signal(number, self.on_signal)
 
     def on_signal(self, number: int, frame=None) -> None:
-        """First to the workers, who may finish their step; then to horovodrun, who ends them."""
+        """Passes the first signal to the workers, which may finish; ends horovodrun at the next."""
         self.signals += 1
         if self.signal is None:
             self.signal = number
@@ -134,8 +153,8 @@ class Launch:
         if self.signals == 1 and workers:
             # Not through horovodrun: it kills a worker 5 s after it was told to stop.
             for worker in workers:
-                # After Ctrl-C too SIGTERM, as horovodrun would send, for one that is not ready for
-                # either: while it still imports, it ends without a traceback.
+                # A worker that still imports and handles neither signal receives SIGTERM after
+                # Ctrl-C too, as from horovodrun, and so ends without a traceback.
                 ready = {signal.SIGINT, signal.SIGTERM} <= caught(worker)
                 send(worker, number if ready and number == signal.SIGINT else signal.SIGTERM)
         elif self.signals <= 2:
@@ -145,7 +164,7 @@ class Launch:
                 send(process, signal.SIGKILL)
 
     def workers(self) -> list[int]:
-        """The workers on this machine: who has our status file and a rank in the environment."""
+        """The workers on this machine: processes with our status file and a rank."""
         ours = f"TFADV_STATUS_FILE={self.status_file}".encode()
         rank = re.compile(rb"(HOROVOD|OMPI_COMM_WORLD|PMI)_RANK=")
         parents = {}
@@ -154,23 +173,23 @@ class Launch:
                 variables = Path(entry, "environ").read_bytes().split(b"\0")
                 status = Path(entry, "stat").read_text()
             except (OSError, UnicodeDecodeError):
-                continue  # someone else's, or gone
+                continue  # it belongs to another user, or has ended
             if ours in variables and any(rank.match(variable) for variable in variables):
                 parents[int(Path(entry).name)] = int(status.rpartition(")")[2].split()[1])
         return [worker for worker, parent in parents.items() if parent not in parents]
 
     def check(self, command: list[str], environment: dict[str, str]) -> int:
-        """Runs a command to its end with our streams; returns its status, 128+n after signal n."""
+        """Runs a command with our streams; returns its status, or 128+n after signal n."""
         self.child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-        status = self.child.wait()
-        return 128 + self.signal if self.signal else status if status >= 0 else 128 - status
+        status = shell_status(self.child.wait())
+        return 128 + self.signal if self.signal else status
 
     def run(self, command: list[str], environment: dict[str, str], raw: bool, ends: bytes) -> int:
-        """Runs horovodrun to its end; returns the status that the whole run shall have."""
+        """Runs horovodrun to its end; returns the exit status for the whole run."""
         self.error = None
-        if self.signal:  # it came before there was anyone to pass it on to
+        if self.signal:  # it came before there was a process to pass it on to
             return 128 + self.signal
-        said = Said()
+        messages = Messages()
         self.status_file.write_text("")
         with subprocess.Popen(
             command,
@@ -178,12 +197,12 @@ class Launch:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            process_group=0,  # the terminal's Ctrl-C reaches it through us, and only so
+            process_group=0,  # the terminal's Ctrl-C reaches it only through us
             preexec_fn=die_with_parent,
         ) as self.child:
             streams = selectors.DefaultSelector()
             for pipe, target in ((self.child.stdout, sys.stdout), (self.child.stderr, sys.stderr)):
-                output = Output(target.buffer, said, raw, ends, stderr=target is sys.stderr)
+                output = Output(target.buffer, messages, raw, ends, stderr=target is sys.stderr)
                 streams.register(pipe, selectors.EVENT_READ, output)
             ended = None
             while streams.get_map():
@@ -199,59 +218,62 @@ class Launch:
                 if time.monotonic() > self.deadline:
                     self.deadline = time.monotonic() + 10
                     self.on_signal(self.signal)
-            status = self.child.wait()
-        status = status if status >= 0 else 128 - status
-        text = b"".join(said.launcher).decode(errors="replace")
-        first = FIRST.search(text)
-        self.error = error(said, text, first, status)
+            status = shell_status(self.child.wait())
+        self.error = error(messages, status)
         given = self.status_file.read_text().split()
         given = int(given[0]) if given and given[0].isdecimal() else 0
-        # The others may have a status of their own when one was killed, which cannot say so.
-        killed = first is not None and by_signal(int(first[2]))
+        # Other workers may have reported a status when one was killed, which could not.
+        killed = messages.first is not None and signal_name(messages.first[1])
         if status and not raw and self.signal is None and (killed or not given):
-            print("run_horovod.sh:", reason(said, text, first), file=sys.stderr)
+            say(reason(messages))
         if given:
             return given
         return 128 + self.signal if self.signal else status
 
 
-# Which worker ended first, in what horovodrun says when it fails.
-FIRST = re.compile(r"Process name: (\d+)\s+Exit code: (-?\d+)")
-
-
-def reason(said: Said, text: str, first: re.Match | None) -> str:
-    """One line out of what horovodrun, and Horovod, said when they failed."""
-    if first:
-        status = first[2] + (f" ({by_signal(int(first[2]))})" if by_signal(int(first[2])) else "")
-        line = f"worker {first[1]} ended first, with status {status}; the others were stopped"
+def reason(messages: Messages) -> str:
+    """Returns one line on why horovodrun failed."""
+    name = None
+    if messages.first:
+        rank, status = messages.first
+        name = signal_name(status)
+        line = f"worker {rank} ended first, with status {status}" + (f" ({name})" if name else "")
+        line += "; the others were stopped"
     else:
-        lines = [line for line in text.splitlines() if line.strip()]
-        line = "horovodrun failed: " + (lines[-1].strip() if lines else "it said nothing")
-    if said.horovod and not (first and by_signal(int(first[2]))):
-        # Its last part is what the system said; before it stand paths of Horovod's sources.
-        detail = said.horovod[0].decode(errors="replace")
+        lines = messages.text.split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        line = f"horovodrun failed: {last}"
+    if messages.horovod and not name:
+        # The last part is the system's message; before it stand paths of Horovod's sources.
+        detail = messages.horovod[0].decode(errors="replace")
         line += f" (Horovod: {re.sub(r'.*[.]cc:[0-9]+[]] ', '', detail).strip()})"
     return line
 
 
-def error(said: Said, text: str, first: re.Match | None, status: int) -> str | None:
-    """What `Launch.error` is after a run."""
-    if not first:
-        return None if not status or by_signal(status) else reason(said, text, first)
-    last = said.errors.get(int(first[1]), b"")
-    if by_signal(int(first[2])) or int(first[2]) in NO_ERROR or FOLLOWED in last:
+def error(messages: Messages, status: int) -> str | None:
+    """Returns `Launch.error` after a run of horovodrun that ended with a status."""
+    if not messages.first:
+        return None if not status or signal_name(status) else reason(messages)
+    rank, status = messages.first
+    last = messages.errors.get(rank, b"")
+    if signal_name(status) or status in NO_ERROR or FOLLOWED in last:
         return None
-    return f"status {first[2]}: {last.decode(errors='replace')}"
+    return f"status {status}: {last.decode(errors='replace')}"
 
 
-def by_signal(status: int) -> str | None:
-    """The name of the signal that ended a process, out of its status; None if it ended itself."""
+def shell_status(status: int) -> int:
+    """Returns the status as a shell has it: 128+n after signal n, not -n."""
+    return status if status >= 0 else 128 - status
+
+
+def signal_name(status: int) -> str | None:
+    """Returns the name of the signal that ended a process with a status; None if none did."""
     number = status - 128 if status > 128 else -status
     return signal.Signals(number).name if number in list(signal.Signals) else None
 
 
 def caught(process: int) -> set[int]:
-    """The signals that a process has handlers for."""
+    """Returns the signals that a process has handlers for."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -268,8 +290,73 @@ def send(process: int, number: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Has the kernel end horovodrun, and it its workers, should this process be killed outright."""
+    """Has the kernel end horovodrun, and so its workers, if this process is killed outright."""
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     except (AttributeError, OSError):
         pass  # not Linux
+
+
+def supervise(start: Callable[[bool], int], launch: Launch, run_directory: str, times: int) -> int:
+    """Runs a training, and after a failure again from its newest checkpoint.
+
+    It gives up when the same error, not a signal, ended the training twice at the same place.
+
+    Args:
+        start: Function that runs the training, resumed or not, and returns its status.
+        launch: The `Launch` that `start` uses.
+        run_directory: Directory of the training.
+        times: How often to start it again at most.
+
+    Returns:
+        The status of the last run.
+    """
+    pause = float(os.environ.get("TFADV_RESTART_SECONDS", 10))
+    before = None
+    for restart in itertools.count(1):
+        status = start(restart > 1)
+        if status in (0, USERS_MISTAKE) or launch.signal is not None or not times:
+            return status
+        checkpoint = newest(run_directory)
+        end = launch.error, checkpoint
+        name = checkpoint and checkpoint[-1]
+        if launch.error is not None and end == before:
+            place = f"after {name}" if name else "before its first checkpoint"
+            return give_up(status, f"the same error ended it twice, {place}")
+        if restart > times:
+            return give_up(status, f"it was started again {times} times")
+        before = end
+        say(
+            f"ended with status {status}; restart {restart} of {times}, from "
+            f"{name or 'the beginning'}, in {pause:g} s"
+        )
+        until = time.monotonic() + pause
+        while time.monotonic() < until:
+            time.sleep(0.05)
+            if launch.signal is not None:
+                return RESUME
+        pause = min(2 * pause, max(600, pause))
+
+
+def newest(run_directory: str) -> tuple[int, str] | None:
+    """Returns the time and the name of the checkpoint that a run wrote last, or None.
+
+    That is not always the one with the most updates: if that one is damaged, the training resumes
+    from an earlier one.
+    """
+    # As tfadv.checkpoint_files names them: finished epochs, and updates of the next one.
+    checkpoint = re.compile(r"epoch-\d+(-step-\d+)?\.keras")
+    paths = Path(run_directory, "checkpoints").glob("epoch-*.keras")
+    return max(
+        ((p.stat().st_mtime_ns, p.name) for p in paths if checkpoint.fullmatch(p.name)),
+        default=None,
+    )
+
+
+def give_up(status: int, reason: str) -> int:
+    say(f"ended with status {status} and is not started again: {reason}")
+    return status
+
+
+def say(text: str) -> None:
+    print(f"run_horovod.sh: {text}", file=sys.stderr, flush=True)

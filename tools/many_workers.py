@@ -1,12 +1,12 @@
-"""Trains a few steps on 32 real workers of this machine, and sees whether they agree to the bit.
+"""Trains a few steps on 32 real workers of this machine and checks that they agree to the bit.
 
     make workers32
     python tools/many_workers.py [workers] [flags of tfadv.train]
 
-tfadv.train under horovodrun, with mixture batch normalization and running statistics in the last
-epoch. Behind every epoch each worker notes a digest of all that it holds: weights, moving
-statistics, the optimizer's variables. All workers' must be equal, and change from epoch to epoch.
-Status 1 if not. It takes some minutes, and half a gigabyte a worker.
+It runs tfadv.train under horovodrun, with mixture batch normalization and running statistics in the
+last epoch. After every epoch each worker writes a digest of its state: weights, moving statistics,
+the optimizer's variables. The digests of all workers must be equal, and change from epoch to epoch;
+otherwise the status is 1. It takes some minutes, and half a gigabyte a worker.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ EPOCHS, STEPS = 3, 2
 
 
 def flags(workers):
-    """Of a run in which each worker has two images a step."""
+    """Returns the flags of a run in which each worker has two images a step."""
     return f"""
         --dataset=digits --network=small_resnet --depth=8 --width=4 --norm=mbn --num_steps=2
         --epsilon=80 --step_size=10 --epochs={EPOCHS} --steps_per_epoch={STEPS}
@@ -33,7 +33,7 @@ def flags(workers):
 
 
 def worker():
-    """One worker: the program, and a digest behind every epoch."""
+    """Runs tfadv.train as one worker, with a digest after every epoch."""
     import keras
 
     from tfadv import launcher
@@ -47,12 +47,12 @@ def worker():
             for variable in self.model.variables + self.model.optimizer.variables:
                 digest.update(variable.numpy().tobytes())
             memory = Path("/proc/self/smaps_rollup").read_text().split()
-            own = int(memory[memory.index("Pss:") + 1]) / 1024  # what it shares, shared out
+            own = int(memory[memory.index("Pss:") + 1]) / 1024  # with its share of shared memory
             with open(path, "a") as file:
                 file.write(f"{digest.hexdigest()} {own:.0f}\n")
 
     callbacks = building.training_callbacks
-    building.training_callbacks = lambda *given: [*callbacks(*given), Digest()]
+    building.training_callbacks = lambda *arguments: [*callbacks(*arguments), Digest()]
     start.run("train", sys.argv[1:])
 
 
@@ -74,18 +74,18 @@ def main(arguments):
         }
         launcher = [Path(sys.executable).parent / "horovodrun", "-np", str(workers), "--gloo"]
         launcher += ["-H", f"localhost:{workers}", "--start-timeout", "1200"]
-        # Behind `env --`, or horovodrun takes --network for an abbreviation of its own.
+        # Without `env --` horovodrun takes --network for an abbreviation of its own options.
         program = ["env", "--", sys.executable, Path(__file__).resolve()]
         run = [*flags(workers), f"--run_dir={folder}/run", *arguments]
         status = subprocess.call([*launcher, *program, *run], env=environment, cwd=ROOT)
-        found = [
+        files = [
             [line.split() for line in path.read_text().splitlines()] for path in digests.iterdir()
         ]
-    if status or len(found) != workers:
-        print(f"workers: status {status}, {len(found)} of {workers} trained", file=sys.stderr)
+    if status or len(files) != workers:
+        print(f"workers: status {status}, {len(files)} of {workers} trained", file=sys.stderr)
         return 1
-    epochs = [{line[0] for line in lines} for lines in zip(*found, strict=True)]
-    memory = sum(int(lines[-1][1]) for lines in found) / 1024
+    epochs = [{digest for digest, _ in lines} for lines in zip(*files, strict=True)]
+    memory = sum(int(lines[-1][1]) for lines in files) / 1024
     print(
         f"{workers} workers, {STEPS * len(epochs)} updates, {time.monotonic() - began:.0f} s, "
         f"{memory:.1f} GB together\ndifferent digests after each epoch: {list(map(len, epochs))}"

@@ -1,16 +1,16 @@
-"""Runs tfadv.train, or another program with workers, as the tasks of a Slurm job.
+"""Runs tfadv.train or tfadv.evaluate as the tasks of a Slurm job.
 
     python tools/run_slurm.py [--program evaluate] [flags of the program]
 
-inside a batch job (tools/slurm.sbatch is one). `horovodrun` starts its workers over ssh, which many
-clusters do not allow between nodes. Here `srun` starts them, one worker a task; this only serves
-the addresses by which they find each other, as `horovodrun` does too.
+Run it inside a batch job, such as tools/slurm.sbatch. `horovodrun` starts its workers over ssh,
+which many clusters do not allow between nodes. Here `srun` starts them, one worker a task, and this
+script only serves the addresses by which they find each other, as `horovodrun` does.
 
-The flags are checked once, before `srun`. A worker's failure ends the step (`--kill-on-bad-exit`).
-SIGTERM, as a job that is pre-empted receives it, reaches the workers, who write a checkpoint; the
-status then is 75, and the same job with --resume goes on.
-Whatever `srun` needs beyond what the job has is taken from SRUN_OPTIONS. The workers meet over the
-network interface that leads to the job's first node; HOROVOD_GLOO_IFACE names another one.
+The flags are checked once, before `srun`. If a worker fails, the step ends (`--kill-on-bad-exit`).
+SIGTERM, as a preempted job receives it, is passed on to the workers, which write a checkpoint; the
+status is then 75, and the same job with --resume continues.
+SRUN_OPTIONS holds further options of `srun`. The workers communicate over the network interface
+that leads to the job's first node, unless HOROVOD_GLOO_IFACE names another one.
 """
 
 import os
@@ -23,11 +23,12 @@ import subprocess
 import sys
 import tempfile
 
+from launcher import shell_status
 from run_horovod import PROGRAMS
 
 
 def main(arguments):
-    """The batch job's part: checks, serves addresses, and waits for `srun`."""
+    """Checks the flags, serves addresses and waits for `srun`, in the batch job itself."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(__doc__.strip())
         return 0
@@ -37,15 +38,15 @@ def main(arguments):
     if program not in PROGRAMS:
         return _mistake(f"--program must be {' or '.join(PROGRAMS)}; received {program!r}")
     if "SLURM_JOB_NODELIST" not in os.environ:
-        return _mistake("this runs inside a Slurm job, from sbatch or salloc; there is none")
+        return _mistake("this must run inside a Slurm job, from sbatch or salloc; there is none")
     nodes = _nodes(os.environ["SLURM_JOB_NODELIST"])
     counts = tasks_per_node(os.environ.get("SLURM_TASKS_PER_NODE", "1"))
     if len(counts) != len(nodes):
         return _mistake(f"the job has {len(nodes)} nodes and tasks for {len(counts)}")
 
     command = [sys.executable, "-m", f"tfadv.{program}"]
-    told = dict(os.environ, HOROVOD_SIZE=str(sum(counts)))
-    status = subprocess.call([*command, "--check", *arguments], env=told)
+    checked = dict(os.environ, HOROVOD_SIZE=str(sum(counts)))
+    status = subprocess.call([*command, "--check", *arguments], env=checked)
     if status:
         return status
 
@@ -63,7 +64,7 @@ def main(arguments):
     status_file = pathlib.Path(folder.name, "status")
     environment = dict(
         os.environ,
-        # Rank 0 is on this machine. Of many statuses `srun` has one, and not the one that matters.
+        # Rank 0, which runs on this machine, reports its status there; `srun` has another one's.
         TFADV_STATUS_FILE=str(status_file),
         HOROVOD_GLOO_RENDEZVOUS_ADDR=socket.gethostbyname(nodes[0]),
         HOROVOD_GLOO_RENDEZVOUS_PORT=str(port),
@@ -76,7 +77,7 @@ def main(arguments):
         [
             "srun",
             f"--ntasks={sum(counts)}",
-            "--distribution=block",  # ranks in the order of the nodes, as the plan has them
+            "--distribution=block",  # ranks in the order of the nodes, as in `plan`
             "--kill-on-bad-exit=1",
             *shlex.split(os.environ.get("SRUN_OPTIONS", "")),
             *[sys.executable, __file__, "--worker", ",".join(nodes), ",".join(map(str, counts))],
@@ -88,14 +89,12 @@ def main(arguments):
         signal.signal(number, lambda number, frame: step.send_signal(number))
     status = step.wait()
     with folder:
-        given = status_file.read_text() if status and status_file.exists() else ""
-    if given.isdecimal():
-        return int(given)
-    return status if status >= 0 else 128 - status
+        reported = status_file.read_text() if status and status_file.exists() else ""
+    return int(reported) if reported.isdecimal() else shell_status(status)
 
 
 def worker(nodes, counts, command):
-    """One task's part: tells Horovod which worker it is and becomes the program."""
+    """Tells Horovod which worker a task is, and becomes the program."""
     nodes, counts = nodes.split(","), [int(count) for count in counts.split(",")]
     rank, node = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NODEID"])
     local_rank = int(os.environ["SLURM_LOCALID"])
@@ -119,7 +118,7 @@ def worker(nodes, counts, command):
 
 
 def tasks_per_node(text):
-    """Slurm's "8(x3),4" as a list: [8, 8, 8, 4]."""
+    """Reads Slurm's "8(x3),4" as [8, 8, 8, 4]."""
     counts = []
     for part in text.split(","):
         count, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part).groups()
@@ -135,7 +134,7 @@ def _nodes(text):
 
 
 def _interface(address):
-    """The network interface that this machine reaches an address by."""
+    """Returns the network interface by which this machine reaches an address."""
     import psutil
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -144,7 +143,7 @@ def _interface(address):
     return next(
         name
         for name, addresses in psutil.net_if_addrs().items()
-        if any(found.address == mine for found in addresses)
+        if any(each.address == mine for each in addresses)
     )
 
 

@@ -2,14 +2,15 @@
 # Sets up .venv: Python, pinned dependencies, TensorFlow, tfadv itself, Horovod. `make setup` calls it.
 #
 #   TENSORFLOW=cpu|gpu   which TensorFlow (cpu)
-#   PYTHON=python3.12    which Python (python3, or else the newest that TensorFlow supports)
+#   PYTHON=python3.12    which Python (python3, or the newest one that TensorFlow supports)
 #   HOROVOD_...          passed on to tools/build_horovod.sh
 #
 # A .venv keeps its TENSORFLOW and HOROVOD_... until they are given again (HOROVOD_GPU_OPERATIONS=
-# takes one back): `make quickstart` after `make setup TENSORFLOW=gpu` stays on the GPU.
+# unsets one): `make quickstart` after `make setup TENSORFLOW=gpu` stays on the GPU.
 #
-# Whatever is missing on the machine is said before anything is downloaded. When all of it was done
-# before, for the same files and choices, this returns at once; when it was interrupted, it goes on.
+# The script reports everything that is missing on the machine before it downloads anything. It
+# returns at once if everything is set up for the same files and choices, and continues after an
+# interruption.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,7 +36,7 @@ chosen() {
 
 case $TENSORFLOW in cpu | gpu) ;; *) fail "TENSORFLOW must be cpu or gpu; received $TENSORFLOW" ;; esac
 
-# The interpreters that TensorFlow 2.21 has wheels for; setup.py says the same.
+# TensorFlow 2.21 has wheels for these versions; setup.py says the same.
 supported() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null
 }
@@ -50,7 +51,7 @@ else
     fail "Python from 3.11 to 3.13 is missing (TensorFlow 2.21 has no other): apt-get install python3.11 python3.11-venv, or set PYTHON"
 fi
 
-# Which Python, where, and which TensorFlow: what a .venv cannot change afterwards.
+# Python, its location and TensorFlow, none of which an existing .venv can change.
 BASE="$("$PYTHON" -c 'import sys; print(sys.version.split()[0], sys.base_prefix)') $VENV $TENSORFLOW"
 KEY=$({
   echo "$BASE"
@@ -82,7 +83,7 @@ pip() {
 rm -f "$STAMP"
 if [ "$(cat "$VENV/.base" 2>/dev/null)" != "$BASE" ] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
   if [ -e "$VENV" ] && [ ! -e "$VENV/pyvenv.cfg" ] && [ ! -e "$VENV/setup.log" ]; then
-    fail "$VENV is there, but is no environment of Python's: move it away"
+    fail "$VENV exists but is no virtual environment of Python: move it away"
   fi
   rm -rf "$VENV"
   mkdir "$VENV"
@@ -91,16 +92,16 @@ if [ "$(cat "$VENV/.base" 2>/dev/null)" != "$BASE" ] || ! "$VENV/bin/python" -m 
   echo "$BASE" >"$VENV/.base"
 fi
 if [ "$TENSORFLOW" = cpu ] && [ -e /dev/nvidia0 ]; then
-  echo "There is a GPU here; \`make setup TENSORFLOW=gpu\` would use it."
+  echo "This machine has a GPU; \`make setup TENSORFLOW=gpu\` would use it."
 fi
 
-echo "Installing TensorFlow ($TENSORFLOW) and what else tfadv needs (about a minute)..."
-# setuptools first and no isolation, so that the pinned one builds tfadv.
+echo "Installing TensorFlow ($TENSORFLOW) and tfadv's other requirements (about a minute)..."
+# setuptools first and without isolation, so that the pinned version builds tfadv.
 pip install 'setuptools<81' wheel
 pip install --no-build-isolation -e ".[$TENSORFLOW,test,quickstart]"
 PYTHON=$VENV/bin/python tools/build_horovod.sh
 
 { echo "TENSORFLOW=$TENSORFLOW"; chosen || true; } >"$CHOICES"
-# Last: without it everything above is looked at again.
+# Written last: without it the next call repeats everything above.
 echo "$KEY" >"$STAMP"
 echo "tfadv is set up in .venv."

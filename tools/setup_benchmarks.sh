@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Adds the libraries that benchmarks/ measures beside ours to .venv, once. `make benchmarks` calls it
-# after tools/setup.sh, which installed tfadv. They share its pinned versions, so nothing that is there
-# changes.
+# Installs the libraries that benchmarks/ compares with into .venv, once. `make benchmarks` calls it
+# after tools/setup.sh, which installs tfadv. All versions are pinned in the same file, so nothing
+# that is already installed changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 STAMP=.venv/.benchmarks-done
 LOG=.venv/setup-benchmarks.log
-# setup.sh's stamp holds what .venv was made from: these files, the Python, the TensorFlow.
+# The stamp of setup.sh changes with its files, Python and TensorFlow.
 if cmp -s .venv/.setup-done "$STAMP"; then exit 0; fi
 
 echo "Installing the libraries to compare with (a minute)..."

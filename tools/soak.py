@@ -1,12 +1,12 @@
-"""Trains 2,000 steps with every callback of the program, and sees whether memory or files grow.
+"""Trains 2,000 steps with every callback of the program and checks that memory does not grow.
 
     make soak                                       (ARGS="--epochs=80 --norm=bn" for others)
     python tools/soak.py [flags of tfadv.train]
 
-In one process, without a GPU. After a warm-up of 500 steps, in which functions are traced and pools
-filled, the memory that the process holds must grow by less than 2%, from the mean over the second
-quarter of the epochs to that over the last; and the files, sockets and threads that it has open at
-the end of an epoch must be as many from then on. Status 1 if not.
+It runs in one process without a GPU. After a warm-up of 500 steps, in which functions are traced
+and pools filled, the memory of the process must grow by less than 2%, from the mean over the second
+quarter of the epochs to that over the last; and the number of files and sockets that are open at
+the end of an epoch must stay the same. Otherwise the status is 1.
 """
 
 import os
@@ -24,7 +24,7 @@ from tfadv.programs import building, start  # noqa: E402 - the repository's own
 
 MOST_GROWTH = 0.02
 
-# An epoch has all there is: two evaluations, images, statistics, checkpoints within and behind it.
+# Every epoch has two evaluations, images, statistics, and checkpoints within and after it.
 FLAGS = """
     --dataset=digits --network=small_resnet --depth=8 --width=8 --norm=mbn
     --epsilon=80 --step_size=10 --num_steps=3 --epochs=40 --steps_per_epoch=50
@@ -45,12 +45,12 @@ class Meter(keras.callbacks.Callback):
         self.steps.append(int(self.model.optimizer.iterations))
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.memory.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
-        self.files.append(len(os.listdir("/proc/self/fd")) - 1)  # but that of the listing
+        self.files.append(len(os.listdir("/proc/self/fd")) - 1)  # without the listing's own
         self.threads.append(len(os.listdir("/proc/self/task")))
 
 
 def growth(values):
-    """Of a list's mean, from its second quarter to its last, as a share."""
+    """Returns the relative growth of the mean from a list's second quarter to its last."""
     quarter = len(values) // 4
     early, late = values[quarter : 2 * quarter], values[-quarter:]
     return (sum(late) / len(late)) / (sum(early) / len(early)) - 1
@@ -59,11 +59,10 @@ def growth(values):
 def main(arguments):
     meter = Meter()
     callbacks = building.training_callbacks
-    building.training_callbacks = lambda *given: [*callbacks(*given), meter]
+    building.training_callbacks = lambda *arguments: [*callbacks(*arguments), meter]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tfadv-soak-") as folder:
-        sys.argv = ["soak", *FLAGS, f"--run_dir={folder}/run", *arguments]
-        start.run("train", sys.argv[1:])
+        start.run("train", [*FLAGS, f"--run_dir={folder}/run", *arguments])
     quarter = len(meter.steps) // 4
     grown = growth(meter.memory)
     print(f"{meter.steps[-1]} steps, {len(meter.steps)} epochs, {time.monotonic() - began:.0f} s")
@@ -74,8 +73,7 @@ def main(arguments):
     ):
         print(f"{name}: {' '.join(map(str, values))}{unit}")
     print(f"memory grew by {grown:.2%} after step {meter.steps[quarter - 1]}")
-    files = set(meter.files[quarter:])
-    if grown >= MOST_GROWTH or len(files) > 1:
+    if grown >= MOST_GROWTH or len(set(meter.files[quarter:])) > 1:
         print("soak: memory or open files grow", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""A softmax regression, whose gradients NumPy knows, and images for it."""
+"""A softmax regression, whose gradients are worked out in NumPy, and images for it."""
 
 import types
 
@@ -29,7 +29,7 @@ class SoftmaxRegression:
         return images.reshape(len(images), -1) @ self.weights + self.bias
 
     def gradient(self, images, classes, loss):
-        """Of the cross entropy, or of the margin, to `classes`; in float64."""
+        """The gradient of the cross entropy, or of the margin, to `classes`; in float64."""
         logits, rows = self.logits(images), np.arange(len(images))
         if loss == "cross_entropy":
             slope = np.exp(logits - logits.max(1, keepdims=True))
@@ -45,7 +45,7 @@ class SoftmaxRegression:
 
 
 def make(value_range=(0, 255), images=6):
-    """A model, images that touch both ends of the range, and labels."""
+    """Makes a model, images that touch both ends of the range, and labels."""
     low, high = value_range
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (images, 4, 5, 3))

@@ -43,7 +43,7 @@ def softmax(case):
 
 
 class IntegerInput:
-    """A network that casts its images, as a Keras model of such an input does."""
+    """A network that casts its images, as a Keras model with an integer input does."""
 
     def __init__(self, model):
         self.model = model
@@ -53,8 +53,8 @@ class IntegerInput:
         return self.model(tf.cast(tf.cast(images, tf.uint8), tf.float32))
 
 
-# What is changed of a good call, and what is said: eagerly as a ValueError of one line, in a graph
-# as an error that contains it.
+# Changes to a good call, and the error that must follow: eagerly a ValueError of one line, in a
+# graph an error that contains this line.
 BY_VALUE = {
     "above": (
         lambda case: {"images": case.images + 1},
@@ -151,7 +151,7 @@ def test_input(case, name, in_graph):
 
 
 @pytest.mark.parametrize("name", ["softmax", "broken", "range"])
-def test_what_xla_compiles_is_checked_from_outside(case, name):
+def test_attacks_compiled_by_xla_are_checked_from_outside(case, name):
     change, message = BY_VALUE[name]
     good = {"logits_fn": case.model, "images": case.images, "labels": case.labels}
     given = {**good, "value_range": case.range, "seed": (0, 0), **change(case)}
@@ -162,14 +162,14 @@ def test_what_xla_compiles_is_checked_from_outside(case, name):
         tf.function(lambda: attack(**given))()
 
 
-def test_advance_checks_what_it_sees(case):
+def test_advance_checks_its_logits(case):
     attack = PGD(num_steps=2)
     start, goals = attack.start(case.images, case.labels, 7, (0, 0), case.range)
     with pytest.raises(ValueError, match="it returned probabilities"):
         attack.advance(softmax(case), case.images, start, goals, 2, None, case.range)
     with pytest.raises(ValueError, match="images must lie inside value_range"):
         attack.start(case.images - 1, case.labels, 7, (0, 0), case.range)
-    # Nothing was asked of the network, so nothing is known of it.
+    # The network was not called, so its outputs were not checked.
     attack.advance(softmax(case), case.images, start, goals, 0, None, case.range)
 
 
@@ -186,7 +186,7 @@ def test_untargeted_attacks_take_no_targets(case):
         )  # fmt: skip
 
 
-def test_a_rounding_outside_of_the_range_is_none():
+def test_rounding_may_leave_the_range():
     images = np.float32([[[[1.0000001]]], [[[-1.0000001]]]])
     result = PGD(16, num_steps=2)(
         lambda x: tf.concat([x[:, 0, 0], -x[:, 0, 0]], -1), images, [0, 1], value_range=(-1, 1),
@@ -205,7 +205,7 @@ def test_other_errors_of_a_graph_are_left_as_they_are():
         broken(1.0)
 
 
-def test_fractions_in_place_of_pixels_are_named_once():
+def test_warns_once_of_fractions_in_place_of_pixels():
     with pytest.warns(UserWarning, match=r"^epsilon is .* received 0.03137 .* give epsilon=8 here"):
         attack = PGD(epsilon=8 / 255)
     PGD(epsilon=0.3)
@@ -236,7 +236,7 @@ SCALED = "^images lie between .*, but value_range"
         ((0, 2), 0, 1, None),
     ],
 )
-def test_images_scaled_to_another_range_are_named_once(
+def test_warns_once_of_images_scaled_to_another_range(
     make_case, value_range, lowest, highest, meant
 ):
     case = make_case(value_range)
@@ -255,7 +255,7 @@ def test_images_scaled_to_another_range_are_named_once(
     assert len(caught) == 1 and f"(give value_range={meant} if" in str(caught[0].message)
 
 
-def test_bounded_outputs_are_named_once(case):
+def test_warns_once_of_bounded_outputs(case):
     def attack(logits_fn, **options):
         images, labels = case.images, case.labels
         PGD(num_steps=2, **options)(
@@ -264,7 +264,7 @@ def test_bounded_outputs_are_named_once(case):
 
     attack(case.model)
     attack(lambda images: 0.0 * case.model(images))  # a last layer that begins at zero
-    attack(lambda images: tf.tanh(case.model(images)))  # logits may be so small
+    attack(lambda images: tf.tanh(case.model(images)))  # logits may be this small
     for options in ({}, {"restarts": 2}, {"jit_compile": True}):
         arguments.forget_warnings()
         with pytest.warns(UserWarning, match="^logits_fn must return logits, but all") as caught:

@@ -49,5 +49,5 @@ def test_targets_and_starts_of_images_are_independent():
 
 
 def test_one_class_has_no_target():
-    with pytest.raises(ValueError, match="num_classes must be 2 or more .* got 1"):
+    with pytest.raises(ValueError, match="num_classes must be 2 or more .* received 1"):
         random_targets([0], 1, (0, 0))

@@ -74,7 +74,7 @@ def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attack": "pgd"}, "attack must be a tfadv.attacks.PGD or None; received 'pgd'"),
+        ({"attack": "pgd"}, "attack must be a tfadv.attacks.Attack or None; received 'pgd'"),
         ({"clean_ratio": 1.5}, "clean_ratio must be between 0 and 1; received 1.5"),
         ({"compression": "fp8"}, "compression must be one of 'none', 'fp16'; received 'fp8'"),
         ({"rematerialize": "half"}, "rematerialize must be one of 'none', 'step', 'all'; received"),
@@ -156,7 +156,11 @@ class OwnStep(keras.Model):
         ),
         (distributed, {}, "with Horovod, not with tf.distribute; received .* OneDeviceStrategy"),
         (cases.network, {"accumulation_steps": 3}, "accumulation_steps=3 for batches of 10"),
-        (binary, {}, "^model must have an output for each of at least two classes; .* has one"),
+        (
+            binary,
+            {},
+            "^model must have an output for each of at least two classes; .* has only one",
+        ),
         (of_integers, {}, "^model must take floating-point images to be attacked; .* is uint8, .*"),
         (hard_sigmoid, {}, "^model must end in logits to be attacked; .* ends in hard_sigmoid"),
         (
@@ -294,8 +298,21 @@ class OwnFunction(keras.Model):
         self.train_function = lambda iterator: {"loss": 0.0}
 
 
+class LateStep(keras.Model):
+    """Looks `train_step` up when it traces, as Keras did up to 3.6: ours is gone by then."""
+
+    def make_train_function(self, force=False):
+        step = tf.function(lambda data: self.train_step(data))
+        self.train_function = lambda iterator: step(next(iterator))
+
+
 @pytest.mark.parametrize(
-    ("kind", "method"), [(OwnFit, "fit"), (OwnFunction, "make_train_function")]
+    ("kind", "method"),
+    [
+        (OwnFit, "fit"),
+        (OwnFunction, "make_train_function"),
+        (LateStep, "make_train_function"),
+    ],
 )
 def test_refuses_methods_that_train_without_it(kind, method):
     with pytest.raises(ValueError, match=f"the {method} of {kind.__name__} .* must train") as error:
@@ -308,7 +325,18 @@ def test_refuses_a_second_one_in_the_same_fit():
     again = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
     with pytest.raises(ValueError, match=message):
         cases.train(cases.compiled(cases.network()), X, Y, callbacks=[[again]])
-    # One after the other, they may be many.
+    with pytest.raises(ValueError, match=message):
+        model = cases.compiled(cases.network())
+        model.fit(X, Y, verbose=0, callbacks=[again, again])
+    # One after the other, they may be many; or one, which an exception has taken out of a `fit`.
     model = cases.compiled(cases.network())
     cases.train(model, X, Y)
     cases.train(model, X, Y)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, verbose=0, callbacks=[again, Stop()])
+    model.fit(X, Y, verbose=0, callbacks=[again])
+
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt

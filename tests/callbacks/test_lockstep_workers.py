@@ -174,6 +174,7 @@ class Slow(cases.Mirror):
     """Sends worker 1 a signal in the third part of an update; each part takes some time."""
 
     def __init__(self, update):
+        super().__init__()
         self.parts, self.update = 0, update
 
     def __call__(self, logits_fn, images, labels, **options):

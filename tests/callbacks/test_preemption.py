@@ -137,6 +137,7 @@ class Parts(cases.Mirror):
     """Counts the parts that are attacked, and sends this process a signal within one of them."""
 
     def __init__(self, at=None):
+        super().__init__()
         self.count, self.at = 0, at
 
     def __call__(self, logits_fn, images, labels, **options):

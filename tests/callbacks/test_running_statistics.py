@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+import tfadv
 from tests.training import cases
+from tfadv import models
 from tfadv.callbacks import AdversarialTraining, RunningStatistics
 
 X, Y = cases.images(8)
@@ -119,26 +121,41 @@ def test_needs_batch_normalization():
 
 
 class Subclassed(keras.Model):
-    """Batch normalization of Keras in a model that cannot be converted."""
+    """Batch normalization in a model that is no graph, and in a functional one that it holds."""
 
-    def __init__(self):
+    def __init__(self, inner, normalization):
         super().__init__()
-        self.inner = cases.normalized("keras")
-        self.normalize = keras.layers.BatchNormalization()
+        self.inner, self.normalize = inner, normalization
 
     def call(self, inputs, training=None):
         return self.normalize(self.inner(inputs, training=training), training=training)
 
 
-def test_works_for_subclassed_models():
-    model = Subclassed()
+def test_works_for_subclassed_models_with_our_batch_normalization():
+    model = Subclassed(cases.normalized("bn"), tfadv.layers.BatchNormalization())
     model(X)
     assert moved(fit(cases.compiled(model), 1, 1)) == [False]
-    model.fit(X, Y, verbose=0)  # and leaves no trace
     before = {v.path: v.numpy() for v in model.variables}
     model.fit(X, Y, verbose=0)
     assert moved([before, {v.path: v.numpy() for v in model.variables}]) == [True]
-    assert not any("call" in vars(layer) for layer in model._flatten_layers())
+
+
+@pytest.mark.parametrize("keras_inside", [True, False])
+def test_refuses_that_of_keras_in_subclassed_models_before_it_trains(keras_inside):
+    inner = cases.normalized("keras" if keras_inside else "bn")
+    outer = tfadv.layers if keras_inside else keras.layers
+    model = Subclassed(inner, outer.BatchNormalization())
+    model(X)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="need tfadv.layers.BatchNormalization .* received Keras"):
+        fit(cases.compiled(model), 1, 3)
+    cases.assert_equal_bits(model.get_weights(), before)
+    # The advice can be followed.
+    model = Subclassed(
+        models.convert(inner, "bn") if keras_inside else inner, tfadv.layers.BatchNormalization()
+    )
+    model(X)
+    assert moved(fit(cases.compiled(model), 1, 1)) == [False]
 
 
 def test_works_where_activations_are_computed_again():
@@ -208,11 +225,12 @@ def test_needs_adversarial_training_in_the_same_fit():
         def on_train_batch_end(self, batch, logs=None):
             raise KeyboardInterrupt
 
-    # Nor is one of a fit that Ctrl-C has ended good enough.
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, Y, verbose=0, callbacks=[training, Stop()])
-    with pytest.raises(ValueError, match=message):
-        model.fit(X, Y, verbose=0, callbacks=[RunningStatistics()])
+    # Nor is one of a fit that Ctrl-C has ended good enough, also if it comes later in this one.
+    for callbacks in ([RunningStatistics()], [RunningStatistics(), training]):
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, Y, verbose=0, callbacks=[training, Stop()])
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, Y, verbose=0, callbacks=callbacks)
 
 
 @pytest.mark.parametrize("last_epochs", [-1, 1.5, "ten"])

@@ -62,6 +62,9 @@ def test_evaluations_by_number_of_steps_and_branch(tmp_path):
         "val_pgd10_accuracy": 0.25,
         "val_pgd10_success": 0.75,
         "val_pgd10_accuracy_clean_branch": 0.125,
+        "val_signstep_accuracy_clean_branch": 0.25,
+        "val_signstep_success_clean_branch": 0.5,
+        "val_top5_accuracy": 0.75,  # a metric
         "val_loss": 3.0,
     }
     train(tmp_path, 0, 1, **evaluated)
@@ -70,10 +73,17 @@ def test_evaluations_by_number_of_steps_and_branch(tmp_path):
             "robust_accuracy/clean": 0.5,
             "robust_accuracy/pgd10": 0.25,
             "attack_success/pgd10": 0.75,
+            "top5_accuracy": 0.75,
             "loss": 3.0,
         }
     }
-    assert read_scalars(tmp_path / "validation/clean") == {2: {"robust_accuracy/pgd10": 0.125}}
+    assert read_scalars(tmp_path / "validation/clean") == {
+        2: {
+            "robust_accuracy/pgd10": 0.125,
+            "robust_accuracy/signstep": 0.25,
+            "attack_success/signstep": 0.5,
+        }
+    }
 
 
 def test_a_resumed_training_has_each_step_once(tmp_path):

@@ -1,16 +1,6 @@
-"""What several tests of data sets read: prepared once for all of them."""
-
 import pytest
 
 from tests.data import miniature_imagenet
-
-
-@pytest.fixture(scope="session")
-def imagenet(tmp_path_factory):
-    """A miniature ImageNet, prepared: `(data_dir, train labels by name, validation labels)`."""
-    data_dir = tmp_path_factory.mktemp("imagenet")
-    sizes = {"num_train_per_class": 5, "num_classes": 4, "num_validation": 11}
-    return str(data_dir), *miniature_imagenet.prepare(data_dir, **sizes)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""ImageNet's two archives in small, and the files tensorflow-datasets prepares from them."""
+"""Miniature versions of ImageNet's two archives, and the files prepared from them."""
 
 import io
 import os
@@ -7,24 +7,17 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from tfadv.data import preparation
+from tfadv.data import tfds_files
 from tfadv.tables import datasets
 
 
 def make(manual_dir, num_train_per_class=4, num_classes=3, num_validation=7):
-    """Writes archives in ImageNet's format, of small JPEGs.
+    """Writes archives of small JPEGs in ImageNet's format to a directory, which it makes.
 
     Classes are the first of ImageNet's thousand. Each image has the colour of its label, so that a
     network can learn them; sizes vary. One training image is grey and one CMYK, as some of
-    ImageNet's are. The labels of validation images are not in the archive but in a list of
-    tensorflow-datasets, by the alphabetic order of the names; so they are ImageNet's first ones,
-    whatever `num_classes` is.
-
-    Args:
-        manual_dir: Directory to write to; made if needed.
-        num_train_per_class: Training images of each class.
-        num_classes: Number of classes that have training images, at most 1000.
-        num_validation: Number of validation images, at most 50000.
+    ImageNet's are. The labels of the validation images are those of ImageNet's first ones, whatever
+    `num_classes` is, because they come from a list in tensorflow-datasets.
 
     Returns:
         `(train, validation)`: dicts from a file's name to its label.
@@ -52,19 +45,19 @@ def make(manual_dir, num_train_per_class=4, num_classes=3, num_validation=7):
 
 
 def prepare(data_dir, manual_dir=None, **sizes):
-    """Makes the archives and prepares them through `python -m tfadv.data prepare`'s code.
+    """Makes the archives and prepares them as `python -m tfadv.data prepare` does.
 
     Args:
         data_dir: Where the prepared files go.
         manual_dir: Where the archives go; inside `data_dir` by default.
-        **sizes: See `make`.
+        **sizes: Arguments of `make`.
 
     Returns:
-        `(train, validation)`, see `make`.
+        What `make` returns.
     """
     manual_dir = str(manual_dir or os.path.join(data_dir, "archives"))
     result = make(manual_dir, **sizes)
-    preparation.prepare("imagenet2012", str(data_dir), manual_dir)
+    tfds_files.prepare("imagenet2012", str(data_dir), manual_dir)
     return result
 
 
@@ -93,11 +86,11 @@ def _add(archive, name, contents):
     archive.addfile(item, io.BytesIO(contents))
 
 
-def cut_short(monkeypatch, number):
-    """Leaves only the first 400 bytes of the JPEGs of a number, in what is prepared from now on."""
+def cut_short(monkeypatch, broken_seed):
+    """Cuts the JPEGs of this seed, in archives made from now on, to their first 400 bytes."""
     good = jpeg
 
     def cut(label, seed, mode="RGB"):
-        return good(label, seed, mode)[: 400 if seed == number else None]
+        return good(label, seed, mode)[: 400 if seed == broken_seed else None]
 
     monkeypatch.setitem(globals(), "jpeg", cut)

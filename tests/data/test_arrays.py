@@ -130,10 +130,10 @@ def test_shapes_and_types_are_static():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1; received 0"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1; received 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1; received 0"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be an integer of at least 1; received 0"),
         ({"first_step": 2}, "first_step must be from 0 to steps_per_epoch = 1; received 2"),
-        ({"first_epoch": -1}, "first_epoch must be at least 0; received -1"),
+        ({"first_epoch": -1}, "first_epoch must be an integer of at least 0; received -1"),
         ({"rank": 2, "size": 2}, "rank must be from 0 to size - 1 = 1; received 2"),
     ],
 )

@@ -6,32 +6,21 @@ from tfadv import data
 sklearn_datasets = pytest.importorskip("sklearn.datasets")
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
-
-
-def _all(dataset):
-    images, labels = next(iter(dataset.train_batches(dataset.num_train, 1)))
-    validation = next(iter(dataset.validation_batches(dataset.num_validation)))
-    return (images.numpy(), labels.numpy()), (validation[0].numpy(), validation[1].numpy())
-
-
-def test_the_split_is_fixed_and_holds_every_digit_once(digits):
+def test_the_split_is_fixed_stratified_and_holds_every_digit_once():
+    digits = data.load("digits")
     assert (digits.num_train, digits.num_validation) == (1437, 360)
     assert (digits.num_classes, digits.image_shape) == (10, (8, 8, 1))
+    images, train_labels = next(iter(digits.train_batches(1437, 1)))
+    validation, labels, _ = next(iter(digits.validation_batches(360)))
     source = sklearn_datasets.load_digits()
     # 0..16 becomes 0..255, rounded: 8 is 127.5, to even.
     scaled = np.round(source.images / 16 * 255).astype(np.uint8).reshape(1797, 64)
-    rows = np.concatenate([images.reshape(len(images), 64) for images, _ in _all(digits)])
-    labels = np.concatenate([labels for _, labels in _all(digits)])
-    expected = sorted((tuple(row), label) for row, label in zip(scaled, source.target, strict=True))
-    assert sorted((tuple(r), label) for r, label in zip(rows, labels, strict=True)) == expected
-
-
-def test_the_split_is_stratified(digits):
-    (images, train_labels), (_, labels) = _all(digits)
-    assert images.min() == 0 and images.max() == 255
-    ratio = np.bincount(labels) / (np.bincount(train_labels) + np.bincount(labels))
+    rows = np.concatenate([images, validation]).reshape(1797, 64)
+    pairs = zip(rows, np.concatenate([train_labels, labels]), strict=True)
+    expected = zip(scaled, source.target, strict=True)
+    assert sorted((tuple(r), label) for r, label in pairs) == sorted(
+        (tuple(r), label) for r, label in expected
+    )
+    ratio = np.bincount(labels) / np.bincount(source.target)
     assert np.abs(ratio - 0.2).max() < 0.01
-    assert len(set(labels[:50])) == 10  # A limited evaluation meets all classes.
+    assert len(set(labels.numpy()[:50])) == 10  # A limited evaluation meets all classes.

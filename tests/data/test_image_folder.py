@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pytest
@@ -6,7 +7,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tfadv import data
-from tfadv.data import decoding, imagenet_preprocessing
+from tfadv.data import decoding, image_folder, imagenet_preprocessing
+
+RED = 200, 30, 40
+_file = io.BytesIO()
+Image.new("RGB", (6, 4), RED).save(_file, "PNG")
+PNG = _file.getvalue()
 
 
 def test_classes_and_sizes(folder):
@@ -14,11 +20,8 @@ def test_classes_and_sizes(folder):
     assert dataset.class_names == ["ant", "bee", "cat"]
     assert (dataset.num_classes, dataset.image_shape) == (3, (16, 16, 3))
     assert (dataset.num_train, dataset.num_validation) == (12, 9)
-    images, labels = dataset.train_batches(4, 3).element_spec
-    assert (images.shape, images.dtype) == ((4, 16, 16, 3), tf.uint8)
-    assert (labels.shape, labels.dtype) == ((4,), tf.int32)
-    images, labels, indices = dataset.validation_batches(4).element_spec
-    assert images.shape == (4, 16, 16, 3) and labels.shape == indices.shape == (4,)
+    assert dataset.train_batches(4, 3).element_spec[0].shape == (4, 16, 16, 3)
+    assert dataset.validation_batches(4).element_spec[0].shape == (4, 16, 16, 3)
     assert data.load("image_folder", str(folder)).image_shape == (224, 224, 3)
 
 
@@ -89,21 +92,111 @@ def test_a_file_that_went_away_is_named(folder):
     assert data.explain(error.value) == line and data.is_io_error(error.value)
 
 
-def test_a_png_called_jpeg_and_other_files(folder):
-    image = Image.fromarray(np.full((40, 50), 90, np.uint8))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    (folder / "train" / "ant" / "png.JPEG").write_bytes(file.getvalue())
-    (folder / "train" / "ant" / "notes.txt").write_text("not an image")
-    (folder / "train" / "ant" / ".hidden.jpg").write_text("not an image")
-    dataset = data.load("image_folder", str(folder), image_size=16)
-    assert dataset.num_train == 13
-    images, _ = next(iter(dataset.train_batches(13, 1)))
-    assert images.shape == (13, 16, 16, 3)
+def test_links_and_names_in_a_folder(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "1.png").write_bytes(PNG)
+    for split in ("train", "val"):
+        (tmp_path / "data" / split / "ant").mkdir(parents=True)
+        (tmp_path / "data" / split / "bee").symlink_to(outside)  # a class from elsewhere
+    ants = tmp_path / "data" / "train" / "ant"
+    (tmp_path / "data" / "val" / "ant" / "1.png").write_bytes(PNG)
+    (ants / "link.PNG").symlink_to(outside / "1.png")
+    (ants / "a png.JPEG").write_bytes(PNG)
+    (ants / "deeper.png").mkdir()
+    (ants / "deeper.png" / "2.png").write_bytes(b"")
+    (ants / "circle").symlink_to(ants)
+    (ants / "labels.csv").write_text("notes")
+    (ants / ".hidden.png").write_text("")
+    dataset = data.load("image_folder", str(tmp_path / "data"), image_size=32)
+    assert (dataset.num_train, dataset.num_validation) == (3, 2)
+    ((images, labels, _),) = dataset.validation_batches(2)
+    assert (images.numpy() == RED).all() and sorted(labels.numpy()) == [0, 1]
 
 
-def test_folders_without_images_are_refused(folder):
-    for path in folder.glob("val/*/*"):
-        path.unlink()
-    with pytest.raises(ValueError, match=r"^data_dir must hold images \(.jpeg.*/val holds none$"):
-        data.load("image_folder", str(folder))
+def test_pipes_and_links_among_images_to_be_classified(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.png").write_bytes(PNG)
+    os.mkfifo(tmp_path / "in" / "1")
+    (tmp_path / "in" / "2").symlink_to("nowhere")
+    (tmp_path / "in" / "3").symlink_to("/dev/zero")
+    (tmp_path / "in" / "4").symlink_to(tmp_path / "a.png")
+    (tmp_path / "in" / "5").symlink_to(tmp_path)  # a directory, which holds this one
+    files = image_folder.list_files(tmp_path / "in")
+    assert files == ["1", "2", "3", "4"]
+    ((images, readable),) = image_folder.unlabelled_batches(tmp_path / "in", files, (4, 6, 3), 4)
+    assert readable.tolist() == [False, False, False, True]
+    assert (images[3] == RED).all()
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Seven files, two of them no images, and four more that are ignored."""
+    root = tmp_path_factory.mktemp("images")
+    (root / "b" / "c").mkdir(parents=True)
+    (root / ".cache").mkdir()
+    (root / "b" / "__MACOSX").mkdir()
+    values = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Image.fromarray(values).save(root / "b" / "rgb.png")
+    Image.fromarray(values).save(root / "b" / "c" / "no extension", "PNG")
+    Image.fromarray(values[..., 0]).save(root / "grey.png")
+    Image.fromarray(np.full([9, 5, 3], 77, np.uint8)).save(root / "wide, even.bmp")
+    Image.fromarray(np.full([4, 4, 3], 200, np.uint8)).save(os.fsencode(root) + b"/\xff.png", "PNG")
+    (root / "broken.jpeg").write_bytes(b"no image")
+    (root / "empty.png").write_bytes(b"")
+    (root / ".hidden.png").write_bytes(b"no image")
+    (root / ".cache" / "x.png").write_bytes(b"no image")
+    (root / "b" / "__MACOSX" / "x.png").write_bytes(b"no image")
+    (root / "link").symlink_to(root / "b")
+    return root
+
+
+def test_all_files_of_a_directory_in_order(directory):
+    assert image_folder.list_files(directory) == [
+        "b/c/no extension",
+        "b/rgb.png",
+        "broken.jpeg",
+        "empty.png",
+        "grey.png",
+        "wide, even.bmp",
+        "\udcff.png",
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_keep_their_pixels_and_unreadable_ones_are_marked(directory, channels):
+    files = image_folder.list_files(directory)
+    batches = list(image_folder.unlabelled_batches(directory, files, (4, 4, channels), 4))
+    assert [images.shape for images, _ in batches] == [(4, 4, 4, channels)] * 2
+    images, readable = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert readable.tolist() == [True, True, False, False, True, True, True, False]
+    values = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    grey = np.repeat(values[..., :1], channels, axis=-1)
+    luminance = np.round(values @ np.array([0.2989, 0.587, 0.114]))[..., None]
+    expected = values if channels == 3 else luminance
+    np.testing.assert_allclose(images[0].astype(int), expected, atol=1)
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[4], grey)
+    assert np.unique(images[5]).tolist() == [77]  # of another size and shape
+    assert np.unique(images[6]).tolist() == [200]
+    assert not images[~readable].any()
+
+
+def test_a_directory_without_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the images must be in a directory; received '.*none'"):
+        image_folder.list_files(tmp_path / "none")
+    with pytest.raises(ValueError, match="the directory must hold images; .* holds no file"):
+        image_folder.list_files(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(directory, monkeypatch):
+    scandir = os.scandir
+
+    def failing(path):
+        if os.path.basename(path) == "c":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(PermissionError, match="b/c"):
+        image_folder.list_files(directory)

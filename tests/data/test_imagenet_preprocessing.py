@@ -55,6 +55,15 @@ def test_validation_is_the_centre_of_the_resized_image(shape, resized):
     assert np.abs(result.numpy() - expected).max() < 0.5 + 0.6
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_of_pixels_is_evaluated_by_its_middle(turned):
+    line = np.zeros([1, 60_001, 3], np.uint8)
+    line[:, 30_000 - 20 : 30_000 + 21] = 7
+    image = np.swapaxes(line, 0, 1) if turned else line
+    result = imagenet_preprocessing.validation_image(image, 224)
+    assert result.shape == (224, 224, 3) and (result.numpy() == 7).all()
+
+
 def test_the_paper_size_has_a_shorter_edge_of_256():
     # A horizontal ramp stays one: the crop shows columns 16 to 239 of 256.
     ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (256, 1, 3))
@@ -84,7 +93,6 @@ def test_colors_equal_the_four_steps_one_by_one(order):
 
 def test_crops_have_the_stated_areas_aspects_and_places():
     height, width = 400, 500
-
     key = sampling.key(0, 0, 0, 0)
     windows = tf.data.Dataset.range(3000).map(
         lambda index: imagenet_preprocessing.random_crop_window(

@@ -1,4 +1,4 @@
-"""Small models and images that the evaluation's tests share."""
+"""Small models and images for tests of evaluations."""
 
 import keras
 import numpy as np

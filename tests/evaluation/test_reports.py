@@ -1,17 +1,19 @@
-"""Intervals, the table, the file, the progress line."""
+"""Intervals, the table, the JSON file, TensorBoard scalars and the progress line."""
 
-import dataclasses
 import io
 import json
 import os
 
 import pytest
 from scipy import stats
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from tfadv import distributed, evaluation
 from tfadv.evaluation import Result
+from tfadv.event_files import read_scalars
 
 ATTACK = dict(
+    attack="PGD",
     epsilon=16.0,
     step_size_rule="pipeline",
     targeted=True,
@@ -38,12 +40,10 @@ def test_interval_is_wilsons(correct, total):
     assert 0 <= result.interval[0] <= result.accuracy <= result.interval[1] <= 1
 
 
-def test_rows_are_what_was_counted():
+def test_accuracy_and_success_are_shares_of_the_counts():
     clean, attacked = row("adv", 0, 430), row("adv", 10, 374, 20, 1.6)
     assert (clean.name, clean.accuracy, clean.success) == ("clean", 0.86, None)
     assert (attacked.name, attacked.accuracy, attacked.success) == ("PGD-10", 0.748, 0.04)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        clean.correct = 500
     assert clean.as_dict()["epsilon"] is None
     assert attacked.as_dict() == {
         "domain": "adv",
@@ -86,7 +86,7 @@ def test_table_of_two_branches():
     ]
 
 
-def test_table_names_other_protocols():
+def test_table_names_other_settings():
     options = dict(
         targeted=False, loss="margin", restarts=10, step_size_rule="fixed", start_from_clean=0.5
     )
@@ -111,7 +111,7 @@ def test_table_names_other_protocols():
     assert "PGD-10 " in evaluation.table(RESULTS[:1] + RESULTS[3:])
 
 
-def test_table_refuses_what_is_no_table():
+def test_table_refuses_results_that_are_not_of_one_evaluation():
     for results in ([], RESULTS[:1] * 2):
         with pytest.raises(ValueError, match="^results must be at least one, and one for each"):
             evaluation.table(results)
@@ -141,6 +141,33 @@ def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
     evaluation.write_json(path, [])
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
+
+
+CLEAN, PGD = row("adv", 0, 375), row("adv", 10, 250, 125)
+SCALARS = {"robust_accuracy/clean": 0.75, "robust_accuracy/pgd10": 0.5}
+SUCCESS = {"attack_success/pgd10": 0.25}
+
+
+def test_scalars_of_both_branches(tmp_path):
+    evaluation.write_scalars(tmp_path, [CLEAN, PGD, row("clean", 10, 125, 125)], step=40)
+    assert read_scalars(tmp_path) == {40: SCALARS | SUCCESS}
+    assert read_scalars(tmp_path / "clean") == {40: {"robust_accuracy/pgd10": 0.25} | SUCCESS}
+
+
+def test_scalars_of_evaluations_in_any_order(tmp_path, monkeypatch):
+    evaluation.write_scalars(tmp_path, [CLEAN, PGD], step=40)
+    for _ in range(2):
+        evaluation.write_scalars(tmp_path, [row("adv", 0, 125)], step=10)
+    evaluation.write_scalars(tmp_path, [row("adv", 10, 500)], step=40)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    evaluation.write_scalars(tmp_path, [row("adv", 0, 1)], step=50)
+    assert read_scalars(tmp_path) == {
+        10: {"robust_accuracy/clean": 0.25},
+        40: SCALARS | SUCCESS | {"robust_accuracy/pgd10": 1.0},
+    }
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Tensors("robust_accuracy/clean")] == [10, 40]
 
 
 class Terminal(io.StringIO):

@@ -1,6 +1,5 @@
-"""Each doubt on a model, an attack or counts built to raise it; none on an honest evaluation."""
+"""Each doubt is raised by a model, attack or counts made for it, and by no honest evaluation."""
 
-import dataclasses
 import re
 import warnings
 
@@ -11,10 +10,9 @@ import tensorflow as tf
 from scipy import stats
 
 import tfadv
-from tests import workers
 from tests.evaluation import cases
 from tfadv import attacks, evaluation
-from tfadv.evaluation import Result, rivals, self_checks
+from tfadv.evaluation import Result
 
 ATTACK = attacks.PGD(epsilon=40, step_size=8, num_steps=5)
 
@@ -26,12 +24,12 @@ def checked(model, attack=ATTACK, num_steps=5, count=40, after=None, **options):
     results = evaluator(data, batch_size=16)
     if after is not None:
         after()
-    found = evaluation.doubts(evaluator, results, data, batch_size=16)
-    return {(doubt.check, doubt.domain): str(doubt) for doubt in found}
+    doubts = evaluation.doubts(evaluator, results, data, batch_size=16)
+    return {(doubt.check, doubt.domain): str(doubt) for doubt in doubts}
 
 
 def around(layer, last=False):
-    """The softmax regression with a layer before it, or behind it."""
+    """The softmax regression with a layer before or after it."""
     inputs = keras.Input(cases.SHAPE)
     contract, flat, dense = cases.regression().layers[1:]
     x = contract(inputs)
@@ -39,8 +37,6 @@ def around(layer, last=False):
 
 
 class Lambda(keras.layers.Layer):
-    """Calls a function."""
-
     def __init__(self, function):
         super().__init__()
         self.function = function
@@ -55,17 +51,17 @@ class Lambda(keras.layers.Layer):
         dict(),
         dict(targeted=False, restarts=2),
         dict(targeted=False, loss="margin"),
-        dict(epsilon=2, step_size=1e-3, step_size_rule="fixed"),  # hardly an attack, but no lie
+        dict(epsilon=2, step_size=1e-3, step_size_rule="fixed"),  # hardly an attack
     ],
 )
 @pytest.mark.filterwarnings("ignore:step_size is in pixels")
-def test_an_honest_evaluation_raises_none(options):
+def test_an_honest_evaluation_raises_no_doubt(options):
     assert checked(cases.regression(), ATTACK.replace(**options)) == {}
 
 
-def test_an_honest_evaluation_of_both_branches_raises_none():
+def test_an_honest_evaluation_of_both_branches_raises_no_doubt():
     assert checked(cases.mixture(), domains=("adv", "clean")) == {}
-    # Rounding to 8 bits is no reason either.
+    # Nor does rounding to 8 bits.
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         assert checked(cases.mixture()) == {}
@@ -74,14 +70,14 @@ def test_an_honest_evaluation_of_both_branches_raises_none():
 
 
 def shares(text):
-    """What is left right by the rival and by the attack that was evaluated; and under one alone."""
+    """Percentages correct under both attacks, and the numbers of images correct under only one."""
     number = r"([\d.]+)"
     pattern = f"leaves {number}% of 256 .* evaluated {number}% .*: {number} and {number} images"
-    return [float(found) for found in re.search(pattern, text).groups()]
+    return [float(group) for group in re.search(pattern, text).groups()]
 
 
 def right_of_a_linear_network(model, count, epsilon):
-    """The share right, in percent, where each pixel goes to the worst end of its ball."""
+    """Percentage correct, if each pixel goes to the worst end of its ball."""
     x, y = cases.images(model, count)
     kernel, bias = model.layers[-1].get_weights()
     x = x.astype(float)
@@ -96,23 +92,22 @@ def right_of_a_linear_network(model, count, epsilon):
     return 100 * np.mean(np.array(margins) < 0)
 
 
-def test_a_start_that_so_few_steps_do_not_make_good_for():
-    # From the image five steps of a fifth of epsilon reach the end of the ball, which on a linear
-    # network is the worst there is; from a random start only half of the pixels get there.
+def test_too_few_steps_from_a_random_start():
+    # From the image, five steps of a fifth of epsilon reach the end of the ball, which on a linear
+    # network is the worst point; from a random start only half of the pixels get there.
     model = cases.regression()
     attack = attacks.PGD(4, 0.8, 5, targeted=False, loss="margin", step_size_rule="fixed")
-    best = right_of_a_linear_network(model, 256, 4)
-    found = checked(model, attack, 5, 256)
-    assert list(found) == [("start", None)]
-    by_image, by_evaluated, image_alone, evaluated_alone = shares(found["start", None])
-    assert by_image == pytest.approx(best, abs=0.1) and by_evaluated > by_image + 4
+    worst = right_of_a_linear_network(model, 256, 4)
+    doubts = checked(model, attack, [5, 20], 256)
+    # The check compares the fewest steps.
+    assert list(doubts) == [("start", None)] and checked(model, attack, 20, 256) == {}
+    text = doubts["start", None]
+    by_image, by_evaluated, image_alone, evaluated_alone = shares(text)
+    assert by_image == pytest.approx(worst, abs=0.1) and by_evaluated > by_image + 4
     assert image_alone == 0 and evaluated_alone == round((by_evaluated - by_image) * 2.56) > 9
-    assert "start: started from the image itself, PGD-5 leaves " in found["start", None]
-    assert "(evaluate with start_from_clean=1, or with more steps)" in found["start", None]
-    # What it advises raises none; and it is the fewest steps that are looked at.
+    assert "start: started from the image itself, PGD-5 leaves " in text
+    assert "(evaluate with start_from_clean=1, or with more steps)" in text
     assert checked(model, attack.replace(start_from_clean=1.0), 5, 256) == {}
-    assert checked(model, attack, 20, 256) == {}
-    assert list(checked(model, attack, [5, 20], 256)) == [("start", None)]
     # Forty images are too few to tell.
     assert checked(model, attack, 5, 40) == {}
 
@@ -124,11 +119,10 @@ def scaled(factor):
 
 
 @pytest.mark.parametrize("factor", [20, 0.02])
-def test_a_number_that_depends_on_the_scale_of_the_logits(factor):
+def test_a_result_that_depends_on_the_scale_of_the_logits(factor):
     attack = attacks.PGD(6, 1, 20, targeted=False)
     assert checked(scaled(1), attack, 20, 256) == {}
-    found = checked(scaled(factor), attack, 20, 256)
-    text = found["scale of the logits", None]
+    text = checked(scaled(factor), attack, 20, 256)["scale of the logits", None]
     usual, evaluated, *_ = shares(text)
     assert evaluated > usual + 4
     assert right_of_a_linear_network(scaled(factor), 256, 6) == pytest.approx(usual, abs=0.1)
@@ -136,37 +130,31 @@ def test_a_number_that_depends_on_the_scale_of_the_logits(factor):
     assert checked(scaled(factor), attack.replace(loss="margin"), 20, 256) == {}
 
 
-def test_a_usual_scale():
-    logits = [[12.0, 1, 3, 2], [30.0, 0, 0, 0], [1.0, 0, 0, 0], [0.0, 0, 0, 0], [1, 1, 1, 31.0]]
-    factors = rivals.usual_factors(logits)  # 10 above the others, 30, 1, 0 and 30
-    np.testing.assert_allclose(factors, [1, 1 / 3, 10, 1, 1 / 3], rtol=1e-6)
-
-
 @pytest.mark.parametrize("name,within", [("sigmoid", "0 and 1"), ("tanh", "-1 and 1")])
 def test_outputs_that_are_no_logits(name, within):
-    # In a layer whose activation nobody sees.
+    # In a layer, so that the evaluation cannot leave the activation out.
     model = around(Lambda(lambda x: getattr(tf, name)(x)), last=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = checked(model)
+        text = checked(model)["bounded outputs", None]
     assert (
-        f"for 32 images, under attacks without bounds too, lie between {within}, as those of a "
-        f"{name}; " in found["bounded outputs", None]
+        f"for 32 images, under attacks without bounds too, lie between {within}, as those" in text
     )
+    assert f" of a {name}; " in text
     texts = [str(each.message) for each in caught if each.category is UserWarning]
     assert [text[:40] for text in texts] == ["logits_fn must return logits, but all th"] * (
         name == "sigmoid"
     )
 
 
-def test_small_logits_are_no_bounded_outputs():
+def test_small_logits_are_not_bounded_outputs():
     assert ("bounded outputs", None) not in checked(around(Lambda(lambda x: x / 1e3), last=True))
 
 
 @pytest.mark.parametrize("factor", [1, 8])
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
-def test_a_final_activation_is_left_out_and_changes_nothing(name, factor):
-    # Through a saturated one several classes are the largest.
+def test_a_final_activation_changes_nothing(name, factor):
+    # If it is saturated, several classes are the largest.
     raw = scaled(factor)
     model = keras.Model(raw.inputs, keras.layers.Activation(name)(raw.outputs[0]))
     data = cases.images(raw, 40)
@@ -177,27 +165,23 @@ def test_a_final_activation_is_left_out_and_changes_nothing(name, factor):
 
 
 def dead(text):
-    """How many images have no gradient: at the start, and after some steps."""
+    """Numbers of images without a gradient: at the start, and after some steps."""
     return [int(text.split(before)[1].split()[0]) for before in ("images, ", "start and ")]
 
 
 def test_operations_without_a_gradient():
-    found = checked(around(Lambda(lambda x: tf.tanh(1e5 * (x + 1e-3)))))
-    # But for the few that are the target by chance.
-    text = found["vanishing gradient", None]
+    doubts = checked(around(Lambda(lambda x: tf.tanh(1e5 * (x + 1e-3)))))
+    text = doubts["vanishing gradient", None]
     assert text.startswith("vanishing gradient: of 32 images, ")
+    # All except the few that are classified as the target by chance.
     assert 20 < dead(text)[0] == dead(text)[1] < 32
-    # And so an attack without bounds does not get anywhere either.
-    assert f"the attack succeeds on {32 - dead(text)[0]} of 32 " in found["unbounded attack", None]
+    assert f"the attack succeeds on {32 - dead(text)[0]} of 32 " in doubts["unbounded attack", None]
 
 
-def test_a_saturated_softmax_and_the_loss_that_it_advises():
-    model = cases.regression()
-    model.set_weights([value * 1e3 for value in model.get_weights()])
+def test_a_saturated_softmax():
     attack = ATTACK.replace(targeted=False)
-    found = checked(model, attack)
-    assert "try the margin loss" in found["vanishing gradient", None]
-    assert checked(model, attack.replace(loss="margin")) == {}
+    assert "try the margin loss" in checked(scaled(1e3), attack)["vanishing gradient", None]
+    assert checked(scaled(1e3), attack.replace(loss="margin")) == {}
 
 
 def test_gradients_that_vanish_on_the_way():
@@ -218,25 +202,21 @@ def reversed_gradient(x):
     return x, lambda slope: -slope
 
 
-def test_gradients_that_lead_away():
+def test_reversed_gradients():
+    reverse = around(Lambda(reversed_gradient))
     attack = ATTACK.replace(targeted=False, epsilon=100, step_size=20)
-    found = checked(around(Lambda(reversed_gradient)), attack)
-    assert ("vanishing gradient", None) not in found
-    assert "the gradient foretells on 0 of " in found["wrong gradient", None]
-    assert ("unbounded attack", None) in found
-    # One image in four starts wrong, and this attack sets them right.
-    assert (
-        "PGD-5 leaves 100.0% right and clean 75.0% (right under the one alone: 10 and 0"
-        in (found["more steps", None])
-    )
-    assert (
-        "10 draws of noise but not after 10 attack steps, and 0 the other way"
-        in (found["random noise", None])
-    )
+    doubts = {check: text for (check, _), text in checked(reverse, attack).items()}
+    assert "vanishing gradient" not in doubts and "unbounded attack" in doubts
+    assert "the gradient foretells on 0 of " in doubts["wrong gradient"]
+    # One image in four starts wrong, and this attack makes it right.
+    text = "PGD-5 leaves 100.0% right and clean 75.0% (right under the one alone: 10 and 0"
+    assert text in doubts["more steps"]
+    text = "10 draws of noise but not after 10 attack steps, and 0 the other way"
+    assert text in doubts["random noise"]
 
 
 class WrongBranch(attacks.PGD):
-    """Attacks the clean branch, whatever network it is given."""
+    """Attacks the clean branch, whatever network it gets."""
 
     def advance(self, logits_fn, *arguments):
         return super().advance(self.clean, *arguments)
@@ -253,10 +233,10 @@ def test_the_clean_branch_attacked_and_the_adv_branch_reported():
     text = checked(model, attack)["wrong gradient", "adv"]
     agreeing, compared = text.split("foretells on ")[1].split(" images")[0].split(" of ")
     assert int(agreeing) < 12 < 24 < int(compared)
-    # Through the branch that it attacks it is honest, but that is not how the model predicts.
-    found = checked(model, attack, domains=("clean",))
-    assert list(found) == [("other branch", "clean")]
-    assert "other branch (clean branch): this branch alone" in found["other branch", "clean"]
+    # As an evaluation of the clean branch it is honest, but the model predicts with the other one.
+    doubts = checked(model, attack, domains=("clean",))
+    assert list(doubts) == [("other branch", "clean")]
+    assert "other branch (clean branch): this branch alone" in doubts["other branch", "clean"]
 
 
 def test_a_switch_that_compiled_graphs_do_not_see():
@@ -265,8 +245,8 @@ def test_a_switch_that_compiled_graphs_do_not_see():
     switch.branch = 0
     inputs = keras.Input(cases.SHAPE)
     model = keras.Model(inputs, switch(inputs))
-    found = checked(model, after=lambda: setattr(switch, "branch", 1), value_range=(0, 255))
-    assert found["other network", None].startswith("other network: the model itself gives ")
+    doubts = checked(model, after=lambda: setattr(switch, "branch", 1), value_range=(0, 255))
+    assert doubts["other network", None].startswith("other network: the model itself gives ")
 
 
 def test_a_random_network():
@@ -274,50 +254,40 @@ def test_a_random_network():
     assert {("other network", None), ("wrong gradient", None)} <= set(checked(noisy))
 
 
-@pytest.mark.parametrize(
-    ("correct", "regained", "doubted"),
-    [
-        (190, 0, False),
-        (205, 5, True),  # only five images differ, all of them the wrong way: 1 in 32 by chance
-        (210, 10, True),  # 1 in 1,024
-        (220, 100, False),  # 180 images differ, 100 the wrong way and 80 the other
-        (260, 100, True),
-    ],
-)
-def test_more_steps_that_leave_more_right(correct, regained, doubted):
-    # As McNemar's test of the same images sees it, here by SciPy.
-    lost = 200 - correct + regained
-    test = stats.binomtest(regained, regained + lost or 1, alternative="greater")
-    chance = self_checks._chance(regained, regained + lost)
-    assert chance == pytest.approx(test.pvalue if regained + lost else 1, rel=1e-9)
-    doubted = doubted and chance < 0.001
+@pytest.mark.parametrize("lost", [0, 1, 80])
+def test_more_steps_that_leave_more_right(lost):
+    """McNemar's exact test of the same images, here by SciPy."""
     evaluator = evaluation.Evaluator(cases.regression(), ATTACK, [10, 100])
-    rows = (0, 300, None), (10, 200, 0), (100, correct, regained)
-    results = [
-        Result(domain=None, num_steps=number, correct=right, total=400, regained=again)
-        for number, right, again in rows
-    ]
-    found = evaluation.doubts(evaluator, results)
-    assert [doubt.check for doubt in found] == ["more steps"] * doubted
-    if doubted:
-        share = f"{correct / 4:.1f}% right and PGD-10 50.0%"
-        assert found[0].message.startswith(f"PGD-100 leaves {share}")
+    doubted = []
+    for regained in range(150):
+        correct = 200 - lost + regained
+        rows = (0, 300, None), (10, 200, 0), (100, correct, regained)
+        results = [
+            Result(domain=None, num_steps=number, correct=right, total=1000, regained=again)
+            for number, right, again in rows
+        ]
+        doubts = evaluation.doubts(evaluator, results)
+        test = stats.binomtest(regained, regained + lost or 1, alternative="greater")
+        significant = bool(regained and test.pvalue < 0.001)
+        assert [doubt.check for doubt in doubts] == ["more steps"] * significant
+        if significant:
+            share = f"{correct / 10:.1f}% right and PGD-10 20.0%"
+            assert doubts[0].message.startswith(f"PGD-100 leaves {share}")
+        doubted.append(significant)
+    assert not doubted[0] and doubted[-1]
 
 
-def test_without_an_attack_there_is_nothing_to_doubt():
+def test_without_an_attack_there_is_no_doubt():
     assert checked(cases.regression(), attack=None, num_steps=None) == {}
 
 
-def on_a_worker(count=37):
-    model = around(Lambda(lambda x: tf.where(x[:, :1, :1] > 0, x, tf.stop_gradient(x))))
-    evaluator = evaluation.Evaluator(model, ATTACK)
-    data = cases.images(model, count)
-    results = evaluator(data, batch_size=4)
-    return [dataclasses.astuple(d) for d in evaluation.doubts(evaluator, results, data, 4)]
+def test_a_worker_without_images_doubts_as_the_others(together):
+    model = around(Lambda(lambda x: tf.tanh(1e5 * (x + 1e-3))))  # which has no gradient
+    data = cases.images(model, 2)
 
+    def work(rank):
+        evaluator = evaluation.Evaluator(model, ATTACK)
+        return evaluation.doubts(evaluator, evaluator(data, batch_size=4), data, 4)
 
-@pytest.mark.slow
-def test_real_workers_doubt_what_one_process_does():
-    one = on_a_worker()
-    assert one and workers.run(on_a_worker, 2) == [one, one]
-    assert workers.run(on_a_worker, 3, 2) == [on_a_worker(2)] * 3  # one of them has no image
+    one = work(0)
+    assert one and together(3, work) == [one] * 3

@@ -1,13 +1,19 @@
-"""Batch normalization in NumPy, float64, with gradients: written from the equations alone."""
+"""Batch normalization in NumPy, float64, with gradients, written from the equations alone.
+
+Below it, what the tests of both layers share: random layers and images, one call with gradients.
+"""
 
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
+
+MOMENTUM, EPSILON = 0.9, 1e-5
 
 
 @dataclasses.dataclass
 class State:
-    """What one batch normalization keeps."""
+    """The variables of one batch normalization."""
 
     gamma: np.ndarray
     beta: np.ndarray
@@ -22,19 +28,14 @@ class State:
 
     @classmethod
     def of(cls, layer):
-        return cls(
-            *(
-                np.asarray(variable.numpy(), "float64")
-                for variable in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
-            )
-        )
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(*(np.asarray(getattr(layer, name).numpy(), "float64") for name in names))
 
-    def give(self, layer):
-        """Writes these values into a layer's variables, and takes up what rounding made of them."""
+    def assign_to(self, layer):
+        """Assigns the values to the variables of a layer, and returns them as rounded there."""
         for field in dataclasses.fields(self):
-            variable = getattr(layer, field.name)
-            variable.assign(getattr(self, field.name))
-            setattr(self, field.name, np.asarray(variable.numpy(), "float64"))
+            getattr(layer, field.name).assign(getattr(self, field.name))
+        return State.of(layer)
 
 
 @dataclasses.dataclass
@@ -47,7 +48,7 @@ class Result:
     moving_variance: np.ndarray
 
 
-def train(x, upstream, state, momentum, epsilon, axis=-1, mask=None):
+def train(x, upstream, state, axis=-1, mask=None):
     """One training call and the gradients of `sum(upstream * outputs)`.
 
     The variance is the biased one: divided by the number of values.
@@ -64,7 +65,7 @@ def train(x, upstream, state, momentum, epsilon, axis=-1, mask=None):
         return Result(empty, empty, zeros, zeros, state.moving_mean, state.moving_variance)
     mean = (counted * x).sum(0) / total
     variance = (counted * (x - mean) ** 2).sum(0) / total
-    inverse = 1 / np.sqrt(variance + epsilon)
+    inverse = 1 / np.sqrt(variance + EPSILON)
     normalized = (x - mean) * inverse
     d_normalized = upstream * state.gamma
     d_variance = (d_normalized * (x - mean)).sum(0) * -0.5 * inverse**3
@@ -75,15 +76,15 @@ def train(x, upstream, state, momentum, epsilon, axis=-1, mask=None):
         d_inputs=np.moveaxis(d_inputs.reshape(shape), -1, axis),
         d_gamma=(upstream * normalized).sum(0),
         d_beta=upstream.sum(0),
-        moving_mean=momentum * state.moving_mean + (1 - momentum) * mean,
-        moving_variance=momentum * state.moving_variance + (1 - momentum) * variance,
+        moving_mean=MOMENTUM * state.moving_mean + (1 - MOMENTUM) * mean,
+        moving_variance=MOMENTUM * state.moving_variance + (1 - MOMENTUM) * variance,
     )
 
 
-def infer(x, upstream, state, epsilon, axis=-1):
-    """One call on the moving statistics, which stand still, and its gradients."""
+def infer(x, upstream, state, axis=-1):
+    """One call with the moving statistics, which do not change, and its gradients."""
     x, upstream = (np.moveaxis(np.asarray(a, "float64"), axis, -1) for a in (x, upstream))
-    inverse = 1 / np.sqrt(state.moving_variance + epsilon)
+    inverse = 1 / np.sqrt(state.moving_variance + EPSILON)
     normalized = (x - state.moving_mean) * inverse
     axes = tuple(range(x.ndim - 1))
     return Result(
@@ -94,3 +95,20 @@ def infer(x, upstream, state, epsilon, axis=-1):
         moving_mean=state.moving_mean,
         moving_variance=state.moving_variance,
     )
+
+
+def build(cls, shape, seed=1, **options):
+    """A layer of random variables, and their values."""
+    layer = cls(**options)
+    layer.build((None, *shape[1:]))
+    return layer, State.random(shape[options.get("axis", -1)], seed).assign_to(layer)
+
+
+def gradients(layer, x, upstream, variables, **options):
+    """Outputs of a layer, and the gradients of `sum(upstream * outputs)`, by autodiff."""
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = layer(x, **options)
+        loss = tf.reduce_sum(tf.cast(outputs, "float64") * tf.cast(upstream, "float64"))
+    return outputs, *tape.gradient(loss, [x, *variables], unconnected_gradients="zero")

@@ -32,7 +32,7 @@ def gradients(layer, x, upstream):
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
-def test_keras_gives_the_same(shape, options, dtype):
+def test_equals_keras_with_its_gradients(shape, options, dtype):
     ours = layers.GroupNormalization(**options, dtype=dtype)
     theirs = keras.layers.GroupNormalization(**options, dtype=dtype)
     for layer in (ours, theirs):
@@ -40,14 +40,14 @@ def test_keras_gives_the_same(shape, options, dtype):
         layer.set_weights([values(v.shape, i) for i, v in enumerate(layer.weights)])
     rounding = 0.05 if "16" in dtype else 1e-5
     results = [gradients(layer, values(shape), values(shape, 5)) for layer in (ours, theirs)]
-    for mine, its in zip(*results, strict=True):
-        assert mine.dtype == its.dtype and mine.shape == its.shape
-        mine, its = (tf.cast(each, "float64").numpy() for each in (mine, its))
-        scale = np.abs(its).max(initial=1.0)
-        np.testing.assert_allclose(mine, its, rounding, rounding * scale)
+    for actual, expected in zip(*results, strict=True):
+        assert actual.dtype == expected.dtype and actual.shape == expected.shape
+        actual, expected = (tf.cast(each, "float64").numpy() for each in (actual, expected))
+        scale = np.abs(expected).max(initial=1.0)
+        np.testing.assert_allclose(actual, expected, rounding, rounding * scale)
 
 
-def test_far_from_zero_variance_is_not_all_rounding():
+def test_variance_of_values_far_from_zero():
     x = 1e4 + values([2, 8, 8, 4])
     layer = layers.GroupNormalization(2, epsilon=1e-5)
     groups = (x.astype("float64") - 1e4).reshape(2, 8, 8, 2, 2)
@@ -56,7 +56,7 @@ def test_far_from_zero_variance_is_not_all_rounding():
     np.testing.assert_allclose(layer(x), expected, atol=5e-3)  # float32 has steps of 0.001 there
 
 
-def test_sizes_that_the_graph_does_not_know_and_a_second_gradient():
+def test_unknown_sizes_and_a_second_gradient():
     layer = layers.GroupNormalization(2)
     x = values([2, 3, 5, 4])
     expected = layer(x)
@@ -76,7 +76,7 @@ def test_sizes_that_the_graph_does_not_know_and_a_second_gradient():
     np.testing.assert_allclose(second[0], second[1], 1e-3, 1e-4)
 
 
-def test_extract_gives_kerass(tmp_path):
+def test_extract_gives_keras_own_layer(tmp_path):
     model = models.SmallResNet(8, width=4, image_size=8, norm="gn", seed=0)
     plain = models.extract(model, "adv")
     kinds = {type(layer) for layer in plain._flatten_layers()}

@@ -52,8 +52,8 @@ def test_each_group_sees_its_own_channels():
     np.testing.assert_allclose(ours(x), np.concatenate(expected, -1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_gpu_is_given_the_whole(monkeypatch):
-    """One operation in the graph, no parts. (Its forward pass a CPU has, too.)"""
+def test_on_a_gpu_it_is_one_operation(monkeypatch):
+    """A CPU can run the forward pass of that operation too."""
     ours, _, x = pair(padding="valid", use_bias=False)
     expected = ours(x)
 
@@ -67,7 +67,7 @@ def test_a_gpu_is_given_the_whole(monkeypatch):
     np.testing.assert_allclose(ours(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_configuration_comes_back():
+def test_config_round_trip():
     layer = GroupedConv2D(8, 3, groups=4, name="conv")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(copy) is GroupedConv2D and copy.get_config() == layer.get_config()

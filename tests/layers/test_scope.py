@@ -5,7 +5,7 @@ import pytest
 from tfadv.layers import scope
 
 
-def test_scopes_nest_and_end():
+def test_scopes_nest():
     assert scope.current().domain == "adv" and not scope.current().running_statistics
     with scope.enter("clean", running_statistics=True) as outer:
         assert scope.current() is outer
@@ -30,6 +30,6 @@ def test_other_threads_do_not_see_it():
     assert seen == ["adv"]
 
 
-def test_what_was_called_without_a_scope_is_not_kept():
+def test_calls_without_a_scope_are_not_recorded():
     scope.current().seen.add(1)
     assert scope.current().seen == set()

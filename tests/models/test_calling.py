@@ -211,3 +211,116 @@ def test_mixtures_are_found_at_any_depth():
     found = models.mixtures(chains.functional_in_sequential_in_functional())
     assert {layer.name for layer in found} == {"norm0", "norm1"}
     assert models.mixtures(chains.flat(keras.layers.BatchNormalization)) == []
+
+
+def attack_and_predict(model, rounds):
+    """Gradients, logits and predictions of two threads that share a model, `rounds` of each."""
+    x, found, errors = chains.images(), {"attacked": [], "predicted": []}, []
+    barrier = threading.Barrier(2)
+
+    def attack():
+        for number in range(rounds):
+            barrier.wait(60)
+            network = models.Frozen(
+                models.logits(model),
+                ("adv", "clean")[number % 2],
+                rematerialize=number % 4 > 1,
+            )
+            with tf.GradientTape() as tape:
+                images = tf.constant(x)
+                tape.watch(images)
+                logits = network(images)
+            found["attacked"].append((logits.numpy(), tape.gradient(logits, images).numpy()))
+
+    def predict():
+        for _ in range(rounds):
+            barrier.wait(60)
+            found["predicted"].append([model(x).numpy() for _ in range(3)])
+
+    def noting(work):
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=noting, args=[work]) for work in (attack, predict)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    return found
+
+
+def test_one_thread_attacks_a_model_while_another_predicts_with_it():
+    """Neither sees what the other's network folds, leaves out or computes again."""
+    conv, norm0, *middle, pool, dense = chains.leaves()
+    dense = keras.layers.Dense(2, activation="softmax", name="dense")
+    body = keras.Sequential([keras.Input((3, 2, 4)), norm0, *middle])
+    model = chains.scramble(chains.functional([conv, body, pool, dense], chains.SHAPE))
+    x = chains.images()
+    expected, rounds = model(x).numpy(), 24
+    alone = {}
+    for domain in ("adv", "clean"):
+        network = models.extract(models.logits(model), domain)
+        with tf.GradientTape() as tape:
+            images = tf.constant(x)
+            tape.watch(images)
+            logits = network(images)
+        alone[domain] = logits.numpy(), tape.gradient(logits, images).numpy()
+    found = attack_and_predict(model, rounds)
+    assert len(found["attacked"]) == len(found["predicted"]) == rounds
+    for predictions in found["predicted"]:
+        for each in predictions:
+            assert np.array_equal(each, expected)  # to the bit
+    for number, pair in enumerate(found["attacked"]):
+        for actual, value in zip(pair, alone[("adv", "clean")[number % 2]], strict=True):
+            close(actual, value)
+    assert np.array_equal(model(x), expected)
+
+
+def test_calls_that_overlap_without_nesting_leave_nothing_behind():
+    """The second call begins while the first one runs, and ends after it."""
+    model = chains.scramble(chains.nested(keras.layers.BatchNormalization))
+    x = chains.images()
+    expected = model(x).numpy()
+    second_runs, first_ended, results = threading.Event(), threading.Event(), {}
+
+    class Waits(keras.layers.Layer):
+        def call(self, x):
+            if threading.current_thread() is first:
+                if not second_runs.is_set():
+                    second.start()
+                assert second_runs.wait(60)
+            elif threading.current_thread() is second:
+                second_runs.set()
+                assert first_ended.wait(60)
+            return x
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    waiting = chains.functional([model, Waits()], chains.SHAPE)
+
+    def call(name):
+        results[name] = models.call(
+            waiting, x, training=True, running_statistics=True, rematerialize=name == "second"
+        ).numpy()
+
+    def first_call():
+        call("first")
+        first_ended.set()
+
+    first = threading.Thread(target=first_call)
+    second = threading.Thread(target=call, args=["second"])
+    first.start()
+    first.join()
+    second.join()
+    close(results["first"], expected)
+    close(results["second"], expected)
+    assert np.array_equal(model(x), expected)
+    # And training moves the statistics again.
+    before = model.get_weights()
+    model(x, training=True)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))

@@ -240,7 +240,7 @@ def wrong(kind):
         ("inside subclassed", "'.*norm' lies in a Subclassed$"),
         ("wrapped", "'.*norm' lies in a TimeDistributed$"),
         ("none", "model must have batch normalization to convert; 'nothing' has none$"),
-        ("unbuilt", "model must be built to be cloned, .*; 'empty' is not$"),
+        ("unbuilt", "model must be built to be cloned, .*; 'empty' is not built$"),
         ("mixture", "model must hold plain batch normalization; 'mixed' has mixtures"),
         ("synchronized", "layer 'norm' has renorm=False, synchronized=True$"),
         ("renorm", "layer 'norm' has renorm=True, synchronized=False$"),

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from tfadv import launcher
-from tfadv.data.errors import FAILED, UNREADABLE
+from tfadv.data.decoding import FAILED, UNREADABLE
 from tfadv.programs import exits
 
 
@@ -45,6 +45,38 @@ def test_a_machine_that_fails_is_no_mistake_of_the_users(number, status, monkeyp
         raise OSError(number, os.strerror(number), "data/train")
     assert ended.value.code == 1 and status.read_text() == "1"
     assert capsys.readouterr().err.startswith(f"tfadv.train: [Errno {number}] ")
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+def test_only_what_rank_0_does_not_report_is_reported_by_another_worker(
+    everyone, status, monkeypatch, capsys
+):
+    def sleep(seconds):
+        if everyone:
+            raise SystemExit  # the launcher's signal, when rank 0 has ended
+
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    with pytest.raises(SystemExit), exits.user_errors("train"):
+        raise ValueError("data/train is not there")
+    assert status.read_text() == "2"
+    assert capsys.readouterr().err == ("" if everyone else "tfadv.train: data/train is not there\n")
+
+
+def test_a_worker_that_prepares_ends_with_one_line_when_another_has_ended(monkeypatch, capsys):
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended, exits.user_errors("train"):
+        raise RuntimeError("Horovod has been shut down.\nThis was caused by ...")
+    assert ended.value.code == 1
+    line = "tfadv.train: worker 0 stopped, since another one ended\n"
+    assert capsys.readouterr().err == line
+
+
+def test_the_status_of_the_worker_that_ended_first_counts(status):
+    for each in (2, 75):
+        launcher.report_status(each)
+    assert status.read_text() == "2"
 
 
 @pytest.mark.parametrize("detail, code", [("", 2), (" (a BMP with a palette)", 2), (FAILED, 1)])

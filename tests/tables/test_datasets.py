@@ -1,4 +1,3 @@
-import importlib
 import json
 
 import pytest
@@ -15,17 +14,12 @@ def _prepared(data_dir, name, version, splits=("train", "validation", "test")):
     return directory
 
 
-def test_every_entry_has_a_module_with_load():
-    for entry in datasets.ENTRIES.values():
-        assert callable(importlib.import_module(f"tfadv.data.{entry.module}").load)
-
-
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"one of digits, mnist, .*synthetic; received 'imagenet'"):
         datasets.check("imagenet")
 
 
-def test_sizes_that_cannot_be_had_are_refused():
+def test_other_image_sizes_are_refused():
     with pytest.raises(ValueError, match="^image_size must be 8 for digits.*; received 224$"):
         datasets.check("digits", image_size=224)
     with pytest.raises(ValueError, match="^image_size must be at least 1 .*; received 0$"):
@@ -35,7 +29,7 @@ def test_sizes_that_cannot_be_had_are_refused():
 
 
 def test_missing_scikit_learn_is_named(monkeypatch):
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="digits needs scikit-learn.*pip install scikit-learn"):
         datasets.check("digits")
 

@@ -2,7 +2,7 @@ import pytest
 
 from tfadv.tables import devices
 
-# A ResNet-50 image's update: 24.3 GFLOP (tests/planning/test_network_costs.py counts them).
+# A ResNet-50 image's update: 24.3 GFLOP (tests/programs/test_costs.py counts them).
 UPDATE = 24.299e9
 
 

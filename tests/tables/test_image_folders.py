@@ -9,7 +9,7 @@ from tfadv.tables import datasets, image_folders
 
 @pytest.fixture
 def layout(tmp_path):
-    """Makes files and, of names that end in a slash, image_folders."""
+    """Makes files, and folders where a name ends in a slash."""
 
     def make(*names):
         for name in names:
@@ -38,9 +38,9 @@ def refused(data_dir):
 def test_classes_and_images(data_dir):
     names = image_folders.classes(data_dir)
     assert names == ["ant", "bee", "cat"]
-    found = list(image_folders.images(data_dir, "train", names))
-    assert [label for _, label in found] == [0, 0, 1, 1, 2, 2]
-    assert found[3] == (os.fsencode(f"{data_dir}/train/bee/2.jpg"), 1)
+    images = list(image_folders.images(data_dir, "train", names))
+    assert [label for _, label in images] == [0, 0, 1, 1, 2, 2]
+    assert images[3] == (os.fsencode(f"{data_dir}/train/bee/2.jpg"), 1)
     assert image_folders.count(data_dir, "train", names) == 6
     assert image_folders.count(data_dir, "train", names, limit=4) == 4
     assert image_folders.count(data_dir, "val", names, limit=4) == 3

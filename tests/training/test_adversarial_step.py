@@ -140,12 +140,12 @@ def test_accumulated_parts_give_the_mean_gradient():
     assert int(model.optimizer.iterations) == 1
 
 
-class Recording:
+class Recording(tfadv.attacks.Attack):
     """PGD that keeps its adversarial images."""
 
     def __init__(self, **options):
         self.attack = tfadv.attacks.PGD(**options)
-        self.targeted = self.attack.targeted
+        super().__init__(targeted=self.attack.targeted)
         self.attacked = tf.Variable(tf.zeros(X.shape), trainable=False)
 
     def __call__(self, *args, **kwargs):

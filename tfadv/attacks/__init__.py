@@ -1,14 +1,18 @@
 """Attacks: functions of a network's logits and of images in a stated range, and nothing else."""
 
-from tfadv.attacks.losses import LOSSES
+from tfadv.attacks.attack import Attack, make
 from tfadv.attacks.pgd import PGD
-from tfadv.attacks.projections import linf_bounds, project
-from tfadv.attacks.targets import random_targets
+from tfadv.attacks.random_draws import random_noise, random_targets
+from tfadv.attacks.steps import LOSSES, linf_bounds, project, scale_to_range
 
 __all__ = [
     "LOSSES",
     "PGD",
+    "Attack",
     "linf_bounds",
+    "make",
     "project",
+    "random_noise",
     "random_targets",
+    "scale_to_range",
 ]

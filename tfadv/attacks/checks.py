@@ -1,25 +1,27 @@
-"""The attack knows what it is given: checks of its input, in one line each.
+"""Checks of an attack's input: images, labels, logits and gradients.
 
-Eagerly a check raises ValueError. In a graph it is a `tf.debugging.Assert` with the same line,
-which raises InvalidArgumentError when the graph runs; XLA drops assertions, so these are placed
-outside of what the attack compiles.
+Eagerly a check raises ValueError, in one line. In a graph it is a `tf.debugging.Assert` with the
+same line, which raises InvalidArgumentError when the graph runs; XLA drops assertions, so they
+stand outside of the part of an attack that it compiles.
 """
 
 import contextlib
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
 from tfadv.arguments import warn_once
 
-# So many outputs lie between 0 and 1 by chance in no network.
+# In no network do this many outputs lie between 0 and 1 by chance.
 MANY = 32
 
 _asserted: set[str] = set()  # the messages of assertions in graphs
 
 
-def require(condition, message, *values):
-    """Raises `message` followed by `values` unless `condition` holds (now, or in the graph).
+def require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> list:
+    """Raises `message` followed by `values` unless `condition` holds, now or in the graph.
 
     Returns:
         The operations that the graph must run first; an empty list eagerly.
@@ -35,15 +37,15 @@ def require(condition, message, *values):
 
 
 @contextlib.contextmanager
-def one_line():
-    """Raises what these checks find in a graph as they raise it eagerly: ValueError, in one line.
+def one_line() -> Iterator[None]:
+    """Raises errors of these checks in a graph as they raise them eagerly: ValueError, in one line.
 
-    TensorFlow's error begins with a page on where the graph was made.
+    TensorFlow's own error begins with a page on where the graph was made.
     """
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        # The rest of the line are the values, each in brackets.
+        # After the message come the values, each in brackets.
         for message, values in re.findall(
             r"assertion failed: \[(.*?)\]((?: \[.*?\])*)", str(error)
         ):
@@ -53,8 +55,8 @@ def one_line():
         raise
 
 
-def value_range(limits):
-    """`(lowest, highest)` as two floats, or ValueError."""
+def value_range(limits: Iterable[float]) -> tuple[float, float]:
+    """Returns `(lowest, highest)` as two floats; raises ValueError if they are no range."""
     try:
         low, high = (float(limit) for limit in limits)
     except (TypeError, ValueError):
@@ -64,16 +66,19 @@ def value_range(limits):
     return low, high
 
 
-def images(batch, limits):
-    """The operations that hold images to their range; a thousandth of a pixel of 255 is let pass.
+def images(batch: tf.Tensor, limits: tuple[float, float]) -> list:
+    """Requires images to lie in their range, up to a thousandth of a pixel of 255.
 
     That much is rounding: 255 * (2 / 255) - 1 is above 1 in float32.
+
+    Returns:
+        As `require`.
     """
     low, high = limits
     slack = (high - low) * 1e-3 / 255
     inside = tf.reduce_all((batch >= low - slack) & (batch <= high + slack))  # NaN is not inside
     lowest, highest = tf.reduce_min(batch), tf.reduce_max(batch)
-    done = require(
+    assertions = require(
         inside,
         f"images must lie inside value_range=({low:g}, {high:g}); their minimum and maximum are",
         lowest,
@@ -81,21 +86,21 @@ def images(batch, limits):
     )
     if tf.executing_eagerly():
         warn_of_range(float(lowest), float(highest), limits)
-    return done
+    return assertions
 
 
-def warn_of_range(lowest, highest, limits):
-    """Warns once of images that look scaled to another range than the one that was given.
+def warn_of_range(lowest: float, highest: float, limits: tuple[float, float]) -> None:
+    """Warns once of images that look scaled to another range than the given one.
 
     Args:
-        lowest, highest: Least and greatest value of a pixel in some images.
-        limits: The range that was given.
+        lowest, highest: Lowest and highest value of a pixel in some images.
+        limits: The given range.
     """
     low, high = limits
-    # Black images, which are 0 in any range, say nothing.
+    # Black images, which are 0 in any range, do not show their range.
     if -1 <= lowest and 0 < highest <= 1 and high - low >= 128:
         meant = (0, 1) if lowest >= 0 else (-1, 1)
-    # Images from 0 to 1 have black pixels, which in -1 to 1 would be a gray that nothing is below.
+    # Images from 0 to 1 have black pixels; from -1 to 1 these would be gray, with nothing darker.
     elif lowest == 0 and 0 < highest <= 1 and (low, high) == (-1, 1):
         meant = (0, 1)
     else:
@@ -108,8 +113,8 @@ def warn_of_range(lowest, highest, limits):
     )
 
 
-def classes(name, values, num_classes):
-    """The operations that hold labels or targets to `0 .. num_classes - 1`."""
+def classes(name: str, values: tf.Tensor, num_classes: int) -> list:
+    """Requires labels or targets to lie in `0 .. num_classes - 1`; returns as `require`."""
     return require(
         tf.reduce_all((values >= 0) & (values < num_classes)),
         f"{name} must lie between 0 and {num_classes - 1}; their minimum and maximum are",
@@ -118,8 +123,8 @@ def classes(name, values, num_classes):
     )
 
 
-def batch(images, seed=None):
-    """Images as float32 `[batch, ...]` and a key of shape `[2]` or `[batch, 2]`, as tensors."""
+def batch(images: Any, seed: Any = None) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns float32 images `[batch, ...]` and a key `[2]` or `[batch, 2]`, as tensors."""
     images = tf.convert_to_tensor(images)
     if (images.shape.rank or 0) < 2 or not (images.dtype.is_floating or images.dtype.is_integer):
         raise ValueError(
@@ -140,11 +145,11 @@ def batch(images, seed=None):
     return images, seed
 
 
-def sparse(name, labels, images):
-    """Labels as integers `[batch]`, from integers `[batch]` or `[batch, 1]`, or from one-hot rows.
+def sparse(name: str, labels: Any, images: tf.Tensor) -> tuple[tf.Tensor, int | None]:
+    """Converts labels, which are integers `[batch]` or `[batch, 1]` or one-hot rows, to integers.
 
     Returns:
-        The integers, and the number of classes if the labels were one-hot, else None.
+        Integers `[batch]`, and the number of classes if the labels were one-hot, else None.
     """
     labels = tf.convert_to_tensor(labels)
     num_classes = None
@@ -166,12 +171,14 @@ def sparse(name, labels, images):
     return (labels if labels.dtype == tf.int64 else tf.cast(labels, tf.int32)), num_classes
 
 
-def logits(outputs, images, num_classes=None):
-    """Logits as float32 after the static checks, and what they look like.
+def logits(
+    outputs: Any, images: tf.Tensor, num_classes: int | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Checks the shape of logits, and looks for probabilities among them.
 
     Returns:
-        The logits, and a boolean `[2]`: whether every row looks like probabilities, and whether all
-        of them lie in [0, 1], which hardly any logits do.
+        The logits as float32, and a boolean `[2]`: whether every row looks like probabilities, and
+        whether all of them lie in [0, 1], which hardly any logits do.
     """
     outputs = tf.convert_to_tensor(outputs)
     if outputs.shape.rank != 2 or not outputs.dtype.is_floating:
@@ -194,13 +201,13 @@ def logits(outputs, images, num_classes=None):
     outputs = tf.cast(outputs, tf.float32)
     off = tf.abs(tf.reduce_sum(outputs, axis=-1) - 1.0)
     positive = tf.reduce_all(outputs >= 0)
-    # All equal are those of a last layer that begins at zero; and few may lie there by chance.
+    # A last layer that begins at zero gives equal logits; and a few may lie there by chance.
     varied = (tf.size(outputs) >= MANY) & (tf.reduce_max(outputs) > tf.reduce_min(outputs))
     bounded = positive & tf.reduce_all(outputs <= 1) & varied
     return outputs, tf.stack([positive & tf.reduce_all(off <= tolerance), bounded])
 
 
-def warn_of_bounded():
+def warn_of_bounded() -> None:
     """Warns once of outputs that all lie between 0 and 1."""
     warn_once(
         "bounded outputs",
@@ -209,18 +216,27 @@ def warn_of_bounded():
     )
 
 
-def outcome(looks, finite):
-    """Raises, or warns, for what only the model's answers during the attack can show."""
+def outcome(looks: tf.Tensor, finite: tf.Tensor, subject: str) -> list:
+    """Raises errors and warnings that need the logits and gradients of an attack.
+
+    Args:
+        looks: Boolean `[2]`, what all logits of the attack looked like (`logits`).
+        finite: Scalar boolean.
+        subject: What is NaN if `finite` is false.
+
+    Returns:
+        As `require`.
+    """
     probabilities, bounded = tf.unstack(looks)
     if tf.executing_eagerly() and bool(bounded & ~probabilities):
         warn_of_bounded()
-    done = require(
+    assertions = require(
         ~probabilities,
         "logits_fn must return logits; it returned probabilities (every row is non-negative and "
         "sums to 1): remove the final softmax, or sigmoid, of the model",
     )
-    return done + require(
+    return assertions + require(
         finite,
-        "the gradient of the loss to the images is NaN: weights, activations or logits are "
-        "not finite, or overflowed their dtype",
+        f"{subject} is NaN: weights, activations or logits are not finite, or overflowed their "
+        "dtype",
     )

@@ -1,28 +1,118 @@
-"""The loop of projected gradient steps, in the graph."""
+"""The vocabulary of attacks by gradient: lengths, ball and projection, losses, gradient, steps."""
+
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from tfadv.attacks import checks
-from tfadv.attacks.projections import project
 
 # The step takes the gradient's sign alone, so a power of two changes nothing in float32 and
 # bfloat16, but it keeps the small gradients of a float16 network from becoming zero (pipeline).
 LOSS_SCALE = 128.0
 
 
-def gradient(logits_fn, images, classes, loss, num_classes=None):
-    """Gradient of the summed loss to the images, to nothing else.
+def scale_to_range(pixels: float, value_range: tuple[float, float]) -> float:
+    """Converts a length in pixels of 255 to the units of images in `value_range`.
+
+    Args:
+        pixels: Number, in pixels of 255.
+        value_range: `(lowest, highest)` value of a pixel.
+
+    Returns:
+        float, `pixels * (highest - lowest) / 255`.
+    """
+    low, high = value_range
+    return float(pixels) * (high - low) / 255.0
+
+
+def linf_bounds(
+    images: tf.Tensor, epsilon: float, value_range: tuple[float, float]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes the lowest and highest value of every pixel in the ball and the pixel range.
+
+    `max(x - eps, low)` and `min(x + eps, high)`
+
+    Args:
+        images: Float32 tensor, in the units of `value_range`.
+        epsilon: The radius, in pixels of 255.
+        value_range: `(lowest, highest)` value of a pixel.
+
+    Returns:
+        Two float32 tensors in the shape of `images`.
+    """
+    low, high = value_range
+    radius = scale_to_range(epsilon, value_range)
+    # Rounding may leave an image outside: 255 * (2 / 255) - 1 is above 1 in float32.
+    images = tf.clip_by_value(images, low, high)
+    return tf.maximum(images - radius, low), tf.minimum(images + radius, high)
+
+
+def project(images: tf.Tensor, bounds: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    """Clips every pixel to its bounds: the projection onto the L-infinity ball and the range."""
+    return tf.clip_by_value(images, *bounds)
+
+
+def cross_entropy(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Computes the cross entropy to one class per image, without label smoothing (pipeline).
+
+    `-log softmax(z)_k` for class `k`: a targeted attack minimizes it to the target, an untargeted
+    one maximizes it to the label.
+
+    Args:
+        logits: Float32 `[batch, classes]`.
+        classes: Integers `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
+
+
+def margin(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Computes how far the best other class is above the given one.
+
+    `max_{j != k} z_j - z_k` for class `k`: a targeted attack minimizes it to the target, an
+    untargeted one maximizes it to the label. Unlike cross entropy it does not saturate: its
+    gradient to the logits is 1 and -1 however confident the model is. It is beyond the paper.
+
+    Args:
+        logits: Float32 `[batch, classes]`, at least two classes.
+        classes: Integers `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    given = tf.one_hot(classes, tf.shape(logits)[-1], on_value=True, off_value=False, dtype=tf.bool)
+    others = tf.reduce_max(tf.where(given, logits.dtype.min, logits), axis=-1)
+    return others - tf.reduce_sum(tf.where(given, logits, 0.0), axis=-1)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+
+
+def gradient(
+    logits_fn: Callable,
+    images: tf.Tensor,
+    classes: tf.Tensor,
+    loss: Callable,
+    num_classes: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Computes the gradient of the summed loss to the images, and to nothing else.
 
     Args:
         logits_fn: Function, images -> logits `[batch, classes]`.
         images: Float32 `[batch, ...]`.
-        classes: Integers `[batch]`, what the loss looks at.
-        loss: Function of float32 logits and classes, one of `losses.LOSSES`.
-        num_classes: How many logits an image must have, if that is known.
+        classes: Integers `[batch]`, the classes that the loss is computed for.
+        loss: Function of float32 logits and classes, such as those in `LOSSES`.
+        num_classes: Number of logits that an image must have, if it is known.
 
     Returns:
-        The gradient, float32 in the shape of `images`, times `LOSS_SCALE`; and a boolean `[2]`,
-        what the logits look like (`checks.logits`).
+        The gradient times `LOSS_SCALE`, float32 in the shape of `images`; and a boolean `[2]`, what
+        the logits look like (`checks.logits`).
+
+    Raises:
+        ValueError: If the logits have no gradient.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
@@ -37,45 +127,44 @@ def gradient(logits_fn, images, classes, loss, num_classes=None):
     return tf.convert_to_tensor(slope), looks
 
 
-def prepared(logits_fn):
-    """A network that has something to prepare (`tfadv.models.Frozen`), prepared; others as is."""
+def prepared(logits_fn: Callable) -> Callable:
+    """Prepares a network that has a `prepare` (`tfadv.models.Frozen`), and returns others as is."""
     return logits_fn.prepare() if hasattr(logits_fn, "prepare") else logits_fn
 
 
 def take_steps(
-    logits_fn,
-    images,
-    bounds,
-    classes,
+    logits_fn: Callable,
+    images: tf.Tensor,
+    bounds: tuple[tf.Tensor, tf.Tensor],
+    classes: tf.Tensor,
     *,
-    loss,
-    ascend,
-    num_steps,
-    step_size,
-    num_classes,
-    jit_compile,
-):
-    """Takes `num_steps` signed gradient steps from `images`, each clipped into `bounds`.
+    loss: Callable,
+    ascend: bool,
+    num_steps: Any,
+    step_size: Any,
+    num_classes: int | None,
+    jit_compile: bool,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Takes `num_steps` signed gradient steps from `images`, each clipped to `bounds`.
 
     `x <- clip(x -+ step_size * sign(gradient), lower, upper)`, minus to descend.
 
     Args:
         logits_fn: Function, images -> logits `[batch, classes]`.
-        images: Float32 `[batch, ...]`, where to go on from; need not lie inside the bounds.
-        bounds: Lower and upper bound of each pixel.
-        classes: Integers `[batch]`.
+        images: Float32 `[batch, ...]`, where the steps begin; need not lie inside the bounds.
+        bounds: Lowest and highest value of each pixel.
+        classes: Integers `[batch]`, the classes that the loss is computed for.
         loss: Function of float32 logits and classes.
         ascend: Whether to ascend the loss.
         num_steps: Integer, or scalar integer tensor.
         step_size: Number, in the units of the images.
-        num_classes: How many logits an image must have, or None.
+        num_classes: Number of logits that an image must have, or None.
         jit_compile: Whether XLA compiles the loop.
 
     Returns:
         The images after the last step; a boolean `[2]`, what all logits on the way looked like
         (`checks.logits`); and whether no gradient was NaN.
     """
-
     logits_fn = prepared(logits_fn)  # once for all steps
 
     def loop(images, lower, upper, classes, step_size, num_steps):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import arguments, distributed, inspection
-from tfadv.attacks import PGD
+from tfadv.attacks import Attack
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator
 from tfadv.evaluation.sources import open_source
@@ -25,7 +25,7 @@ class AdversarialImages(ValidatedWeights):
     Args:
         log_dir: String or path, the directory of the run.
         data: Data, as for `tfadv.evaluation.evaluate`.
-        attack: A `tfadv.attacks.PGD`; the first of its restarts is shown.
+        attack: A `tfadv.attacks.Attack`; the first of the restarts of PGD is shown.
         count: Integer, how many images to show.
         every: Integer, show images after every so many epochs; or a function of the epoch, from 0,
             that says whether to.
@@ -51,7 +51,7 @@ class AdversarialImages(ValidatedWeights):
         self,
         log_dir: str | os.PathLike,
         data: Any,
-        attack: PGD,
+        attack: Attack,
         count: int = 4,
         every: int | Callable[[int], bool] = 1,
         value_range: tuple[float, float] | None = None,

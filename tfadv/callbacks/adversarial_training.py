@@ -4,9 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
-from tfadv.attacks import PGD, checks
-from tfadv.callbacks.neighbours import neighbours
-from tfadv.models import overrides, rematerialization
+from tfadv.attacks import Attack, checks
+from tfadv.models import contracts, rematerialization
 from tfadv.training import AdversarialStep, Progress, TrainingError
 from tfadv.training.lockstep import Lockstep
 
@@ -36,7 +35,7 @@ class AdversarialTraining(keras.callbacks.Callback):
     operations. On GPUs XLA compiles the attack alone.
 
     Args:
-        attack: A `tfadv.attacks.PGD`; None trains on clean images alone ("0% adv + 100% clean").
+        attack: A `tfadv.attacks.Attack`; None trains on clean images alone ("0% adv + 100% clean").
         clean_ratio: Float in [0, 1], the share of the clean images that stay in the mini-batch
             beside all adversarial ones (Section 4.1); rounded to whole images, halves up, and at
             least one image unless it is 0.
@@ -50,9 +49,10 @@ class AdversarialTraining(keras.callbacks.Callback):
         seed: Integer, the seed of all random draws.
         rematerialize: Which passes compute activations again, block by block, instead of keeping
             them for the gradient: `"none"`, `"step"` (that of the update) or `"all"` (those of the
-            attack too, where most of the time goes). For functional models that do not fit in
-            memory. An attack keeps less than an update: inference needs less, and there are no
-            clean images. (Evaluations keep all activations.)
+            attack too, where most of the time goes). For functional and sequential models that
+            do not fit in memory; a subclassed one is refused. An attack keeps less than an update:
+            inference needs less, and there are no clean images. (Evaluations keep all
+            activations.)
         attack_precision: The precision in which the network is attacked, `"float32"`, `"bfloat16"`
             or `"float16"`, as in `tfadv.models.Frozen`. The pass of the update is not changed.
         compression: How gradients travel between workers: `"none"`, or `"fp16"` in half the bytes.
@@ -90,7 +90,7 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     def __init__(
         self,
-        attack: PGD | None,
+        attack: Attack | None,
         clean_ratio: float = 1.0,
         clean_weight: float | None = None,
         pairing_weight: float = 0.0,
@@ -105,8 +105,8 @@ class AdversarialTraining(keras.callbacks.Callback):
         stall_seconds: float = 1800,
     ) -> None:
         super().__init__()
-        if attack is not None and not callable(attack):
-            raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+        if attack is not None and not isinstance(attack, Attack):
+            raise ValueError(f"attack must be a tfadv.attacks.Attack or None; received {attack!r}")
         self.attack = attack
         self.clean_ratio = arguments.number("clean_ratio", clean_ratio, 0, 1)
         self.clean_weight = clean_weight
@@ -202,7 +202,9 @@ class AdversarialTraining(keras.callbacks.Callback):
             return model.train_function(iterator)
 
         self._function = model.train_function = train_function
-        self._function.callback = self
+        # An exception may leave the function, and its callback may be in another `fit` by now, with
+        # other parameters: all callbacks of one `fit` share those.
+        self._function.callback, self._function.params = self, self.params
 
     def _train_step(self, data: Any) -> dict[str, tf.Tensor]:
         self._traced = True
@@ -268,10 +270,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         models.check_classifier(model)
         models.check_outputs(model, attacked=self.attack is not None)
-        overrides.check_training(model)
-        if sum(isinstance(each, AdversarialTraining) for each in neighbours(self)) > 1:
+        contracts.check_training(model)
+        if _installed(self) is not None:
             raise ValueError("one fit must have one AdversarialTraining; received several")
-        if tf.distribute.has_strategy() or model._distribute_strategy is not None:
+        default = tf.distribute.get_strategy()
+        if tf.distribute.has_strategy() or model.distribute_strategy is not default:
             raise ValueError(
                 "AdversarialTraining spreads over workers with Horovod, not with tf.distribute; "
                 f"received a model under {type(model.distribute_strategy).__name__}"
@@ -308,16 +311,22 @@ def _bypassed(model, method, avoided):
 
 
 def installed(callback: keras.callbacks.Callback) -> AdversarialTraining:
-    """The `AdversarialTraining` before a callback in the same `fit`.
+    """Returns the `AdversarialTraining` before a callback in the same `fit`.
 
     Raises:
         ValueError: If there is none.
     """
-    training = getattr(callback.model.train_function, "callback", None)
-    # All callbacks of one `fit` share its parameters; a `fit` that was interrupted leaves others.
-    if training is None or training.params is not callback.params:
+    training = _installed(callback)
+    if training is None:
         raise ValueError(
             "AdversarialTraining must come before this callback in the same fit (with attack=None "
             "for clean training)"
         )
     return training
+
+
+def _installed(callback):
+    function = callback.model.train_function
+    if not hasattr(function, "callback") or function.params is not callback.params:
+        return None  # Keras's own function, or one that an interrupted `fit` has left
+    return function.callback

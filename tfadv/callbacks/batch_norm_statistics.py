@@ -1,8 +1,6 @@
 import os
 
 import numpy as np
-from tensorboard.plugins.histogram import summary_v2 as histograms
-from tensorboard.plugins.scalar import summary_v2 as scalars
 
 from tfadv import arguments, distributed, inspection
 from tfadv.callbacks.validated_weights import ValidatedWeights
@@ -142,13 +140,13 @@ class BatchNormStatistics(ValidatedWeights):
         for row in rows:
             if row.path in paths:
                 file.scalar(f"domain_distance/{row.path}", row.distance, step)
-        mean = scalars.scalar_pb(
+        file.scalar(
             "mean_domain_distance",
             np.mean([row.distance for row in rows]),
+            step,
             description="Hellinger distance between the statistics of clean and of adversarial "
             "images, mean over all channels and all mixtures: 0 is equal, 1 is disjoint.",
         )
-        file.summary(mean, step)
         figure = inspection.figure5(self.model, self.layer, self.channels, self.seed)
         file.image("figure5", inspection.figure_to_png(figure), step)
 
@@ -164,7 +162,7 @@ def _write_record(file, record, step):
         values = getattr(record, name)
         if values is not None:
             finite = values[np.isfinite(values)]
-            file.summary(histograms.histogram_pb(f"{name}/{record.path}", finite), step)
+            file.histogram(f"{name}/{record.path}", finite, step)
     for name in ("moving_mean", "moving_variance"):
         file.scalar(f"mean_{name}/{record.path}", getattr(record, name).mean(), step)
 

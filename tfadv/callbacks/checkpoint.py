@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import keras
 
-from tfadv import arguments, checkpoint_files, distributed, whole_files
+from tfadv import arguments, checkpoint_files, distributed, keras_internals, whole_files
 from tfadv.callbacks.adversarial_training import installed
-from tfadv.callbacks.neighbours import neighbours
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.checkpoint_files import Progress
 from tfadv.training import checkpoints
@@ -89,7 +88,7 @@ class Checkpoint(ValidatedWeights):
         self._written_at = 0.0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        for each in neighbours(self):
+        for each in keras_internals.callbacks_of_fit(self):
             if isinstance(each, keras.callbacks.SwapEMAWeights) and each.swap_on_epoch:
                 # It rounds the weights between epochs, and drops them after the last.
                 raise ValueError(

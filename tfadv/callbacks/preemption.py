@@ -3,7 +3,7 @@ from collections.abc import Iterable
 
 import keras
 
-from tfadv import distributed, fits, launcher, watchdog
+from tfadv import distributed, keras_internals, launcher, watchdog
 from tfadv.callbacks.adversarial_training import installed
 from tfadv.callbacks.checkpoint import Checkpoint
 from tfadv.signals import Listener
@@ -66,7 +66,9 @@ class Preemption(keras.callbacks.Callback):
         if self._listener is not None:
             self._listener.close()  # of a training that an exception ended
         self._signal, self._ends = None, False
-        self._listener = Listener(self.signals, self._heard, self._handle, fits.Fit())
+        self._listener = Listener(
+            self.signals, self._heard, self._handle, keras_internals.running_fit()
+        )
         # Nobody trains before all can be asked to stop: a worker that a signal ended here would end
         # the others too.
         distributed.total([0])

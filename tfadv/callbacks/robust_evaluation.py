@@ -2,11 +2,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfadv import arguments, distributed
-from tfadv.attacks import PGD
-from tfadv.callbacks.neighbours import neighbours
+from tfadv import arguments, distributed, keras_internals
+from tfadv.attacks import Attack
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
+from tfadv.results import key as log_key
 from tfadv.training.lockstep import leave_epoch
 
 
@@ -17,7 +17,7 @@ class RobustEvaluation(ValidatedWeights):
     callbacks after this one, the same on every worker:
 
         val_clean_accuracy                      of clean images
-        val_pgd10_accuracy, val_pgd10_success   for each number of steps
+        val_pgd10_accuracy, val_pgd10_success   for each number of steps, by the attack's name
         val_clean_accuracy_clean_branch, ...    the same through the clean branch of a mixture
 
     The first ones are those of the adv branch, or of a model without a mixture. Callbacks that
@@ -34,8 +34,9 @@ class RobustEvaluation(ValidatedWeights):
     Args:
         validation: Data, as for `tfadv.evaluation.evaluate`: with several workers, all images on
             each, or a share of its own. The shares are compared when `fit` begins.
-        attack: A `tfadv.attacks.PGD`, or None to evaluate clean images alone.
-        num_steps: Integer or list of integers, at least 1; None for the attack's own.
+        attack: A `tfadv.attacks.Attack`, or None to evaluate clean images alone.
+        num_steps: Integer or list of integers, at least 1; None for the attack's own, or for an
+            attack without steps.
         domains: List of `"adv"` and `"clean"`, the branches to attack, each by itself.
         every: Integer, evaluate after every so many epochs; or a function of the epoch, from 0,
             that says whether to.
@@ -68,7 +69,7 @@ class RobustEvaluation(ValidatedWeights):
     def __init__(
         self,
         validation: Any,
-        attack: PGD | None,
+        attack: Attack | None,
         num_steps: int | Sequence[int] | None = None,
         domains: Sequence[str] = ("adv",),
         every: int | Callable[[int], bool] = 1,
@@ -104,8 +105,8 @@ class RobustEvaluation(ValidatedWeights):
             self._warn_of_order()
 
     def _warn_of_order(self):
-        fit = neighbours(self)
-        for callback in fit[: fit.index(self)]:
+        callbacks = keras_internals.callbacks_of_fit(self)
+        for callback in callbacks[: callbacks.index(self)]:
             monitor = getattr(callback, "monitor", None)
             if isinstance(monitor, str) and monitor in self._names():
                 warnings.warn(
@@ -137,7 +138,7 @@ class RobustEvaluation(ValidatedWeights):
     def _names(self):
         """All names that this callback adds to the logs."""
         evaluator = self._evaluator
-        keys = ("clean", *(f"pgd{number}" for number in evaluator.num_steps))
+        keys = ("clean", *(log_key(attack.name) for attack in evaluator.attacks.values()))
         return {
             self._name(key, value, domain)
             for domain in evaluator.domains

@@ -4,8 +4,9 @@ import warnings
 import keras
 import numpy as np
 
-from tfadv import arguments, distributed
+from tfadv import arguments, distributed, keras_internals
 from tfadv.callbacks.adversarial_training import installed
+from tfadv.models import calling
 
 # Medians over the channels of a layer: how far its moving mean may be off, in standard deviations
 # of the batches, and by what factor its standard deviation. Where either was larger, accuracy on
@@ -20,7 +21,8 @@ class RunningStatistics(keras.callbacks.Callback):
 
     In these epochs batch normalization, tfadv's or Keras's, normalizes with its moving statistics,
     which stand still, while gamma and beta go on learning; so it behaves in training as it does in
-    testing. Put it after `AdversarialTraining`.
+    testing. Put it after `AdversarialTraining`. Inside subclassed models and layers it must be
+    tfadv's, `tfadv.layers.BatchNormalization`, which has the variables of Keras's.
 
     Moving statistics need about `1 / (1 - momentum)` updates to reach the statistics of the
     batches: 10 at tfadv's momentum of 0.9, 100 at Keras's of 0.99. If they are still far away when
@@ -31,7 +33,8 @@ class RunningStatistics(keras.callbacks.Callback):
 
     Raises:
         ValueError: If `last_epochs` is not an integer of at least 0; and from `fit`, without
-            `AdversarialTraining`, or for a model without batch normalization.
+            `AdversarialTraining`, for a model without batch normalization, or for one with Keras's
+            inside a subclassed model or layer.
 
     Example:
 
@@ -54,11 +57,12 @@ class RunningStatistics(keras.callbacks.Callback):
         self._before = None
         self._layers = [
             layer
-            for layer in self.model._flatten_layers()
+            for layer in keras_internals.flatten_layers(self.model)
             if isinstance(layer, keras.layers.BatchNormalization)
         ]
         if not self._layers:
             raise ValueError("RunningStatistics needs a model with batch normalization")
+        calling.check_running_statistics(self.model)  # now, not in the last epochs
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         training = installed(self)
@@ -73,7 +77,7 @@ class RunningStatistics(keras.callbacks.Callback):
             training.install()
 
     def _updates(self):
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = keras_internals.inner_optimizer(self.model.optimizer)
         return int(optimizer.iterations) * (optimizer.gradient_accumulation_steps or 1)
 
     def _statistics(self):

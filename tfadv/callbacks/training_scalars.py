@@ -6,7 +6,7 @@ import keras
 from tfadv import arguments, distributed
 from tfadv.event_files import EventFile
 
-_EVALUATED = re.compile(r"val_(clean|pgd\d+)_(accuracy|success)(_clean_branch)?")
+_EVALUATED = re.compile(r"val_(\w+?)_(accuracy|success)(_clean_branch)?")
 _TAGS = {"accuracy": "robust_accuracy", "success": "attack_success"}
 
 
@@ -91,7 +91,7 @@ class TrainingScalars(keras.callbacks.Callback):
         step = self._step()
         values = {"learning_rate": self.model.optimizer.learning_rate, **(logs or {})}
         for name, value in values.items():
-            run, tag = _run_and_tag(name)
+            run, tag = _run_and_tag(name, values)
             self._file(run).scalar(prefix + tag, float(value), step)
 
     def _step(self):
@@ -103,11 +103,13 @@ class TrainingScalars(keras.callbacks.Callback):
         return self._files[run]
 
 
-def _run_and_tag(name):
+def _run_and_tag(name, logs):
     """The sub-run and the tag of a log."""
-    match = _EVALUATED.fullmatch(name)
-    if match:
-        kind, value, branch = match.groups()
+    evaluated = _EVALUATED.fullmatch(name)
+    kind, value, branch = evaluated.groups() if evaluated else (None, None, None)
+    # Only an attack has a success beside its accuracy; a metric may be called val_top5_accuracy.
+    success = f"val_{kind}_success"
+    if kind == "clean" or {success, f"{success}_clean_branch"} & logs.keys():
         return ("validation/clean" if branch else "validation"), f"{_TAGS[value]}/{kind}"
     domain, _, rest = name.partition("_")
     run = {"val": "validation", "adv": "adv", "clean": "clean"}.get(domain)

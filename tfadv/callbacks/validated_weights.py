@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from tfadv.callbacks.neighbours import neighbours
+from tfadv import keras_internals
 from tfadv.training.checkpoints import exchange_averages
 
 
@@ -38,11 +38,10 @@ class ValidatedWeights(keras.callbacks.Callback):
 
         The optimizer then has the weights that train in the place of the averages.
         """
-        swaps = [
-            each for each in neighbours(self) if isinstance(each, keras.callbacks.SwapEMAWeights)
-        ]
+        callbacks = keras_internals.callbacks_of_fit(self)
+        swaps = [each for each in callbacks if isinstance(each, keras.callbacks.SwapEMAWeights)]
         # Between epochs, `swap_on_epoch=True` has done it for what comes after it.
-        missing = bool(swaps) and not any(swap._ema_weights_in_model for swap in swaps)
+        missing = bool(swaps) and not any(map(keras_internals.has_swapped, swaps))
         if missing:
             exchange_averages(self.model.optimizer)
         try:

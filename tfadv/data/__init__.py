@@ -1,13 +1,15 @@
 """Data sets: uint8 images in [0, 255] and integer labels, sharded by example over workers.
 
-A data set is one file here with a function `load`, and one line in `tfadv.tables.datasets`.
+A new data set is one file here, with a function `load(entry, data_dir, image_size, seed)` that
+returns a `Dataset`, and one line in `tfadv.tables.datasets.ENTRIES`, which becomes `entry`.
 """
 
 import importlib
+from typing import Any
 
 from tfadv.data.arrays import ArrayDataset
 from tfadv.data.dataset import Dataset
-from tfadv.data.errors import explain, is_io_error
+from tfadv.data.decoding import explain, is_io_error
 from tfadv.steps import steps_per_epoch, validation_steps
 from tfadv.tables import datasets
 
@@ -22,25 +24,37 @@ __all__ = [
 ]
 
 
-def load(name, data_dir=None, image_size=None, seed=0, **options):
+def load(
+    name: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Dataset:
     """Opens a data set.
 
     Args:
         name: A name in `tfadv.tables.datasets.ENTRIES`.
-        data_dir: Where the prepared files are: for tensorflow-datasets by default
-            `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, for `image_folder` the folder with `train`
-            and `val`. Not used by `digits` and `synthetic`.
+        data_dir: Where the files are. For tensorflow-datasets the default is `$TFDS_DATA_DIR` or
+            `~/tensorflow_datasets`; for `image_folder` it is the folder with `train` and `val`;
+            `digits` and `synthetic` have no files.
         image_size: Height and width of the images in pixels; None for the data set's own. Only
             `imagenet2012`, `image_folder` and `synthetic` come in other sizes.
-        seed: Integer; draws the images of `synthetic`. The other data sets are what they are.
-        **options: Passed on to the loader: `num_classes`, `num_train` and `num_validation` of
-            `synthetic`.
+        seed: Integer that draws the images of `synthetic`.
+        **options: `num_classes`, `num_train` and `num_validation` of `synthetic`.
 
     Returns:
         A `Dataset`.
 
     Raises:
         ValueError: If the arguments are refused, or no image is found.
+
+    Example:
+
+    ```python
+    digits = tfadv.data.load("digits")
+    train = digits.train_batches(batch_size=64, steps_per_epoch=22)
+    ```
     """
     datasets.check(name, data_dir, image_size)
     entry = datasets.ENTRIES[name]

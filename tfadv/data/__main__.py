@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tfadv.data import preparation
+from tfadv.data import tfds_files
 
 
 def main(arguments=None):
@@ -16,7 +16,7 @@ def main(arguments=None):
     prepare.add_argument("--manual_dir", help="where ImageNet's two archives are")
     options = parser.parse_args(arguments)
     try:
-        directory = preparation.prepare(options.name, options.data_dir, options.manual_dir)
+        directory = tfds_files.prepare(options.name, options.data_dir, options.manual_dir)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,8 @@
 """A data set held whole in memory."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,14 +19,30 @@ class ArrayDataset(Dataset):
         validation: The same for validation.
         num_classes: Number of classes.
         augment: None, or a function of (images uint8 [batch, ...], key int64 [2]) that returns
-            images of the same shape and dtype: applied to every training batch, in tf.data.
+            images of the same shape and dtype. It is applied to every training batch, in tf.data.
         class_names: A list of strings, or None.
 
     Raises:
         ValueError: If the arrays do not fit together.
+
+    Example:
+
+    ```python
+    pixels = images.astype("uint8")
+    dataset = tfadv.data.ArrayDataset("mine", (pixels, labels), (pixels, labels), num_classes=10)
+    model.fit(dataset.train_batches(4, steps_per_epoch=2), steps_per_epoch=2, shuffle=False)
+    ```
     """
 
-    def __init__(self, name, train, validation, num_classes, augment=None, class_names=None):
+    def __init__(
+        self,
+        name: str,
+        train: tuple[Any, Any],
+        validation: tuple[Any, Any],
+        num_classes: int,
+        augment: Callable | None = None,
+        class_names: list[str] | None = None,
+    ):
         train, validation = (_checked(split, num_classes) for split in (train, validation))
         if train[0].shape[1:] != validation[0].shape[1:]:
             raise ValueError(
@@ -34,7 +53,7 @@ class ArrayDataset(Dataset):
             name, num_classes, train[0].shape[1:], len(train[0]), len(validation[0]), class_names
         )
         self._augment = augment
-        with tf.device("CPU:0"):  # tf.data runs there; a GPU would get a copy for nothing.
+        with tf.device("CPU:0"):  # where tf.data runs; a GPU would hold a useless copy
             self._train = tuple(tf.constant(array) for array in train)
             self._validation = tuple(tf.constant(array) for array in validation)
 
@@ -48,7 +67,7 @@ class ArrayDataset(Dataset):
             rows = self._rows(indices)
             images = tf.gather(self._train[0], rows)
             if self._augment is not None:
-                # The key of the batch's first image; `augment` draws from it for all of them.
+                # One key, of the batch's first image, serves the whole batch.
                 images = self._augment(images, keys[0])
             return images, tf.gather(self._train[1], rows)
 
@@ -73,7 +92,7 @@ class ArrayDataset(Dataset):
 
 
 def _checked(split, num_classes):
-    images, labels = np.asarray(split[0]), np.asarray(split[1])
+    images, labels = map(np.asarray, split)
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
             f"images must be uint8 [n, height, width, channels]; received {images.dtype} "

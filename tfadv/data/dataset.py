@@ -1,13 +1,17 @@
-"""The interface of every data set: endless training batches, finite validation batches."""
+"""What every data set offers: endless training batches and finite validation batches."""
 
 import tensorflow as tf
 
-from tfadv.data import broken, sampling
+from tfadv import arguments
+from tfadv.data import sampling
 from tfadv.steps import validation_steps
 
 
 class Dataset:
-    """A set of images for training and one for validation.
+    """Images for training and images for validation, with labels, sharded over workers.
+
+    A subclass provides `_train_batches` and `_validation_batches`; if it cannot reach examples by
+    their index, also `_epoch`.
 
     Attributes:
         name: The data set's name.
@@ -16,54 +20,69 @@ class Dataset:
         num_train: Number of training examples.
         num_validation: Number of validation examples.
         class_names: A list of `num_classes` strings, or None.
-        passed_over: A `broken.Report`, of the training images that could not be read.
-        reaches_any: Whether an update's images are the same for any number of workers; else an
-            epoch's are.
+        passed_over: A dictionary from an epoch's number to how many of its training images could
+            not be read and were replaced.
+        reaches_any: Whether every update's images are the same for any number of workers;
+            otherwise only every epoch's are.
 
-    A subclass says where examples come from: `_train_batches` and `_validation_batches`; one that
-    cannot reach examples by their index also says in which order they come, `_epoch`.
+    Example:
+
+    ```python
+    dataset = tfadv.data.load("digits")
+    for images, labels in dataset.train_batches(batch_size=32, steps_per_epoch=44).take(2):
+        print(images.shape, labels.shape)
+    ```
     """
 
-    reaches_any = True
+    reaches_any: bool = True
 
-    def __init__(self, name, num_classes, image_shape, num_train, num_validation, class_names=None):
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        num_train: int,
+        num_validation: int,
+        class_names: list[str] | None = None,
+    ):
         self.name = name
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.num_train = num_train
         self.num_validation = num_validation
         self.class_names = class_names
-        self.passed_over = broken.Report()
+        self.passed_over: dict[int, int] = {}
 
     def train_batches(
         self,
-        batch_size,
-        steps_per_epoch,
-        rank=0,
-        size=1,
-        seed=0,
-        first_epoch=0,
-        first_step=0,
-        max_bad_images=0,
-    ):
+        batch_size: int,
+        steps_per_epoch: int,
+        rank: int = 0,
+        size: int = 1,
+        seed: int = 0,
+        first_epoch: int = 0,
+        first_step: int = 0,
+        max_bad_images: int = 0,
+    ) -> tf.data.Dataset:
         """One worker's share of the training images, endlessly.
 
-        An epoch is `steps_per_epoch` batches. It takes `steps_per_epoch * batch_size * size`
-        examples from an order of all examples that depends on (seed, epoch) alone; no example
-        comes twice in it, on any worker, unless that is more than there are: then the order
-        starts again. Augmentation is keyed by (seed, epoch, position). So a stream that starts at
-        (first_epoch, first_step) equals, bit for bit, the rest of one that started at 0.
+        An epoch takes `steps_per_epoch * batch_size * size` examples from an order of all examples
+        that depends on (seed, epoch) alone. No example comes twice in an epoch, on any worker,
+        unless the epoch takes more than there are: then the order starts again. Augmentation is
+        keyed by (seed, epoch, position). So a stream that starts at (first_epoch, first_step)
+        equals, bit for bit, the rest of one that started at 0.
 
         Args:
             batch_size: Images per worker and step.
-            steps_per_epoch: Steps that make an epoch.
+            steps_per_epoch: Batches that make an epoch.
             rank: This worker, from 0.
             size: Number of workers.
             seed: Integer.
             first_epoch: Epoch to start at.
             first_step: Step within that epoch to start at; what is skipped is not decoded.
-            max_bad_images: How many images that cannot be read are passed over in an epoch
-                (`broken.replace`); one more ends the stream with an error that names it.
+            max_bad_images: How many images of an epoch may be unreadable: each is named on stderr
+                and replaced by the next readable image of its batch. One more ends the stream with
+                an error that names it.
 
         Returns:
             A `tf.data.Dataset` of (images uint8 [batch_size, height, width, channels], labels
@@ -72,10 +91,10 @@ class Dataset:
         Raises:
             ValueError: If a number is out of its range.
         """
-        _check_at_least("batch_size", batch_size, 1)
-        _check_at_least("steps_per_epoch", steps_per_epoch, 1)
-        _check_at_least("first_epoch", first_epoch, 0)
-        _check_at_least("max_bad_images", max_bad_images, 0)
+        arguments.integer("batch_size", batch_size, 1)
+        arguments.integer("steps_per_epoch", steps_per_epoch, 1)
+        arguments.integer("first_epoch", first_epoch, 0)
+        arguments.integer("max_bad_images", max_bad_images, 0)
         if not 0 <= first_step <= steps_per_epoch:
             raise ValueError(
                 f"first_step must be from 0 to steps_per_epoch = {steps_per_epoch}; "
@@ -96,13 +115,12 @@ class Dataset:
 
         examples = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch_examples)
         batches = self._train_batches(examples, batch_size)
-        if len(batches.element_spec) == 3:
-            batches = broken.replace(
-                batches, max_bad_images, steps_per_epoch, first_epoch, first_step, self.passed_over
-            )
+        batches = self._readable(batches, max_bad_images, steps_per_epoch, first_epoch, first_step)
         return _finish(batches, tf.data.INFINITE_CARDINALITY)
 
-    def validation_batches(self, batch_size, rank=0, size=1, limit=None):
+    def validation_batches(
+        self, batch_size: int, rank: int = 0, size: int = 1, limit: int | None = None
+    ) -> tf.data.Dataset:
         """One worker's share of the validation images, each once.
 
         Args:
@@ -116,48 +134,45 @@ class Dataset:
             int32 [batch_size], indices int64 [batch_size]), shapes static. An index is the
             example's position in the validation set, whatever the number of workers; padding is
             zeros with index -1. Every worker has `validation_steps(num, batch_size, size)` batches,
-            if need be of nothing but padding, so that collective calls match.
+            some of them all padding if need be, so that collective calls match.
 
         Raises:
             ValueError: If a number is out of its range.
         """
-        _check_at_least("batch_size", batch_size, 1)
+        arguments.integer("batch_size", batch_size, 1)
         _check_shard(rank, size)
         num_examples = self.num_validation
         if limit is not None:
-            _check_at_least("limit", limit, 1)
-            num_examples = min(limit, num_examples)
+            num_examples = min(arguments.integer("limit", limit, 1), num_examples)
         batches = self._validation_batches(num_examples, batch_size, rank, size)
         return _finish(batches, validation_steps(num_examples, batch_size, size))
 
     def _order(self, epoch, seed):
         """The epoch's order of all examples, an int64 tensor [num_train]."""
-        return sampling.permutation(self.num_train, seed, epoch)
+        return tf.random.experimental.stateless_shuffle(
+            tf.range(self.num_train, dtype=tf.int64),
+            sampling.key(seed, epoch, sampling.ORDER),
+            alg="philox",
+        )
 
     def _epoch(self, epoch, count, rank, size, seed):
-        """One worker's examples of one epoch: a `tf.data.Dataset` of (position, example).
+        """One worker's `count` examples of one epoch: a `tf.data.Dataset` of (position, example).
 
-        Args:
-            epoch: Scalar int64 tensor.
-            count: Examples of this worker.
-            rank: This worker.
-            size: Number of workers.
-            seed: Integer.
-
-        Returns:
-            `count` elements: the int64 position in the epoch's order over all workers, and here the
-            example's index.
+        A position is the example's int64 place in the epoch over all workers. An example is here
+        its index. `epoch` is a scalar int64 tensor.
         """
         positions = tf.range(count, dtype=tf.int64) * size + rank
         indices = tf.gather(self._order(epoch, seed), positions % self.num_train)
         return tf.data.Dataset.from_tensor_slices((positions, indices))
 
     def _train_batches(self, examples, batch_size):
-        """Batches from a `tf.data.Dataset` of (key int64 [2], example).
-
-        They are (images, labels), or (images, labels, names) as `broken.replace` takes them.
-        """
+        """Batches from a `tf.data.Dataset` of (key int64 [2], example), for `_readable`."""
         raise NotImplementedError
+
+    def _readable(self, batches, max_bad_images, steps_per_epoch, first_epoch, first_step):
+        """Batches (images, labels) without images that could not be read."""
+        del max_bad_images, steps_per_epoch, first_epoch, first_step
+        return batches
 
     def _validation_batches(self, num_examples, batch_size, rank, size):
         """Batches (images, labels, indices) of the first `num_examples`."""
@@ -169,11 +184,6 @@ def _finish(batches, cardinality):
     options.deterministic = True  # Parallel maps must not deliver in order of completion.
     batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-
-def _check_at_least(name, value, smallest):
-    if value < smallest:
-        raise ValueError(f"{name} must be at least {smallest}; received {value}")
 
 
 def _check_shard(rank, size):

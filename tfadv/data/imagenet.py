@@ -1,16 +1,16 @@
-"""`imagenet2012` as tensorflow-datasets prepares it, streamed from its files."""
+"""`imagenet2012` as tensorflow-datasets prepares it, streamed from its TFRecord files."""
 
 import numpy as np
 import tensorflow as tf
 
-from tfadv.data import decoding, records, sampling, tfds_directory
+from tfadv.data import decoding, sampling, tfds_files
 from tfadv.data.encoded import EncodedDataset
 from tfadv.steps import validation_steps
 
-# Encoded images a worker keeps to draw from: about 110 kB each, so half a gigabyte.
+# Encoded images that a worker keeps to draw from: about 110 kB each, so half a gigabyte.
 _BUFFER = 4096
 
-# Files read in turns, and records taken at each turn.
+# How many files are read in turns, and how many records at each turn.
 _OPEN_FILES = 16
 _BLOCK = 4
 
@@ -25,15 +25,12 @@ class ImageNet(EncodedDataset):
     order drawn for the epoch, through a shuffle buffer. (tensorflow-datasets has shuffled the
     examples over the files, once, when it prepared them.)
 
-    In evaluation each rank reads one range of the validation examples, in order.
+    In an evaluation each rank reads one range of the validation examples, in order.
 
     Args:
-        name: The data set's name.
-        builder: Of tensorflow-datasets, as of `tfds_directory.builder`.
-        train_split: Name of the split for training.
-        validation_split: Name of the split for validation.
+        entry: The data set's entry in `tfadv.tables.datasets`.
+        builder: The `DatasetBuilder` of its prepared files.
         image_size: Height and width in pixels of the images that come out.
-        buffer: Encoded images in the shuffle buffer.
 
     Raises:
         ValueError: If the files are not TFRecord files.
@@ -41,27 +38,26 @@ class ImageNet(EncodedDataset):
 
     reaches_any = False  # a worker has a stretch of the epoch to itself
 
-    def __init__(self, name, builder, train_split, validation_split, image_size, buffer=_BUFFER):
+    def __init__(self, entry, builder, image_size):
         import tensorflow_datasets as tfds
 
         info = builder.info
         if info.file_format != tfds.core.FileFormat.TFRECORD:
             raise ValueError(
-                f"{name} must be prepared as TFRecord files; {builder.data_path} holds "
+                f"{entry.name} must be prepared as TFRecord files; {builder.data_path} holds "
                 f"{info.file_format.value}"
             )
         label = info.features["label"]
-        train, validation = info.splits[train_split], info.splits[validation_split]
+        self._train_split = info.splits[entry.train_split]
+        self._validation_split = info.splits[entry.validation_split]
         super().__init__(
-            name,
+            entry.name,
             label.num_classes,
             (image_size, image_size, 3),
-            train.num_examples,
-            validation.num_examples,
+            self._train_split.num_examples,
+            self._validation_split.num_examples,
             class_names=label.names,
         )
-        self._train_split, self._validation_split = train, validation
-        self._buffer = buffer
         features, skip = info.features, {"image": tfds.decode.SkipDecoding()}
         self._parse = lambda record: features.deserialize_example(record, decoders=skip)
 
@@ -69,8 +65,8 @@ class ImageNet(EncodedDataset):
         record, place = example
 
         def parse(record):
-            found = self._parse(record)
-            return found["image"], found["label"], found["file_name"]
+            parsed = self._parse(record)
+            return parsed["image"], parsed["label"], parsed["file_name"]
 
         # A damaged record has no name but its place.
         unknown = b"", tf.constant(0, tf.int64), place
@@ -86,26 +82,26 @@ class ImageNet(EncodedDataset):
             alg="philox",
         )
         start = (start + rank * count) % self.num_train
-        files = _file_parts(self._train_split, start, count)
+        parts = file_parts(self._train_split, start, count)
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(tf.shape(files[0])[0]),
+            tf.range(tf.shape(parts[0])[0]),
             sampling.key(seed, epoch, sampling.FILES, rank),
             alg="philox",
         )
-        files = [tf.gather(column, order) for column in files]
-        examples = tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-            records.read,
+        parts = tuple(tf.gather(column, order) for column in parts)
+        examples = tf.data.Dataset.from_tensor_slices(parts).interleave(
+            read_records,
             cycle_length=_OPEN_FILES,
             block_length=_BLOCK,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
         if not tf.executing_eagerly():
-            # `shuffle` mixes its seed with TensorFlow's global one, which other code may set. Here
-            # that of the graph of this function is set, and nothing outside.
+            # `shuffle` mixes its seed with TensorFlow's global one, which other code may set. This
+            # sets it for the graph of this function alone.
             tf.compat.v1.set_random_seed(1)
         examples = examples.shuffle(
-            min(self._buffer, count),
+            min(_BUFFER, count),
             seed=tf.random.stateless_uniform(
                 [],
                 sampling.key(seed, epoch, sampling.BUFFER, rank),
@@ -122,8 +118,8 @@ class ImageNet(EncodedDataset):
 
     def _validation_examples(self, num_examples, batch_size, rank, size):
         first, last = (num_examples * r // size for r in (rank, rank + 1))
-        files = _file_parts(self._validation_split, first, last - first)
-        examples = tf.data.Dataset.from_tensor_slices(tuple(files)).flat_map(records.read)
+        parts = file_parts(self._validation_split, first, last - first)
+        examples = tf.data.Dataset.from_tensor_slices(parts).flat_map(read_records)
         examples = tf.data.Dataset.zip(tf.data.Dataset.range(first, last), examples)
         missing = validation_steps(num_examples, batch_size, size) * batch_size - (last - first)
         padding = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), (b"", b"")))
@@ -131,23 +127,12 @@ class ImageNet(EncodedDataset):
 
 
 def load(entry, data_dir, image_size, seed):
-    """Opens ImageNet.
-
-    Args:
-        entry: Its entry in `tfadv.tables.datasets`.
-        data_dir: Directory of the prepared files.
-        image_size: Height and width in pixels of the images that come out.
-        seed: Not used.
-
-    Returns:
-        An `ImageNet`.
-    """
+    """Opens ImageNet's prepared files."""
     del seed
-    builder = tfds_directory.builder(entry, data_dir)
-    return ImageNet(entry.name, builder, entry.train_split, entry.validation_split, image_size)
+    return ImageNet(entry, tfds_files.builder(entry, data_dir), image_size)
 
 
-def _file_parts(split, start, count):
+def file_parts(split, start, count):
     """The parts of a split's files that hold a range of its examples, going round at its end.
 
     Args:
@@ -156,14 +141,62 @@ def _file_parts(split, start, count):
         count: Number of examples, a Python integer.
 
     Returns:
-        `[paths, skip, take]`, tensors with one element a part.
+        `(paths, skip, take)`, tensors with one element per part.
     """
     lengths = np.array(split.shard_lengths, np.int64)
-    rounds = -(-count // split.num_examples) + 1  # As often as the range may meet a file.
+    rounds = -(-count // split.num_examples) + 1  # how often the range may meet a file
     firsts = np.concatenate([[0], np.cumsum(np.tile(lengths, rounds))[:-1]])
     lengths = np.tile(lengths, rounds)
     paths = np.tile(np.array([str(path) for path in split.filepaths], object), rounds)
     start = tf.cast(start, tf.int64)
     skip = tf.clip_by_value(start - firsts, 0, lengths)
     take = tf.clip_by_value(start + count - firsts, 0, lengths) - skip
-    return [tf.boolean_mask(column, take > 0) for column in (paths, skip, take)]
+    return tuple(tf.boolean_mask(column, take > 0) for column in (paths, skip, take))
+
+
+def read_records(path, skip, take):
+    """Reads some records of a TFRecord file; a damaged one costs no other.
+
+    TensorFlow gives up a file at its first damaged record, but it skips records by their lengths
+    alone. So after a damaged one each record is read by itself, from the beginning of the file:
+    slow, and only there. If a length is damaged, or the file ends too early, all records after it
+    are lost.
+
+    Args:
+        path: Scalar string tensor.
+        skip: Scalar int64 tensor, how many records to leave out first.
+        take: Scalar int64 tensor, how many to read.
+
+    Returns:
+        A `tf.data.Dataset` of `take` elements (record, name): a record's bytes, empty where it is
+        lost, and a string that says which it is, such as "record 7 of <path>".
+    """
+    end = skip + take
+    stream = tf.data.TFRecordDataset(path).skip(skip).take(take)
+    # `zip` ends it: a file that is not there gives its error again and again.
+    streamed = tf.data.Dataset.zip(tf.data.Dataset.range(skip, end), stream).ignore_errors()
+    streamed = streamed.map(lambda place, record: (place, record, True))
+    # Reached only if the stream ends early; what the stream had is not read again.
+    rest = tf.data.Dataset.range(skip, end).map(lambda place: (place, "", False))
+
+    @tf.autograph.experimental.do_not_convert
+    def advance(following, element):
+        place = element[0]
+        return tf.maximum(following, place + 1), (*element, place >= following)
+
+    @tf.autograph.experimental.do_not_convert
+    def finish(place, record, streamed, fresh):
+        del fresh
+        record = tf.cond(streamed, lambda: record, lambda: _read_record(path, place))
+        name = ["record ", tf.strings.as_string(place), " of ", path]
+        return record, tf.strings.join(name)
+
+    elements = streamed.concatenate(rest).scan(tf.cast(skip, tf.int64), advance)
+    return elements.filter(lambda *element: element[-1]).take(take).map(finish)
+
+
+def _read_record(path, place):
+    def read(path, place):
+        return tf.data.TFRecordDataset(path).skip(place).take(1).get_single_element(), True
+
+    return decoding.first_success(read, (path, place), ("", False))[0]

@@ -1,8 +1,8 @@
 """The pipeline's preparation of ImageNet's images (that of fb.resnet.torch), one image at a time.
 
-Everything is computed in float32 and leaves as uint8: clipped to [0, 255] once, at the end, and
-rounded. Bicubic interpolation overshoots, brightness and lighting leave the range as well, and the
-attack requires images inside it. All draws are stateless, from a key.
+Everything is computed in float32, then clipped to [0, 255] and rounded to uint8 once, at the end:
+bicubic interpolation, brightness and lighting leave that range, and the attack requires images
+inside it. All draws are stateless, from a key.
 """
 
 import tensorflow as tf
@@ -17,7 +17,7 @@ COLOR_FACTORS = (0.6, 1.4)
 # Lighting noise: deviation, and the principal components of ImageNet's RGB values.
 LIGHTING_DEVIATION = 0.1
 EIGENVALUES = (0.2175 * 255, 0.0188 * 255, 0.0045 * 255)
-EIGENVECTORS = (  # One row a channel, one column an eigenvector.
+EIGENVECTORS = (  # one row per channel, one column per eigenvector
     (-0.5675, 0.7192, 0.4009),
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
@@ -28,16 +28,16 @@ _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in the pipeline's OpenCV.
 # The shorter edge of a validation image: 256 for a crop of 224.
 _EDGE_PER_CROP = 256 / 224
 
-# How long a validation image may be for its width: a line of pixels, resized whole, fills memory.
+# The largest ratio of a validation image's sides: a line of pixels, resized whole, fills memory.
 _LONGEST = 16
 
 
 def random_crop_window(shape, key):
     """Draws the part of an image that a training crop shows.
 
-    Area: uniform from 8% to 100% of the image's; aspect ratio: uniform from 3/4 to 4/3, turned on
-    its side half of the time; place: uniform. Of ten such draws the first that fits in the image
-    counts; if none does, the largest square in the middle.
+    The area is uniform from 8% to 100% of the image's, the aspect ratio uniform from 3/4 to 4/3 and
+    inverted half of the time, and the place uniform. The first of ten such draws that fits in the
+    image counts; if none does, the largest square in the middle.
 
     Args:
         shape: int32 [2] or more, the image's height and width in pixels first.
@@ -64,10 +64,11 @@ def random_crop_window(shape, key):
 
 
 def train_image(crop, size, key):
-    """From a training crop to what the network sees.
+    """Turns a training crop into what the network sees.
 
-    Bicubic to `size`; brightness, contrast and saturation by factors from U(0.6, 1.4) and lighting
-    by noise from N(0, 0.1^2), in random order; a mirror half of the time; uint8.
+    It is resized to `size` (bicubic); brightness, contrast and saturation change by factors from
+    U(0.6, 1.4) and lighting by noise from N(0, 0.1^2), in random order; half of the images are
+    mirrored.
 
     Args:
         crop: uint8 [height, width, 3], RGB.
@@ -78,19 +79,19 @@ def train_image(crop, size, key):
         uint8 [size, size, 3].
     """
     keys = tf.unstack(tf.random.split(key, 2, alg="philox"))
-    # Few calls of random functions: in a graph each is dozens of operations.
+    # As few random functions as possible: in a graph each is dozens of operations.
     draws = tf.random.stateless_uniform([8], keys[0], alg="philox")
     noise = LIGHTING_DEVIATION * tf.random.stateless_normal([3], keys[1], alg="philox")
     factors, order, mirror = _between(draws[:3], COLOR_FACTORS), tf.argsort(draws[3:7]), draws[7]
     image = to_uint8(adjust_colors(resize(crop, size, size), factors, noise, order))
-    # `reverse`, because the slice [:, ::-1] takes as long as all the rest.
+    # `reverse`, because the slice [:, ::-1] takes as long as everything else together.
     return tf.cond(mirror < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def validation_image(image, size):
-    """The centre of an image: its shorter edge to `256/224 * size` (bicubic), a crop of `size`.
+    """Resizes an image's shorter edge to `256/224 * size` (bicubic) and crops the centre.
 
-    Of an image longer than 16 times its width only the middle 16 times are resized (our choice).
+    An image more than 16 times as long as wide is cut to its middle first (our choice).
 
     Args:
         image: uint8 [height, width, 3].
@@ -116,7 +117,7 @@ def resize(image, height, width):
 
 
 def adjust_colors(image, factors, noise, order):
-    """Brightness, contrast, saturation and lighting.
+    """Changes brightness, contrast, saturation and lighting.
 
     With grey(x) the luminance of a pixel x and m the mean luminance of the image:
 
@@ -125,18 +126,18 @@ def adjust_colors(image, factors, noise, order):
         saturation   factor * x + (1 - factor) * grey(x)
         lighting     x + EIGENVECTORS @ (noise * EIGENVALUES)
 
-    All four steps are affine in a pixel's color, so they are composed first and the image is
+    All four steps are affine in a pixel's color, so they are composed first, and the image is
     read and written once.
 
     Args:
         image: float32 [height, width, 3].
         factors: float32 [3]: brightness, contrast, saturation.
         noise: float32 [3], one for each principal component.
-        order: int32 [4], the steps as they follow each other: 0 brightness, 1 contrast,
-            2 saturation, 3 lighting.
+        order: int32 [4], the order of the steps: 0 brightness, 1 contrast, 2 saturation,
+            3 lighting.
 
     Returns:
-        float32 of the same shape; may leave [0, 255].
+        float32 of the same shape, which may leave [0, 255].
     """
     brightness, contrast, saturation = tf.unstack(factors)
     identity, grey = tf.eye(3), tf.constant(_GREY)
@@ -155,7 +156,7 @@ def adjust_colors(image, factors, noise, order):
 
     matrix, shift = identity, zero  # So far, a pixel x has become matrix @ x + shift.
     for step in range(4):
-        # The mean of the image as the steps before have left it.
+        # The mean of the image after the steps before this one.
         mean = tf.linalg.matvec(matrix, image_mean) + shift
         shifts = [zero, (1 - contrast) * tf.linalg.matvec(to_grey, mean), zero, lighting]
         chosen = matrices[order[step]]
@@ -174,6 +175,6 @@ def _between(draw, bounds):
 
 
 def _place(draw, room):
-    """A whole number from 0 to `room`, each as likely."""
+    """A whole number from 0 to `room`, all equally likely."""
     place = tf.cast(tf.floor(draw * tf.cast(room + 1, tf.float32)), tf.int32)
     return tf.minimum(place, room)  # The product can round up to room + 1.

@@ -1,7 +1,6 @@
-"""Which example comes when: orders and random keys that depend on (seed, epoch) and nothing else.
+"""Which example comes when: orders and random keys that depend on the seed and the epoch alone.
 
-Nothing here keeps a state, so a run that is resumed at an epoch sees what an uninterrupted one
-would have seen.
+Nothing here keeps a state, so a resumed run sees what an uninterrupted one would have seen.
 """
 
 import numpy as np
@@ -23,7 +22,7 @@ def key(seed, epoch, purpose, *details):
         seed: Python integer, the run's.
         epoch: Integer or scalar tensor.
         purpose: One of this module's constants.
-        *details: Further integers or scalar tensors to tell draws apart (a position, a rank).
+        *details: Further integers or scalar tensors that tell draws apart (a position, a rank).
 
     Returns:
         An int64 tensor of shape [2].
@@ -35,37 +34,14 @@ def key(seed, epoch, purpose, *details):
 
 
 def numbered(key, number):
-    """Another key of a sequence, for less: `numbered(key(..., 0), n)` equals `key(..., n)`.
-
-    Args:
-        key: int64 [2], as `key` returns it.
-        number: Scalar int64 tensor.
-
-    Returns:
-        int64 [2].
-    """
+    """Another key of a sequence, cheaply: `numbered(key(..., 0), n)` equals `key(..., n)`."""
     return tf.stack([key[0], number])
 
 
-def permutation(num_examples, seed, epoch):
-    """One order of all examples, keyed by (seed, epoch); an int64 tensor [num_examples]."""
-    return tf.random.experimental.stateless_shuffle(
-        tf.range(num_examples, dtype=tf.int64), key(seed, epoch, ORDER), alg="philox"
-    )
-
-
-def fixed_permutation(num_examples, number):
-    """One order of all examples that never changes, as a NumPy array.
-
-    Args:
-        num_examples: Number of examples.
-        number: Tells this permutation from others.
-
-    Returns:
-        An int64 array [num_examples].
-    """
-    # Raw bits: those are what NumPy promises not to change.
-    bits = np.random.Philox(key=number).random_raw(num_examples)
+def fixed_permutation(num_examples):
+    """An order of all examples that never changes: a NumPy int64 array [num_examples]."""
+    # NumPy promises not to change the raw bits; it promises that of no permutation.
+    bits = np.random.Philox(key=0).random_raw(num_examples)
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 
@@ -79,7 +55,7 @@ def validation_indices(num_examples, batch_size, rank, size):
         size: Number of workers.
 
     Returns:
-        An int64 array [batches, batch_size]; `batches` is the same for every rank.
+        A NumPy int64 array [batches, batch_size]; `batches` is the same for every rank.
     """
     batches = validation_steps(num_examples, batch_size, size)
     indices = np.full(batches * batch_size, -1, np.int64)

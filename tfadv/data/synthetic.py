@@ -10,16 +10,7 @@ _POOL = 64
 
 
 class SyntheticDataset(ArrayDataset):
-    """A few random images and labels, repeated: nothing is read, decoded or augmented.
-
-    Args:
-        name: The data set's name.
-        num_classes: Number of classes.
-        image_shape: `(height, width, channels)`.
-        num_train: Number of training examples to pretend.
-        num_validation: Number of validation examples to pretend.
-        seed: Integer that draws the images.
-    """
+    """A few random images and labels, repeated: nothing is read, decoded or augmented."""
 
     def __init__(self, name, num_classes, image_shape, num_train, num_validation, seed):
         generator = np.random.Generator(np.random.Philox(key=seed % 2**63))
@@ -38,20 +29,7 @@ class SyntheticDataset(ArrayDataset):
 
 
 def load(entry, data_dir, image_size, seed, num_classes=None, num_train=None, num_validation=None):
-    """Opens `synthetic`; as large as ImageNet unless told otherwise.
-
-    Args:
-        entry: Its entry in `tfadv.tables.datasets`.
-        data_dir: Not used.
-        image_size: Height and width in pixels.
-        seed: Integer that draws the images.
-        num_classes: Number of classes; 1000 by default.
-        num_train: Number of training examples; ImageNet's by default.
-        num_validation: Number of validation examples; ImageNet's by default.
-
-    Returns:
-        A `SyntheticDataset`.
-    """
+    """Opens `synthetic`, whose images `seed` draws; as large as ImageNet unless told otherwise."""
     del data_dir
     return SyntheticDataset(
         entry.name,

@@ -2,33 +2,23 @@
 
 import tensorflow as tf
 
-from tfadv.data import cifar_augmentation, errors, tfds_directory
+from tfadv.data import decoding, tfds_files
 from tfadv.data.arrays import ArrayDataset
 
-# Clothes and digits keep their place and their side, as is usual for the two MNISTs.
-_AUGMENTATIONS = {"cifar10": cifar_augmentation.augment, "cifar100": cifar_augmentation.augment}
+_PADDING = 4  # pixels on each side of an image that is shifted
 
 
 def load(entry, data_dir, image_size, seed):
     """Opens a small data set that tensorflow-datasets has prepared.
 
-    Training images of CIFAR are shifted and mirrored (`cifar_augmentation`), those of the MNISTs
-    are not augmented.
-
-    Args:
-        entry: Its entry in `tfadv.tables.datasets`.
-        data_dir: Directory of the prepared files.
-        image_size: Not used; the data set's own.
-        seed: Not used.
-
-    Returns:
-        An `ArrayDataset`.
+    Training images of CIFAR are shifted and mirrored. Those of the two MNISTs are not augmented:
+    clothes and digits have their place and their side.
 
     Raises:
         ValueError: If the files cannot be read.
     """
     del image_size, seed
-    builder = tfds_directory.builder(entry, data_dir)
+    builder = tfds_files.builder(entry, data_dir)
     import tensorflow_datasets as tfds
 
     # One file after the other, so that the order of the examples is that of the files.
@@ -43,13 +33,41 @@ def load(entry, data_dir, image_size, seed):
     try:
         train, validation = arrays(entry.train_split), arrays(entry.validation_split)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        damaged = errors.explain(error) or f"damaged images: {str(error).splitlines()[0]}"
-        raise ValueError(f"{entry.name} in {builder.data_path}: {damaged}") from None
+        problem = decoding.explain(error) or f"damaged images: {str(error).splitlines()[0]}"
+        raise ValueError(f"{entry.name} in {builder.data_path}: {problem}") from None
     return ArrayDataset(
         entry.name,
         train,
         validation,
         entry.num_classes,
-        augment=_AUGMENTATIONS.get(entry.name),
+        augment=shift_and_mirror if entry.name.startswith("cifar") else None,
         class_names=builder.info.features["label"].names,
     )
+
+
+def shift_and_mirror(images, key):
+    """Crops images at random after padding them with four zero pixels a side; mirrors half of them.
+
+    Args:
+        images: uint8 [batch, height, width, channels].
+        key: int64 [2]; each image of the batch has its own draws.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    batch, height, width = images.shape[:3]
+    draws = tf.random.stateless_uniform(
+        [batch, 2], key, maxval=2 * _PADDING + 1, dtype=tf.int32, alg="philox"
+    )
+    flips = tf.random.stateless_uniform(
+        [batch], tf.random.fold_in(key, tf.constant(1, key.dtype), alg="philox"), alg="philox"
+    )
+    sides = [_PADDING, _PADDING]
+    padded = tf.pad(images, [[0, 0], sides, sides, [0, 0]])
+    rows = draws[:, :1] + tf.range(height)
+    columns = draws[:, 1:] + tf.range(width)
+    # To mirror an image is to read its columns backwards.
+    columns = tf.where(flips[:, None] < 0.5, columns, columns[:, ::-1])
+    cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
+    cropped = tf.gather(cropped, columns, axis=2, batch_dims=1)
+    return tf.ensure_shape(cropped, images.shape)

@@ -1,19 +1,101 @@
+"""Clean accuracy, robust accuracy and attack success of a model over a data set."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
-from tfadv.attacks import checks
+from tfadv.attacks import Attack, checks
 from tfadv.evaluation import shares
-from tfadv.evaluation.network import Network
-from tfadv.evaluation.sources import open_source
+from tfadv.evaluation.journal import Journal
+from tfadv.evaluation.sources import Source, open_source
 from tfadv.results import Result
 
-# What the watchdog hears of in between: a whole batch under PGD-2000 may take longer than it waits.
-_STEPS_TO_REPORT = 100
+# A batch under PGD-2000 may take longer than the watchdog waits, so steps are reported in between.
+_STEPS_PER_BEAT = 100
+
+
+def evaluate(
+    model: keras.Model,
+    data: Any,
+    attack: Attack | None = None,
+    num_steps: int | Iterable[int] | None = None,
+    domains: str | Iterable[str] = ("adv",),
+    batch_size: int = 64,
+    value_range: tuple[float, float] | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    attack_precision: str = "float32",
+    journal: Journal | None = None,
+) -> list[Result]:
+    """Measures clean accuracy and, under attack, robust accuracy and attack success.
+
+    Every image counts once, whatever the number of workers: each worker takes the images whose
+    index is its rank modulo their number, all batches are padded to one shape, and whole counts are
+    summed. The seed and an image's index determine its targets and starts, so that it is attacked
+    in the same way by any number of workers and in any batch.
+
+    Numbers of steps that share a step size (after the attack's rule) share one trajectory, which is
+    read as it passes each of them: PGD-20, 100, 500 and 2000 together cost 2000 steps and give the
+    bits of separate runs. PGD-10 of the paper, whose step size is raised to 1.6, runs alone. An
+    attack that cannot continue (`tfadv.attacks.Attack.advances`) starts over for each number.
+
+    With `attack.restarts` above 1, an image is robust only if it is classified correctly after each
+    restart, and the attack succeeds if any restart does, for each number of steps.
+
+    Args:
+        model: A Keras model, images -> classes. The attack leaves out a final softmax, sigmoid or
+            tanh, as `tfadv.models.logits` does.
+        data: A `tfadv.data.Dataset` (its validation images), a pair (images, labels) of arrays, or
+            a batched `tf.data.Dataset` of such pairs, which must always give them in the same
+            order. Labels are sparse or one-hot. Images are in `value_range`. Every worker gives
+            either all images or a share of its own; workers compare checksums of them, which reads
+            a `tf.data.Dataset` once more.
+        attack: A `tfadv.attacks.Attack`, or None for clean images only. (The paper evaluates with
+            `start_from_clean=0`.)
+        num_steps: Integer or list of integers, at least 1; None for the attack's own, or for an
+            attack without steps.
+        domains: Any of `"adv"` and `"clean"`: the branches of a mixture to attack and report, each
+            by itself. The results of a model without a mixture have the domain None.
+        batch_size: Images per worker.
+        value_range: `(low, high)` of the images; None reads the model's input contract.
+        seed: Integer.
+        limit: Evaluates only the first `limit` images, over all workers; None for all.
+        progress: Function of (batches so far, all batches or None if unknown), called after each
+            batch, such as `progress_bar()`; or None.
+        attack_precision: Precision in which the attack computes, `"float32"`, `"bfloat16"` or
+            `"float16"`, as of `tfadv.models.Frozen`. The adversarial images are then always
+            classified by the model as it is.
+        journal: A `tfadv.evaluation.Journal`, with which an evaluation that was killed resumes
+            without attacking any image again; or None.
+
+    Returns:
+        A list of `Result`, the same on every worker: for each domain first the clean images, then
+        each number of steps, ascending.
+
+    Raises:
+        ValueError: For arguments outside of these rules, data that do not fit the model, images
+            outside of the range, or a model that gives the attack no gradient.
+
+    Example:
+
+    ```python
+    results = tfadv.evaluation.evaluate(
+        model, (test_images, test_labels), attack, num_steps=[1, 3]
+    )
+    print(tfadv.evaluation.table(results))
+    ```
+    """
+    evaluator = Evaluator(model, attack, num_steps, domains, value_range, seed, attack_precision)
+    return evaluator(data, batch_size, limit, progress, journal)
 
 
 class Evaluator:
-    """An evaluation that can be repeated without compiling it again, as a model trains.
+    """Evaluates a model any number of times, for example between epochs, but compiles it only once.
 
     Args:
         model, attack, num_steps, domains, value_range, seed, attack_precision: As of `evaluate`.
@@ -21,94 +103,130 @@ class Evaluator:
     Call arguments:
         data, batch_size, limit, progress, journal: As of `evaluate`.
 
-    Attributes:
-        outcomes_by_index: Dictionary, index of each image that this worker had in the last call ->
-            its boolean array `[domains, 1 + numbers of steps, 3]`, as of `outcomes`.
-
     Returns:
-        As `evaluate`.
+        A list of `Result`, as of `evaluate`.
+
+    Attributes:
+        num_steps: List of integers, ascending; `[None]` for an attack without steps.
+        attacks: Dictionary, each of `num_steps` -> the attack with this number of steps.
+        domains: List of `"adv"` and `"clean"`; `[None]` for a model without a mixture.
+        networks: List of `Network`, one for each domain.
+        outcomes_by_index: Dictionary, index of each image of this worker in the last call -> its
+            boolean array `[domains, 1 + numbers of steps, 3]`, as of `outcomes`.
+
+    Example:
+
+    ```python
+    evaluator = tfadv.evaluation.Evaluator(model, attack)
+    for _ in range(2):
+        model.fit(images, labels)
+        clean, robust = evaluator((test_images, test_labels))
+        print(clean.accuracy, robust.accuracy)
+    ```
     """
 
     def __init__(
         self,
-        model,
-        attack=None,
-        num_steps=None,
-        domains=("adv",),
-        value_range=None,
-        seed=0,
-        attack_precision="float32",
-    ):
+        model: keras.Model,
+        attack: Attack | None = None,
+        num_steps: int | Iterable[int] | None = None,
+        domains: str | Iterable[str] = ("adv",),
+        value_range: tuple[float, float] | None = None,
+        seed: int = 0,
+        attack_precision: str = "float32",
+    ) -> None:
         models.check_classifier(model)
         models.check_outputs(model, attacked=attack is not None)
         models.check_evaluation(model)
         self.model = model
-        self.attack = attack
+        self.attack: Any = attack
         self.num_steps = _numbers(attack, num_steps)
+        self.attacks: dict[Any, Attack] = {}
+        if attack is not None:
+            self.attacks = {number: attack.with_steps(number) for number in self.num_steps}
         self.domains = _domains(model, domains)
         self.seed = arguments.integer("seed", seed, 0)
         self.value_range = None
         if attack is not None or value_range is not None or models.contract(model) is not None:
             self.value_range = checks.value_range(models.value_range(model, value_range))
-        self._groups = {}  # step size -> numbers of steps, ascending
+        self.attack_precision = attack_precision
+        logits = models.logits(model)
+        self.networks = [Network(logits, domain, attack_precision) for domain in self.domains]
+        self.outcomes_by_index: dict[int, np.ndarray] = {}
+        # Step size -> numbers of steps, ascending, on one trajectory.
+        self._groups: dict[float | None, list[Any]] = {}
         for number in self.num_steps:
             self._groups.setdefault(self.step_size(number), []).append(number)
-        logits = models.logits(model)
-        # `domain` is chosen even where there is none to choose: "adv" is the layers' default.
-        self.attack_precision = attack_precision
-        self.networks = [
-            Network(logits, domain or "adv", attack_precision) for domain in self.domains
-        ]
         self._start = tf.function(self._draw, autograph=False)
-        self.outcomes_by_index = {}
-        self._compared = None  # data, how many of them, and the division of those
+        self._compared = None  # data and limit that the workers compared last, and the division
 
-    def __call__(self, data, batch_size=64, limit=None, progress=None, journal=None):
+    def __call__(
+        self,
+        data: Any,
+        batch_size: int = 64,
+        limit: int | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+        journal: Journal | None = None,
+    ) -> list[Result]:
         source = self.open(data, batch_size, limit)
-        shape = [len(self.domains), 1 + len(self.num_steps), 3]
+        shape = (len(self.domains), 1 + len(self.num_steps), 3)
         known = {}
         if journal is not None:
             if source.division is not None:
                 journal.narrow(division=source.division)
-            # All of them, on all workers: by their indices they are shared out, and left out.
-            for found in distributed.gather_object(journal.read(shape)):
-                known.update(found)
-        if limit is not None:
-            known = {index: found for index, found in known.items() if index < limit}
-        mine = [found for i, found in known.items() if i % distributed.size() == distributed.rank()]
-        counts, total = np.sum(mine, axis=0, dtype=np.int64) + np.zeros(shape, np.int64), len(mine)
-        self.outcomes_by_index = dict(known)
-        done = 0
-        for done, batch in enumerate(source.batches(known), 1):
-            if batch is not None:  # more workers than images, or all of them known
-                found = np.stack([self.outcomes(network, *batch) for network in self.networks])
-                counts += np.sum(found, axis=-1)
-                total += np.sum(batch[2] >= 0)
-                found = np.moveaxis(found, -1, 0)
-                self.outcomes_by_index.update(zip(batch[2].tolist(), found, strict=True))
+            # The journals of all workers, because an image may now be another worker's.
+            for outcomes in distributed.gather_object(journal.read(shape)):
+                known.update(outcomes)
+        size, rank = distributed.size(), distributed.rank()
+        mine = {
+            index: outcomes
+            for index, outcomes in known.items()
+            if index % size == rank and (limit is None or index < limit)
+        }
+        batches = 0
+        for batches, batch in enumerate(source.batches(known), 1):
+            if batch is not None:  # None if all images are known, or there are more workers
+                indices = batch[2].tolist()
+                by_domain = [self.outcomes(network, *batch) for network in self.networks]
+                outcomes = np.moveaxis(np.stack(by_domain), -1, 0)
+                pairs = zip(indices, outcomes, strict=True)
+                mine |= {index: image for index, image in pairs if index >= 0}
                 if journal is not None:
-                    journal.add(batch[2], found)
-            watchdog.beat(f"behind batch {done} of an evaluation")
+                    journal.add(indices, outcomes)
+            watchdog.beat(f"after batch {batches} of an evaluation")
             if progress is not None:
-                progress(done, source.num_batches)
+                progress(batches, source.num_batches)
         if progress is not None and source.num_batches is None:
-            progress(done, done)
-        # The only collective operation, which every worker reaches whatever its batches were.
-        counts = distributed.total([total, *counts.ravel()]).round().astype(np.int64)
-        total, counts = int(counts[0]), counts[1:].reshape(len(self.domains), -1, 3)
+            progress(batches, batches)
+        self.outcomes_by_index = mine
+        counts = sum(mine.values(), np.zeros(shape, np.int64))
+        # Every worker reaches this collective operation, whatever its batches were.
+        total, *counts = distributed.total([len(mine), *counts.ravel()])
         if not total:
             raise ValueError("data must hold at least one image; received none")
+        counts = np.reshape(counts, shape).round().astype(int).tolist()
         return [
-            self._result(domain, number, *map(int, row), total)
+            self._result(domain, number, row, round(total))
             for domain, rows in zip(self.domains, counts, strict=True)
             for number, row in zip((0, *self.num_steps), rows, strict=True)
         ]
 
     @property
-    def identity(self):
-        """What an image's outcomes depend on beside the model and the image, as plain values."""
+    def attack_config(self) -> dict[str, Any] | None:
+        """The attack's label and settings, as plain values; None without an attack."""
+        if self.attack is None:
+            return None
+        return {"label": self.attack.label, **self.attack.get_config()}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that the outcomes depend on, besides model and data, as plain values."""
+        config = self.attack_config
+        # Journals of PGD do not name it: they may be from before there were other attacks.
+        if config is not None and config["label"] == "PGD":
+            del config["label"]
         return {
-            "attack": None if self.attack is None else self.attack.get_config(),
+            "attack": config,
             "num_steps": self.num_steps,
             "domains": self.domains,
             "value_range": self.value_range,
@@ -116,10 +234,11 @@ class Evaluator:
             "attack_precision": self.attack_precision,
         }
 
-    def open(self, data, batch_size=64, limit=None):
+    def open(self, data: Any, batch_size: int = 64, limit: int | None = None) -> Source:
         """Opens data for this worker, after checking that they fit the model.
 
-        Several workers do so together, and compare what they hold: once for the same data.
+        All workers must call it together: they compare their data, unless they compared the same
+        data before.
 
         Args:
             data, batch_size, limit: As of `evaluate`.
@@ -128,32 +247,31 @@ class Evaluator:
             A `tfadv.evaluation.sources.Source`.
 
         Raises:
-            ValueError: If they do not fit, or if what the workers hold is neither all images on
-                each nor a share of its own on each.
+            ValueError: If the data do not fit, or if the workers hold neither all images each nor
+                a share of its own each.
         """
         batch_size = arguments.integer("batch_size", batch_size, 1)
         if limit is not None:
             limit = arguments.integer("limit", limit, 1)
-        if distributed.size() == 1:
-            return self._checked(open_source(data, batch_size, limit, 0, 1))
+        rank, size = distributed.rank(), distributed.size()
+        if size == 1:
+            return self._checked(open_source(data, batch_size, limit, rank, size))
         division = self._division(data, batch_size, limit)
-        return open_source(
-            data, batch_size, limit, distributed.rank(), distributed.size(), division
-        )
+        return open_source(data, batch_size, limit, rank, size, division)
 
     def _division(self, data, batch_size, limit):
-        """How the workers hold the data, as of `Source`, after checking each worker's."""
-        known = self._compared
-        is_known = (
-            known is not None and known[0] is data and (known[1] or np.inf) >= (limit or np.inf)
-        )
+        """Compares the data of all workers; returns the `division` of a `Source`."""
+        is_known = False
+        if self._compared is not None:
+            compared, compared_limit, _ = self._compared
+            is_known = compared is data and (compared_limit or np.inf) >= (limit or np.inf)
         if not all(distributed.gather_object(is_known)):
-            mistake = None
+            source = error = None
             try:
-                self._checked(open_source(data, batch_size, limit, 0, 1))
-            except ValueError as error:
-                mistake = str(error)
-            self._compared = (data, limit, shares.compare(data, limit, mistake))
+                source = self._checked(open_source(data, batch_size, limit, 0, 1))
+            except ValueError as raised:
+                error = str(raised)
+            self._compared = data, limit, shares.compare(data, source, error)
         return self._compared[2]
 
     def _checked(self, source):
@@ -172,119 +290,199 @@ class Evaluator:
             )
         return source
 
-    def outcomes(self, network, images, labels, indices):
-        """What became of each image of a batch.
+    def outcomes(
+        self, network: "Network", images: np.ndarray, labels: np.ndarray, indices: np.ndarray
+    ) -> np.ndarray:
+        """Classifies and attacks each image of a batch.
 
         Args:
-            network: A `Network`.
+            network: One of `networks`.
             images: `[batch, ...]`.
             labels: int32 `[batch]`.
-            indices: int64 `[batch]`; -1 for padding, which is neither right nor hit.
+            indices: int64 `[batch]`; -1 for padding, whose outcomes are all False.
 
         Returns:
-            A boolean array `[1 + numbers of steps, 3, batch]`, of clean images first: classified
-            right, attack succeeded, right but wrong in the row before.
+            A boolean array `[1 + numbers of steps, 3, batch]`, clean images first: classified
+            correctly; attacked with success; classified correctly, but not in the row before.
         """
         images = tf.cast(images, tf.float32)
         if self.value_range is not None:
             checks.images(images, self.value_range)
-        real, where = indices >= 0, {number: i for i, number in enumerate(self.num_steps, 1)}
-        found = np.zeros([1 + len(self.num_steps), 3, len(labels)], bool)
-        found[0, 0] = network.predict(images).numpy() == labels
+        rows = {number: row for row, number in enumerate(self.num_steps, 1)}
+        outcomes = np.zeros([1 + len(rows), 3, len(labels)], bool)
+        correct, hit, regained = np.swapaxes(outcomes, 0, 1)  # views
+        correct[0] = network.predict(images).numpy() == labels
+        correct[1:] = True
         checks.classes("labels", tf.constant(labels), network.num_classes)
-        found[1:, 0] = True
+        # An attack that cannot continue runs as a whole, with all its restarts.
+        restarts = self.attack.restarts if self.num_steps and self.attack.advances else 1
         for step_size, numbers in self._groups.items():
-            for restart in range(self.attack.restarts):
+            for restart in range(restarts):
                 trajectory = self.trajectory(
                     network, images, labels, indices, step_size, numbers, restart
                 )
                 for number, adversarial, goals in trajectory:
                     predicted = network.predict(adversarial).numpy()
-                    hit = predicted == goals if self.attack.targeted else predicted != labels
-                    found[where[number], 0] &= predicted == labels
-                    found[where[number], 1] |= hit
-        found[1:, 2] = found[1:, 0] & ~found[:-1, 0]
-        return found & real
+                    correct[rows[number]] &= predicted == labels
+                    hit[rows[number]] |= (
+                        predicted == goals if self.attack.targeted else predicted != labels
+                    )
+        regained[1:] = correct[1:] & ~correct[:-1]
+        return outcomes & (indices >= 0)
 
-    def trajectory(self, network, images, labels, indices, step_size, numbers, restart=0):
-        """Attacks once, and yields what it has at each of some numbers of steps.
+    def trajectory(
+        self,
+        network: "Network",
+        images: tf.Tensor,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        step_size: float | None,
+        numbers: list[Any],
+        restart: int = 0,
+    ) -> Iterator[tuple[Any, tf.Tensor, np.ndarray]]:
+        """Attacks a batch once and stops after each of some numbers of steps, ascending.
 
         Args:
             network, images, labels, indices: As of `outcomes`; images as a tensor.
-            step_size: In pixels of 255.
-            numbers: Numbers of steps, ascending.
-            restart: Number of the restart.
+            step_size: In pixels of 255; None if the attack has none.
+            numbers: Numbers of steps; `[None]` for an attack without steps.
+            restart: Number of the restart, of an attack that advances; others run all of theirs.
 
         Yields:
             The number of steps, adversarial images, and the targets (untargeted: the labels) as an
             array.
         """
+        if not self.attack.advances:
+            for number in numbers:
+                with checks.one_line():
+                    adversarial, goals = self.attacks[number](
+                        network,
+                        images,
+                        tf.constant(labels),
+                        value_range=self.value_range,
+                        seed=self._keys(indices),
+                        num_classes=network.num_classes,
+                        return_targets=True,
+                    )
+                watchdog.beat("after an attack")
+                yield number, adversarial, goals.numpy()
+            return
         start, goals = self.start(images, labels, indices, network.num_classes, restart)
         for number, current in self.advance(network, images, start, goals, step_size, numbers):
             yield number, current, goals.numpy()
 
-    def advance(self, network, images, current, goals, step_size, numbers):
-        """Goes on from some images, and yields what it has at each of some numbers of steps.
+    def advance(
+        self,
+        network: Any,
+        images: tf.Tensor,
+        current: tf.Tensor,
+        goals: tf.Tensor,
+        step_size: float | None,
+        numbers: list[int],
+    ) -> Iterator[tuple[int, tf.Tensor]]:
+        """Continues an attack from `current`, whose goals are integers `[batch]`.
 
-        Args:
-            network, images, step_size, numbers: As of `trajectory`.
-            current: Where to begin.
-            goals: Integers `[batch]`, as of the attack.
-
-        Yields:
-            The number of steps and the adversarial images.
+        Yields the number of steps and adversarial images, as `trajectory` does.
         """
         done = 0
         for number in numbers:
             while done < number:
-                steps = min(number - done, _STEPS_TO_REPORT)
+                steps = min(number - done, _STEPS_PER_BEAT)
                 current = self.attack.advance(
                     network, images, current, goals, steps, step_size, self.value_range
                 )
                 done += steps
-                watchdog.beat(f"behind step {done} of an attack")
+                watchdog.beat(f"after step {done} of an attack")
             yield number, current
 
-    def start(self, images, labels, indices, num_classes, restart=0):
-        """Where the attack on a batch starts, not clipped to the range, and what it aims at."""
-        keys = np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1)
+    def start(
+        self,
+        images: tf.Tensor,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        num_classes: int,
+        restart: int = 0,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws the start of an attack on a batch, not clipped to the range, and its targets."""
+        keys = self._keys(indices)
         with checks.one_line():
-            return self._start(
-                images, tf.constant(labels), tf.constant(keys), tf.constant(restart), num_classes
-            )
+            return self._start(images, tf.constant(labels), keys, tf.constant(restart), num_classes)
+
+    def _keys(self, indices):
+        return tf.constant(np.stack([np.full(len(indices), self.seed, np.int64), indices], axis=1))
 
     def _draw(self, images, labels, keys, restart, num_classes):
         return self.attack.start(
             images, labels, num_classes, keys, self.value_range, restart=restart
         )
 
-    def step_size(self, number):
-        """The step size of an attack of so many steps, after its rule, in pixels of 255."""
-        return self.attack.replace(num_steps=number).effective_step_size
+    def step_size(self, number: int | None) -> float | None:
+        """Returns the step size for `number` steps in pixels of 255; None if there is none."""
+        return self.attacks[number].effective_step_size
 
-    def _result(self, domain, number, correct, hits, regained, total):
+    def _result(self, domain, number, counts, total):
+        correct, hits, regained = counts
         counted = dict(
             domain=domain, num_steps=number, correct=correct, total=total, seed=self.seed
         )
         if number == 0:
             return Result(**counted)
-        described = (
-            "epsilon",
-            "step_size_rule",
-            "targeted",
-            "loss",
-            "start_from_clean",
-            "clip_start",
-            "restarts",
-        )
+        config = self.attack.get_config()
+        if_any = ("step_size_rule", "loss", "start_from_clean", "clip_start")
         return Result(
             **counted,
+            attack=self.attack.label,
             hits=hits,
             regained=regained,
+            epsilon=self.attack.epsilon,
             step_size=self.step_size(number),
+            targeted=self.attack.targeted,
+            restarts=self.attack.restarts,
             precision=self.attack_precision,
-            **{name: getattr(self.attack, name) for name in described},
+            **{name: config.get(name) for name in if_any},
         )
+
+
+class Network:
+    """One branch of a classifier: images -> logits, computed as at inference.
+
+    The attack and the report both use this object, so that no other branch can be attacked than
+    the one that is reported. An attack keeps its compiled graphs by it: use one for all batches.
+
+    Args:
+        logits_model: A Keras model that ends in logits, as of `tfadv.models.logits`.
+        domain: `"adv"`, `"clean"`, or None for a model without a mixture.
+        attack_precision: Precision of the attack, as of `tfadv.models.Frozen`. `predict` is always
+            the model as it is, and sets `num_classes`.
+    """
+
+    def __init__(
+        self, logits_model: keras.Model, domain: str | None, attack_precision: str = "float32"
+    ) -> None:
+        self.domain = domain
+        self.branch = domain or "adv"
+        self.num_classes: Any = None
+        self.prepare = models.Frozen(logits_model, self.branch, attack_precision).prepare
+        self.predict = tf.function(self._predict, autograph=False, reduce_retracing=True)
+        self._model = logits_model
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return models.call(self._model, images, training=False, domain=self.branch)
+
+    def _predict(self, images):
+        logits = self(images)
+        if logits.shape.rank != 2 or logits.shape[-1] is None:
+            raise ValueError(f"model must return [batch, classes]; it returns {logits.shape}")
+        if logits.shape[-1] == 1:
+            raise ValueError(
+                f"model must return [batch, classes] of at least two classes; it returns "
+                f"{logits.shape}"
+            )
+        self.num_classes = logits.shape[-1]
+        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        # The argmax of NaNs would be class 0, and correct for every image of that class.
+        broken = tf.reduce_any(tf.math.is_nan(tf.cast(logits, tf.float32)), axis=-1)
+        return tf.where(broken, -1, predicted)
 
 
 def _numbers(attack, num_steps):
@@ -292,14 +490,21 @@ def _numbers(attack, num_steps):
         if num_steps is not None:
             raise ValueError(f"num_steps must be None without an attack; received {num_steps!r}")
         return []
-    if not hasattr(attack, "start") or not hasattr(attack, "advance"):
-        raise ValueError(f"attack must be a tfadv.attacks.PGD or None; received {attack!r}")
+    if not isinstance(attack, Attack):
+        raise ValueError(f"attack must be a tfadv.attacks.Attack or None; received {attack!r}")
+    if attack.num_steps is None:
+        if num_steps is not None:
+            raise ValueError(
+                f"num_steps must be None for {attack.name}, which has no steps; "
+                f"received {num_steps!r}"
+            )
+        return [None]
     if num_steps is None:
         num_steps = attack.num_steps
     numbers = list(num_steps) if np.iterable(num_steps) else [num_steps]
     if not numbers:
         raise ValueError("num_steps must name at least one number of steps; received none")
-    # No steps at all are clean images, which are reported anyway.
+    # 0 steps would be the clean images, which are reported anyway.
     return sorted({arguments.integer("num_steps", number, 1) for number in numbers})
 
 

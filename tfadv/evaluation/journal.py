@@ -1,7 +1,10 @@
 import json
+import os
 import pathlib
 import shutil
 import uuid
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -9,50 +12,61 @@ from tfadv import distributed
 
 
 class Journal:
-    """What an evaluation has found out of each image, in files, so that it can go on after a kill.
+    """Keeps the outcome of each image in files, so that an evaluation can resume after a kill.
 
-    Each worker appends a line for every batch to a file of its own, and reads those of all workers
-    that it can see. A worker that was killed may leave half a line, which does not count. Files of
-    another evaluation are not read.
+    Each worker appends a line for every batch to a file of its own, and reads the files of all
+    workers that it can see. It ignores half a line, which a worker that was killed may leave, and
+    files of evaluations with another identity.
 
     Args:
-        directory: Of the files; made when there is something to keep.
-        identity: Dictionary of plain values: all that the outcomes depend on.
+        directory: Path of the directory of the files, which is created with the first file.
+        identity: Dictionary of plain values: everything that the outcomes depend on.
+
+    Example:
+
+    ```python
+    evaluator = tfadv.evaluation.Evaluator(model, attack)
+    journal = tfadv.evaluation.Journal("journal", {"model": "v1", **evaluator.identity})
+    results = evaluator((test_images, test_labels), journal=journal)
+    tfadv.evaluation.write_json("results.json", results)
+    journal.remove()
+    ```
     """
 
-    def __init__(self, directory, identity):
+    def __init__(self, directory: str | os.PathLike, identity: dict[str, Any]) -> None:
         self.directory = pathlib.Path(directory)
         self._identity = json.loads(json.dumps(identity))
-        # A file for each start: behind half a line nothing could be read.
+        # A new file for each start, because nothing can be appended to half a line.
         name = f"{distributed.rank():04d}-{uuid.uuid4().hex[:8]}.jsonl"
         self._path = self.directory / name
 
-    def read(self, shape):
-        """The outcomes that are known.
+    def read(self, shape: tuple[int, ...]) -> dict[int, np.ndarray]:
+        """Reads the outcomes that are known.
 
         Args:
-            shape: Of the boolean array of one image.
+            shape: Shape of the boolean array of one image.
 
         Returns:
-            A dictionary, index of the image -> the array.
+            A dictionary, index of the image -> its array.
         """
-        found, size = {}, int(np.prod(shape))
+        outcomes = {}
         for path in sorted(self.directory.glob("*.jsonl")):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             if not lines or _parsed(lines[0]) != {"identity": self._identity}:
                 continue
             for line in lines[1:]:
-                for index, bits in (_parsed(line) or {}).get("outcomes", []):
+                for index, bits in _parsed(line).get("outcomes", []):
                     packed = np.frombuffer(bytes.fromhex(bits), np.uint8)
-                    found[index] = np.unpackbits(packed, count=size).astype(bool).reshape(shape)
-        return found
+                    flat = np.unpackbits(packed, count=int(np.prod(shape))).astype(bool)
+                    outcomes[index] = flat.reshape(shape)
+        return outcomes
 
-    def narrow(self, **values):
-        """Adds plain values to what all outcomes depend on."""
+    def narrow(self, **values: Any) -> None:
+        """Adds plain values to the identity."""
         self._identity |= json.loads(json.dumps(values))
 
-    def add(self, indices, outcomes):
-        """Keeps the outcomes of a batch.
+    def add(self, indices: Iterable[int], outcomes: np.ndarray) -> None:
+        """Appends the outcomes of a batch.
 
         Args:
             indices: Integers `[batch]`; below 0 for padding, which is left out.
@@ -69,16 +83,15 @@ class Journal:
                 file.write(json.dumps({"identity": self._identity}) + "\n")
             file.write(json.dumps({"outcomes": packed}) + "\n")
 
-    def remove(self):
-        """Removes the files, when the results that they lead to are safe; rank 0 alone does."""
+    def remove(self) -> None:
+        """Removes the files, once the results are safe; on rank 0 only."""
         if distributed.rank() == 0:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def _parsed(line):
-    if not line.endswith("\n"):
-        return None
+    """A whole line as a dictionary; `{}` for half a line."""
     try:
-        return json.loads(line)
+        return json.loads(line) if line.endswith("\n") else {}
     except json.JSONDecodeError:
-        return None
+        return {}

@@ -1,42 +1,78 @@
+"""Further attacks on the first images of an evaluation, which its self-checks compare with it."""
+
+import abc
 import typing
 
 import numpy as np
 import tensorflow as tf
 
-from tfadv import models
-from tfadv.attacks.losses import LOSSES
-from tfadv.attacks.projections import scale_to_range
+from tfadv import keras_internals, models
+from tfadv.attacks.steps import scale_to_range
 
 IMAGES = 32  # enough to see a broken gradient, few beside those of an evaluation
 STEPS = 10
 DRAWS = 10
-# Without bounds any image can be made of any other: steps that cross a pixel's whole range three
-# times, and then smaller ones that settle. (Step size in pixels of 255, number of steps.)
+# Without bounds any image can become any other one: first steps that can cross the range of a pixel
+# three times, then smaller ones that settle. (Step size in pixels of 255, number of steps.)
 UNBOUNDED = (16.0, 50), (4.0, 50)
 
-# The gradient foretells how the loss changes along a step. The step is as long as that change is
-# this large, but at most a pixel of 255: well above what 32 bits (and the 19 of a GPU's
-# convolutions) round away, and small enough for the network to be nearly linear.
+# The gradient predicts how the loss changes along a step. The step is so long that the predicted
+# change is `_CHANGE`, but at most a pixel of 255: then the network is nearly linear along it, and
+# the change is well above the rounding of 32 bits (and of the 19 bits of a GPU's convolutions).
 _CHANGE = 0.1
 _LEAST_CHANGE = 0.02
 _TOLERANCE = 0.3
 
 
-class Counts(typing.NamedTuple):
-    """How many images each of these is true of.
+class Probe(abc.ABC):
+    """Attacks a batch of an evaluation's first images once more and returns `counts` of them.
 
     Args:
-        images: All that were looked at.
-        dead: Not hit where the attack starts, and there without a gradient, or with one that is not
-            finite.
+        evaluator: An `Evaluator` with an attack that advances, after its last call.
+        network: One of its networks.
+    """
+
+    images: int  # how many of the first images to attack
+    counts: type  # the `NamedTuple` of the counts
+
+    def __init__(self, evaluator, network):
+        self._evaluator = evaluator
+        self._network = network
+        self._attack = evaluator.attack
+        self._range = evaluator.value_range
+
+    def __call__(self, images, labels, indices):
+        images = tf.cast(images, tf.float32)
+        self._network.predict(images)  # which finds out the number of classes
+        flags = self._look(images, labels, indices)
+        return self.counts(*(int(np.sum(each & (indices >= 0))) for each in flags))
+
+    @abc.abstractmethod
+    def _look(self, images, labels, indices):
+        """Returns `counts` of boolean arrays `[batch]`."""
+
+    def _start(self, images, labels, indices, restart=0):
+        return self._evaluator.start(images, labels, indices, self._network.num_classes, restart)
+
+    def _predict(self, images):
+        return self._network.predict(images).numpy()
+
+
+class Counts(typing.NamedTuple):
+    """The number of images for which each of these is true.
+
+    Args:
+        images: The image was looked at.
+        dead: The attack has not succeeded at its start, and has no gradient there, or one that is
+            not finite.
         stuck: The same after a short attack.
-        reached: Hit by an attack without bounds.
+        reached: An attack without bounds succeeds.
         sloped: The loss changes enough along the attack's step to be compared with what the
-            gradient foretells (none in bfloat16, whose rounding is as large).
-        foretold: Of those: the two agree.
-        changed: The model itself gives another class than is reported.
-        by_noise: Misclassified under one of some draws of noise but not under the short attack.
-        by_attack: The other way.
+            gradient predicts (never in bfloat16, whose rounding is as large).
+        foretold: It does, and the two agree.
+        changed: The model itself gives another class than the reported one.
+        by_noise: Misclassified under one of some draws of noise, but not under the short attack.
+        by_attack: The other way round.
         unit: All outputs that were seen, under all of these attacks, lie in [0, 1].
         signed: They lie in [-1, 1].
         near_one: Some of them are above 0.9 or below -0.9.
@@ -56,51 +92,35 @@ class Counts(typing.NamedTuple):
     near_one: int
 
 
-class Probe:
-    """Looks closely at the first images of an evaluation and counts what its self-checks ask.
+class GradientProbe(Probe):
+    """Looks at gradients, at noise, and at an attack without bounds."""
 
-    Args:
-        evaluator: An `Evaluator` with an attack.
-        network: One of its networks.
-        domain: What that network is, `"adv"`, `"clean"` or None.
-
-    Call arguments:
-        images, labels, indices: A batch, as of `Evaluator.outcomes`.
-
-    Returns:
-        `Counts`.
-    """
-
+    images = IMAGES
     counts = Counts
 
-    def __init__(self, evaluator, network, domain):
-        self._evaluator = evaluator
-        self._network = network
-        self._domain = domain or "adv"
-        self._range = evaluator.value_range
-        self._attack = evaluator.attack
+    def __init__(self, evaluator, network):
+        super().__init__(evaluator, network)
         self._unbounded = evaluator.attack.replace(epsilon=255.0)
-        self._look = tf.function(self._gradients_and_losses, autograph=False)
-        # Of the layers, since a policy that is set on the whole model does not reach them.
-        dtypes = {layer.compute_dtype for layer in evaluator.model._flatten_layers()}
-        self._coarse = "bfloat16" in dtypes
+        self._gradients = tf.function(self._gradients_losses_and_logits, autograph=False)
+        # The policies of the layers, which may differ from that of the model.
+        dtypes = {layer.compute_dtype for layer in keras_internals.flatten_layers(evaluator.model)}
+        self._is_coarse = "bfloat16" in dtypes
 
-    def __call__(self, images, labels, indices):
-        images = tf.cast(images, tf.float32)
-        self._network.predict(images)  # which tells the number of classes
-        draws = [self._start(images, labels, indices, draw) for draw in range(DRAWS)]
+    def _look(self, images, labels, indices):
+        draws = [self._clipped_start(images, labels, indices, draw) for draw in range(DRAWS)]
         start, goals = draws[0]
-        # Whatever the evaluation's step size is, as far as the ball reaches.
-        step_size = max(self._attack.step_size, self._attack.epsilon / STEPS)
+        # Large enough to cross the ball, whatever the evaluation's step size is.
+        step_size = self._attack.with_steps(STEPS).effective_step_size or 0.0
+        step_size = max(step_size, self._attack.epsilon / STEPS)
         adversarial = self._advance(self._attack, images, start, goals, STEPS, step_size)
-        wrong = self._network.predict(adversarial).numpy() != labels
-        noise = np.any([self._network.predict(x).numpy() != labels for x, _ in draws], axis=0)
+        wrong = self._predict(adversarial) != labels
+        noise = np.any([self._predict(x) != labels for x, _ in draws], axis=0)
         sloped, foretold = self._slopes(images, start, goals)
         reached, farthest = self._reached(images, start, labels, goals)
         outputs = np.concatenate(
-            [self._look(x, goals)[2] for x in (images, start, adversarial, farthest)], axis=1
+            [self._gradients(x, goals)[2] for x in (images, start, adversarial, farthest)], axis=1
         )
-        found = Counts(
+        return Counts(
             images=np.ones(len(labels), bool),
             dead=self._is_dead(start, labels, goals),
             stuck=self._is_dead(adversarial, labels, goals),
@@ -114,12 +134,9 @@ class Probe:
             signed=(np.abs(outputs) <= 1).all(axis=1),
             near_one=(np.abs(outputs) > 0.9).any(axis=1),
         )
-        return Counts(*(int(np.sum(each & (indices >= 0))) for each in found))
 
-    def _start(self, images, labels, indices, draw):
-        start, goals = self._evaluator.start(
-            images, labels, indices, self._network.num_classes, draw
-        )
+    def _clipped_start(self, images, labels, indices, draw):
+        start, goals = self._start(images, labels, indices, draw)
         return tf.clip_by_value(start, *self._range), goals
 
     def _advance(self, attack, images, current, goals, num_steps, step_size):
@@ -128,23 +145,23 @@ class Probe:
                 self._network, images, current, goals, num_steps, step_size, self._range
             )
         except ValueError:
-            # Refused, as where saturated sigmoids pass for probabilities: no reason for an
-            # evaluation that has ended well to fail, but such an attack gets nowhere.
+            # The attack refuses the outputs, such as saturated sigmoids that pass for
+            # probabilities. The evaluation itself ended well, so this must not end it.
             return current
 
     def _hit(self, images, labels, goals):
-        predicted = self._network.predict(images).numpy()
+        predicted = self._predict(images)
         return predicted == goals.numpy() if self._attack.targeted else predicted != labels
 
-    def _gradients_and_losses(self, images, goals):
-        """Of each image: its gradient, as `[batch, pixels]`, its loss, and its logits."""
+    def _gradients_losses_and_logits(self, images, goals):
+        """For each image: its gradient `[batch, pixels]`, its loss, and its logits."""
         gradients = self._attack.gradient(self._network, images, goals)
         logits = tf.cast(self._network(images), tf.float32)
-        losses = LOSSES[self._attack.loss](logits, goals)
+        losses = self._attack.objective(logits, goals)
         return tf.reshape(gradients, [tf.shape(images)[0], -1]), losses, logits
 
     def _is_dead(self, images, labels, goals):
-        gradient = self._look(images, goals)[0].numpy()
+        gradient = self._gradients(images, goals)[0].numpy()
         dead = ~gradient.any(axis=1) | ~np.isfinite(gradient).all(axis=1)
         # Where the attack has reached its goal, its loss may well be flat.
         return dead & ~self._hit(images, labels, goals)
@@ -157,27 +174,29 @@ class Probe:
         return reached, current
 
     def _slopes(self, images, current, goals):
-        """Where the change of the loss along the attack's step can be told, and is foretold."""
+        """Whether the loss changes enough along the attack's step, and as its gradient predicts."""
         low, high = self._range
         pixel = scale_to_range(1, self._range)
         current = tf.clip_by_value(current, low + pixel, high - pixel)  # free to move either way
-        # What the attack does, rather than what it should do.
+        # The attack's own step, which need not be the sign of the gradient.
         step = self._advance(self._unbounded, images, current, goals, 1, 0.01) - current
-        slope = np.abs(self._look(current, goals)[0]).sum(axis=1)
+        slope = np.abs(self._gradients(current, goals)[0]).sum(axis=1)
         length = np.full_like(slope, pixel)  # where the slope is zero or not finite, too
         np.divide(_CHANGE, 2 * slope, out=length, where=np.isfinite(slope) & (slope > 0))
         length = np.minimum(length, pixel)
         offset = tf.sign(step) * length.reshape([-1] + [1] * (len(step.shape) - 1))
-        after, before = (self._look(current + way * offset, goals)[1].numpy() for way in (1, -1))
+        after, before = (
+            self._gradients(current + way * offset, goals)[1].numpy() for way in (1, -1)
+        )
         change = after - before
         expected = (-2 if self._attack.targeted else 2) * length * slope
-        sloped = (np.abs(expected) >= _LEAST_CHANGE) & ~np.bool_(self._coarse)
+        sloped = (np.abs(expected) >= _LEAST_CHANGE) & ~np.bool_(self._is_coarse)
         return sloped, sloped & (np.abs(change - expected) <= _TOLERANCE * np.abs(expected))
 
     def _changed(self, images):
-        """Where the model as it is now, called as it is, has another class than is reported."""
-        reported = self._network.predict(images).numpy()
-        outputs = models.call(self._evaluator.model, images, domain=self._domain)
+        """Whether the model as it is now, outside of compiled graphs, gives another class."""
+        reported = self._predict(images)
+        outputs = models.call(self._evaluator.model, images, domain=self._network.branch)
         outputs = tf.cast(outputs, tf.float32).numpy()
         # Several classes may be the largest, where the last activation is saturated.
         of_reported = np.take_along_axis(outputs, np.maximum(reported, 0)[:, None], axis=1)[:, 0]

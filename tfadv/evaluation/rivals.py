@@ -1,28 +1,27 @@
-"""Attacks that should not do better than the one that was evaluated, on the same images."""
+"""Attacks that should not do better than the evaluated one, on the same images."""
 
 import typing
 
 import numpy as np
 import tensorflow as tf
 
-# Enough for a difference of ten points, few beside those of most evaluations.
-IMAGES = 256
+from tfadv.evaluation.probe import Probe
 
-# How far the largest logit of an image usually stands above the mean of the others, and what it is
-# brought to where it stands otherwise: there cross entropy neither saturates nor is nearly linear.
+# The usual distance between the largest logit of an image and the mean of its others, and the value
+# that other distances are scaled to: there cross entropy neither saturates nor is nearly linear.
 _USUAL = 2.0, 10.0
 
 
 class Counts(typing.NamedTuple):
-    """How many images each of these is true of.
+    """The number of images for which each of these is true, with the fewest steps evaluated.
 
     Args:
-        images: All that were compared.
-        right: Classified right after the attack that was evaluated, of the fewest steps.
-        image_right: The same, started from the image itself.
-        image_beats: Right after the one that was evaluated and wrong from the image.
-        image_loses: The other way.
-        scale_right, scale_beats, scale_loses: The same of an attack on logits of a usual scale.
+        images: The image was compared.
+        right: Classified correctly after the evaluated attack.
+        image_right: The same after an attack that starts from the image itself.
+        image_beats: Correct after the evaluated attack and wrong after that one.
+        image_loses: The other way round.
+        scale_right, scale_beats, scale_loses: The same for an attack on logits of a usual scale.
     """
 
     images: int
@@ -35,56 +34,38 @@ class Counts(typing.NamedTuple):
     scale_loses: int
 
 
-class Rivals:
-    """Attacks the first images of an evaluation once more, in two other ways.
+class Rivals(Probe):
+    """Attacks the images in two other ways: from the image itself, and on rescaled logits.
 
-    Each with the fewest steps that were evaluated, with their step size, targets and, but for the
-    one that starts from the image, starts.
-
-    Args:
-        evaluator: An `Evaluator` with an attack, which was called.
-        network: One of its networks.
-        domain: What that network is, `"adv"`, `"clean"` or None.
-
-    Call arguments:
-        images, labels, indices: A batch, as of `Evaluator.outcomes`.
-
-    Returns:
-        `Counts`.
+    Both use the step size and targets of the evaluated attack, and the second also its starts.
     """
 
+    images = 256  # enough to see a difference of ten points, few beside those of most evaluations
     counts = Counts
 
-    def __init__(self, evaluator, network, domain):
-        self._evaluator = evaluator
-        self._network = network
-        self._row = evaluator.domains.index(domain)
+    def __init__(self, evaluator, network):
+        super().__init__(evaluator, network)
+        self._row = evaluator.networks.index(network)
         self._logits = tf.function(network.__call__, autograph=False)
         self._rescaled = None
 
-    def __call__(self, images, labels, indices):
-        images = tf.cast(images, tf.float32)
-        known = self._evaluator.outcomes_by_index
-        real = np.array([index >= 0 and index in known for index in indices.tolist()])
-        right = np.array(
-            [
-                bool(is_real and known[index][self._row, 1, 0])
-                for index, is_real in zip(indices.tolist(), real, strict=True)
-            ]
-        )
-        if not real.any():
-            return Counts(*[0] * len(Counts._fields))
-        start, goals = self._evaluator.start(images, labels, indices, self._network.num_classes)
+    def _look(self, images, labels, indices):
+        outcomes = [self._evaluator.outcomes_by_index.get(index) for index in indices.tolist()]
+        known = np.array([each is not None for each in outcomes])
+        right = np.array([each is not None and each[self._row, 1, 0] for each in outcomes])
+        if not known.any():
+            return Counts(*[known] * len(Counts._fields))
+        start, goals = self._start(images, labels, indices)
         from_image = right
         if self._evaluator.attack.start_from_clean < 1:
             from_image = self._right_after(self._network, images, images, goals, labels)
         counts = Counts(
-            images=real,
+            images=known,
             right=right,
             **_compared("image", right, from_image),
             **_compared("scale", right, self._at_usual_scale(images, start, goals, labels, right)),
         )
-        return Counts(*(int(np.sum(each & real)) for each in counts))
+        return Counts(*(each & known for each in counts))
 
     def _right_after(self, network, images, current, goals, labels):
         number = self._evaluator.num_steps[0]
@@ -93,28 +74,28 @@ class Rivals:
             [(_, adversarial)] = self._evaluator.advance(
                 network, images, current, goals, step_size, [number]
             )
-        except ValueError:  # refused: it gets nowhere, as in a `Probe`
+        except ValueError:  # the attack refuses the outputs, as in `GradientProbe`
             adversarial = current
-        return self._network.predict(adversarial).numpy() == labels
+        return self._predict(adversarial) == labels
 
     def _at_usual_scale(self, images, start, goals, labels, right):
-        """What is right after an attack on logits of a usual scale; `right` where they are so."""
-        if self._evaluator.attack.loss == "margin":  # which knows no scale
+        """Right after an attack on logits of a usual scale; `right` where they have one."""
+        if self._evaluator.attack.loss == "margin":  # which does not depend on the scale
             return right
-        factors = usual_factors(self._logits(images).numpy())
+        factors = _usual_factors(self._logits(images).numpy())
         unusual = factors != 1
         if not unusual.any():
             return right
         if self._rescaled is None:
-            self._rescaled = Rescaled(self._network, len(factors))
+            self._rescaled = _Rescaled(self._network, len(factors))
         self._rescaled.factors.assign(factors[:, None])
         return np.where(
             unusual, self._right_after(self._rescaled, images, start, goals, labels), right
         )
 
 
-class Rescaled:
-    """A network whose logits are multiplied, by a factor for each image of a batch."""
+class _Rescaled:
+    """A network whose logits are multiplied by a factor for each image of a batch."""
 
     def __init__(self, network, batch_size):
         self._network = network
@@ -124,14 +105,14 @@ class Rescaled:
         return self.prepare()(images)
 
     def prepare(self):
-        """The function images -> logits, as of `tfadv.models.Frozen`."""
+        """Returns a function images -> logits, as `tfadv.models.Frozen.prepare` does."""
         prepared = self._network.prepare()
         return lambda images: tf.cast(prepared(images), tf.float32) * self.factors
 
 
-def usual_factors(logits):
-    """What brings each row of logits to a usual scale, float32 `[batch]`; 1 where it has one."""
-    logits = np.asarray(logits, np.float32)
+def _usual_factors(logits):
+    """The factors, float32 `[batch]`, that scale logits as usual; 1 where they are."""
+    logits = logits.astype(np.float32)
     top = logits.max(axis=1)
     spread = top - (logits.sum(axis=1) - top) / (logits.shape[1] - 1)
     low, high = _USUAL

@@ -1,27 +1,30 @@
-"""What a careful reviewer would ask of an evaluation, asked by the evaluation itself."""
+"""The questions that a careful reviewer would ask of an evaluation."""
 
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
 from tfadv import distributed
 from tfadv.evaluation import probe, rivals
+from tfadv.evaluation.evaluator import Evaluator
+from tfadv.results import Result
 
 # One of 32 images may be a special case; two are a pattern.
 _TOLERATED = 0.05
-# Of a test of two counts. A whole evaluation makes about a dozen, so that chance alone raises a
-# doubt in one evaluation of a hundred.
+# Of each test of two counts. An evaluation makes about a dozen, so chance alone raises a doubt in
+# one evaluation of a hundred.
 _SIGNIFICANCE = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
 class Doubt:
-    """A reason not to believe an evaluation.
+    """A reason not to trust an evaluation.
 
     Args:
-        check: Name of the check that gave it.
+        check: Name of the check that raised it.
         domain: The branch that it is about, as of `Result`.
         message: One line: what was measured, what it may mean, what to try.
     """
@@ -30,104 +33,116 @@ class Doubt:
     domain: str | None
     message: str
 
-    def __str__(self):
-        where = f" ({self.domain} branch)" if self.domain else ""
-        return f"{self.check}{where}: {self.message}"
+    def __str__(self) -> str:
+        branch = f" ({self.domain} branch)" if self.domain else ""
+        return f"{self.check}{branch}: {self.message}"
 
 
-def doubts(evaluator, results, data=None, batch_size=64, limit=None):
+def doubts(
+    evaluator: Evaluator,
+    results: list[Result],
+    data: Any = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+) -> list[Doubt]:
     """Checks an evaluation as Carlini et al. ("On evaluating adversarial robustness") advise.
 
-    Of the results alone:
+    Two checks need the results only:
 
-    - `more steps`: more steps, or an attack at all, must not leave more images right. The same
-      images are compared, so this is McNemar's test: exact, one-sided, at 0.001.
+    - `more steps`: more steps, or an attack at all, must not leave more images correctly
+      classified. The same images are compared, with McNemar's test: exact, one-sided, at 0.001.
     - `other branch`: the accuracy under attack of a mixture's clean branch is not that of the
       model, whose `predict` is the adv branch.
 
-    Of the data's first 32 images, with some 120 attack steps on them (these numbers, and what is
-    tolerated, are our choice):
+    The others follow the steps of an attack, so they are left out for one that cannot advance
+    (`tfadv.attacks.Attack.advances`). These attack the first 32 images of the data, with some 120
+    steps (these numbers and the tolerances are our choice):
 
-    - `vanishing gradient`: images without a gradient (or with one that is not finite) at the
-      attack's start or after 10 steps, though the attack has not reached its goal there, look
-      robust to it whatever they are. More than 5% raise a doubt.
-    - `wrong gradient`: along the attack's step the loss of the network that is reported must change
-      as its gradient foretells (within 30%, for three images in four of those where it changes
-      enough); else another branch or network was attacked, or an operation's gradient is not its
-      own. Not in bfloat16.
-    - `other network`: the model as it is, called as it is, must give the classes that were
-      reported. It does not if it is random, or was changed after its graphs were made, as by a
-      switch of branches in Python. More than 5% raise a doubt.
-    - `unbounded attack`: an attack that may change every pixel at will must reach its goal, a wrong
-      class or the target. More than 5% missed raise a doubt.
+    - `vanishing gradient`: an image looks robust, whether it is or not, if it has no gradient (or
+      one that is not finite) at the attack's start or after 10 steps, before the attack has
+      succeeded. More than 5% of such images raise a doubt.
+    - `wrong gradient`: along the attack's step, the loss of the reported network must change as its
+      gradient predicts (within 30%, for three quarters of the images where it changes enough).
+      Otherwise another branch or network was attacked, or an operation has a wrong gradient. Not
+      checked in bfloat16.
+    - `other network`: the model, called now and without compiled graphs, must give the reported
+      classes. It does not if it is random, or was changed after its graphs were compiled, for
+      example by a switch of branches in Python. More than 5% of other classes raise a doubt.
+    - `unbounded attack`: an attack that may change every pixel at will must succeed. More than 5%
+      of failures raise a doubt.
     - `random noise`: noise of the attack's size, the worst of 10 draws, must not fool the network
-      where 10 attack steps do not (McNemar's test again).
-    - `bounded outputs`: under all of these attacks the outputs must not all lie in [0, 1], nor in
+      where 10 attack steps do not (McNemar's test).
+    - `bounded outputs`: under all of these attacks, the outputs must not all lie in [0, 1], nor in
       [-1, 1] and come near its ends, as those of a sigmoid or tanh, which are no logits.
 
-    Of the first 256 images, attacked again with the fewest steps that were evaluated (McNemar's
-    test; the same images under both attacks):
+    The last two attack the first 256 images again, with the fewest steps that were evaluated, and
+    compare the two attacks on the same images (McNemar's test):
 
     - `start`: started from the image itself, the attack must not be stronger.
-    - `scale of the logits`: nor with the logits of each image multiplied to a usual spread, if they
-      have another. No prediction depends on their scale, but with cross entropy an attack does: of
-      large logits 32 bits lose the gradient to the label, and under small ones it moves away from
-      the mean of all classes in place of the nearest.
+    - `scale of the logits`: nor with the logits of each image scaled to a usual spread, if they
+      have another one. Predictions do not depend on their scale, but attacks with cross entropy
+      do: with large logits, 32 bits lose the gradient of the label, and with small ones the attack
+      moves away from the mean of all classes instead of the nearest.
 
     Args:
         evaluator: An `Evaluator`.
-        results: What it returned.
-        data: What it was called with; None for the checks of the results alone.
-        batch_size, limit: What it was called with.
+        results: The results that it returned last.
+        data: The data that it was called with; None for the checks of the results only.
+        batch_size, limit: The arguments that it was called with.
 
     Returns:
-        A list of `Doubt`, the same on every worker; empty if there is none, or no attack.
+        A list of `Doubt`, the same on every worker; empty if there are none, or no attack.
+
+    Example:
+
+    ```python
+    evaluator = tfadv.evaluation.Evaluator(model, attack)
+    data = (test_images, test_labels)
+    for doubt in tfadv.evaluation.doubts(evaluator, evaluator(data), data):
+        print(doubt)
+    ```
     """
     if evaluator.attack is None:
         return []
-    counted = {} if data is None else _counted(evaluator, data, batch_size, limit)
-    found = []
+    counts = {}
+    if data is not None and evaluator.attack.advances:
+        counts = _counts(evaluator, data, batch_size, limit)
+    raised = []
     for domain in evaluator.domains:
-        if domain in counted:
-            probed, rivaled = counted[domain]
-            messages = {name: check(probed) for name, check in _CHECKS.items()}
-            messages |= _rivals(rivaled, f"PGD-{evaluator.num_steps[0]}")
-            found += [Doubt(name, domain, text) for name, text in messages.items() if text]
-        found += _more_steps([result for result in results if result.domain == domain])
+        if domain in counts:
+            of_gradients, of_rivals = counts[domain]
+            messages = {name: check(of_gradients) for name, check in _CHECKS.items()}
+            messages |= _rivals(of_rivals, evaluator.attacks[evaluator.num_steps[0]].name)
+            raised += [Doubt(name, domain, text) for name, text in messages.items() if text]
+        raised += _more_steps([result for result in results if result.domain == domain])
     if evaluator.domains == ["clean"]:
         message = (
             "this branch alone was attacked and reported, but the model's predictions are the adv "
             "branch's, whose robustness this is not (evaluate the domain adv, or both)"
         )
-        found.append(Doubt("other branch", "clean", message))
-    return found
+        raised.append(Doubt("other branch", "clean", message))
+    return raised
 
 
-def _counted(evaluator, data, batch_size, limit):
-    """Domain -> the `Counts` of the first images by a `Probe` and by `Rivals`, of all workers."""
-    counts = [
-        _of_this_worker(evaluator, data, batch_size, min(limit or number, number), look)
-        for look, number in ((probe.Probe, probe.IMAGES), (rivals.Rivals, rivals.IMAGES))
-    ]
+def _counts(evaluator, data, batch_size, limit):
+    """The counts of a `GradientProbe` and of `Rivals` for each domain, over all workers."""
+    counts = []
+    for kind in (probe.GradientProbe, rivals.Rivals):
+        probes = [kind(evaluator, network) for network in evaluator.networks]
+        totals = np.zeros([len(probes), len(kind.counts._fields)])
+        source = evaluator.open(data, batch_size, min(limit or kind.images, kind.images))
+        for batch in source.batches():
+            if batch is not None:
+                totals += [each(*batch) for each in probes]
+        counts.append(totals)
     counts = np.concatenate(counts, axis=1)
-    # The only collective operation, which every worker reaches whatever its batches were.
+    # Every worker reaches this collective operation, whatever its batches were.
     counts = distributed.total(counts.ravel()).round().astype(int).reshape(counts.shape).tolist()
     number = len(probe.Counts._fields)
     return {
         domain: (probe.Counts(*row[:number]), rivals.Counts(*row[number:]))
         for domain, row in zip(evaluator.domains, counts, strict=True)
     }
-
-
-def _of_this_worker(evaluator, data, batch_size, limit, look):
-    """An array `[domains, counts]` of what `look` counts in this worker's images."""
-    pairs = zip(evaluator.networks, evaluator.domains, strict=True)
-    looks = [look(evaluator, network, domain) for network, domain in pairs]
-    counts = np.zeros([len(looks), len(look.counts._fields)])
-    for batch in evaluator.open(data, batch_size, limit).batches():
-        if batch is not None:
-            counts += [each(*batch) for each in looks]
-    return counts
 
 
 def _vanishing_gradient(count):
@@ -202,14 +217,14 @@ _CHECKS = {
 
 
 def _rivals(count, name):
-    """Check -> message, or None, for each attack that may have beaten the one of `name`."""
+    """For each rival attack, the name of the check -> a message if it beat the attack `name`."""
 
-    def message(how, right, beats, loses, what):
+    def message(how, right, beats, loses, advice):
         if _chance(beats, beats + loses) < _SIGNIFICANCE:
             return (
                 f"{how}, {name} leaves {100 * right / count.images:.1f}% of {count.images} images "
                 f"right, and as it was evaluated {100 * count.right / count.images:.1f}% (right "
-                f"under the one alone: {loses} and {beats} images); {what}"
+                f"under the one alone: {loses} and {beats} images); {advice}"
             )
 
     return {
@@ -233,7 +248,7 @@ def _rivals(count, name):
 
 
 def _more_steps(results):
-    results = sorted(results, key=lambda result: result.num_steps)
+    results = sorted(results, key=lambda result: (result.num_steps is None, result.num_steps))
     for fewer, more in itertools.pairwise(results):
         lost = fewer.correct - more.correct + more.regained
         if _chance(more.regained, more.regained + lost) < _SIGNIFICANCE:
@@ -248,7 +263,7 @@ def _more_steps(results):
 
 
 def _chance(heads, tosses):
-    """Of at least so many heads: McNemar's exact test, one-sided, of the pairs that differ."""
+    """Probability of at least so many heads: the p-value of McNemar's exact test, one-sided."""
     log_all = tosses * math.log(2) - math.lgamma(tosses + 1)
     return math.fsum(
         math.exp(-log_all - math.lgamma(k + 1) - math.lgamma(tosses - k + 1))

@@ -1,7 +1,8 @@
-"""Whatever data a caller has, as one worker's batches of one shape."""
+"""The data of an evaluation, of any supported kind, as one worker's batches of one shape."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,20 +10,22 @@ import tensorflow as tf
 from tfadv.models import structures
 from tfadv.steps import validation_steps
 
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One worker's share of the images, by example: those whose index is the rank modulo the size.
+    """One worker's share of the images: those whose index is its rank modulo the number of workers.
 
-    Where a worker holds a share of its own, an image's index is that which it would have if all
-    workers dealt out one set in turn: `tf.data.Dataset.shard(size, rank)` and `images[rank::size]`
-    keep the indices, and with them an image's random draws.
+    If the worker was given a share of its own, an image has the index that it would have if all
+    workers dealt out one data set in turn, as `tf.data.Dataset.shard(size, rank)` and
+    `images[rank::size]` do: these keep an image's index, and with it its random draws.
 
     Args:
-        image_shape: Of one image, a `tf.TensorShape`, possibly with unknown dimensions.
-        num_classes: How many classes there are, or None where the data do not say.
-        num_batches: Of each worker, or None where that is known only at the end.
-        chunks: (images, labels, indices) of at most a batch, from which `batches` are made.
+        image_shape: A `tf.TensorShape`, of one image, possibly with unknown dimensions.
+        num_classes: Number of classes, or None if the data do not say.
+        num_batches: Number of batches of each worker, or None if it is known only at the end.
+        chunks: (images, labels, indices) of at most a batch each, as arrays; index -1 is padding.
         batch_size: Images of every batch.
         division: String that identifies which worker holds which images; None if each holds all.
     """
@@ -30,41 +33,43 @@ class Source:
     image_shape: tf.TensorShape
     num_classes: int | None
     num_batches: int | None
-    chunks: Iterable
+    chunks: Iterable[Batch]
     batch_size: int
     division: str | None = None
 
-    def batches(self, known=()):
+    def batches(self, known: Container[int] = ()) -> Iterator[Batch | None]:
         """Yields (images, labels int32 [batch_size], indices int64 [batch_size]) as NumPy arrays.
 
-        All images have the batch's size, so that one graph serves them and gives the same bits
-        wherever an image falls. Index -1 marks padding, which repeats an image of the batch: zeros
-        could lie outside of the images' range, or make a model that standardizes images divide by
-        zero. A batch of padding alone is None.
+        All batches have the same size, so that one graph serves them all and an image has the same
+        bits in each. Index -1 marks padding, which repeats the batch's last image: zeros could lie
+        outside of the images' range, or make a model that standardizes images divide by zero. In
+        place of a batch of nothing but padding it yields None.
 
         Args:
-            known: Indices of images that are left out.
+            known: Indices of images to leave out.
         """
         for images, labels, indices in self.chunks:
-            indices = np.asarray(indices)
             wanted = [index >= 0 and index not in known for index in indices.tolist()]
-            real = np.flatnonzero(wanted)
-            if not len(real):
+            rows = np.flatnonzero(wanted)
+            if not len(rows):
                 yield None
                 continue
-            rows = np.concatenate([real, np.repeat(real[:1], self.batch_size - len(real))])
-            where = np.where(np.arange(self.batch_size) < len(real), indices[rows], -1)
-            yield images[rows], _sparse(labels[rows]), where
+            padding = (0, self.batch_size - len(rows))
+            indices = np.pad(indices[rows], padding, constant_values=-1)
+            rows = np.pad(rows, padding, mode="edge")
+            yield images[rows], _sparse(labels[rows]), indices
 
 
-def open_source(data, batch_size, limit, rank, size, division=None):
+def open_source(
+    data: Any, batch_size: int, limit: int | None, rank: int, size: int, division: str | None = None
+) -> Source:
     """Opens data for one worker.
 
     Args:
-        data: A `tfadv.data.Dataset`, a pair of arrays, or a batched `tf.data.Dataset` of pairs;
-            images and labels may each stand in a dictionary of one.
+        data: A `tfadv.data.Dataset`, a pair of arrays, or a batched `tf.data.Dataset` of pairs.
+            Images and labels may each be a dictionary of one entry.
         batch_size: Images per worker.
-        limit: Only the first `limit` images, or None.
+        limit: Number of first images to take, or None.
         rank: This worker.
         size: Number of workers.
         division: As of `Source`.
@@ -73,40 +78,38 @@ def open_source(data, batch_size, limit, rank, size, division=None):
         A `Source`.
 
     Raises:
-        ValueError: For data of another kind, of no images, or of images and labels that differ in
-            number.
+        ValueError: If the data are of another kind or hold no images, or if there are more or
+            fewer images than labels.
     """
     if division is not None:
-        return _open_share(data, batch_size, limit, rank, size, division)
+        # The images are shared out already, so the worker reads its data as if it were alone.
+        count = None if limit is None else max(0, -(-(limit - rank) // size))
+        source = open_source(data, batch_size, count or limit, 0, 1)
+        if count == 0:
+            return dataclasses.replace(source, num_batches=0, chunks=(), division=division)
+        chunks = (
+            (images, labels, np.where(indices < 0, -1, indices * size + rank))
+            for images, labels, indices in source.chunks
+        )
+        return dataclasses.replace(source, chunks=chunks, division=division)
     if hasattr(data, "validation_batches"):
-        chunks = data.validation_batches(batch_size, rank=rank, size=size, limit=limit)
+        batches = data.validation_batches(batch_size, rank=rank, size=size, limit=limit)
         return Source(
             tf.TensorShape(data.image_shape),
             data.num_classes,
-            int(chunks.cardinality()),
-            _numpy(chunks),
+            int(batches.cardinality()),
+            _as_numpy(batches),
             batch_size,
         )
     if isinstance(data, tf.data.Dataset):
         return _open_tf_data(data, batch_size, limit, rank, size)
     if isinstance(data, (tuple, list)) and len(data) == 2:
-        return _open_arrays(*map(np.asarray, map(_single, data)), batch_size, limit, rank, size)
+        images, labels = (np.asarray(_single(part)) for part in data)
+        return _open_arrays(images, labels, batch_size, limit, rank, size)
     raise ValueError(
         "data must be a tfadv.data.Dataset, a pair (images, labels) of arrays, or a batched "
         f"tf.data.Dataset of such pairs; received {type(data).__name__}"
     )
-
-
-def _open_share(data, batch_size, limit, rank, size, division):
-    count = None if limit is None else max(0, -(-(limit - rank) // size))
-    source = open_source(data, batch_size, count or limit, 0, 1)
-    if count == 0:
-        return dataclasses.replace(source, num_batches=0, chunks=(), division=division)
-    chunks = (
-        (images, labels, np.where(np.asarray(indices) < 0, -1, indices * size + rank))
-        for images, labels, indices in source.chunks
-    )
-    return dataclasses.replace(source, chunks=chunks, division=division)
 
 
 def _open_arrays(images, labels, batch_size, limit, rank, size):
@@ -117,20 +120,13 @@ def _open_arrays(images, labels, batch_size, limit, rank, size):
         )
     count = len(images) if limit is None else min(limit, len(images))
     num_batches = validation_steps(count, batch_size, size)
-
-    def chunks():
-        mine = np.arange(rank, count, size)
-        for batch in range(num_batches):
-            rows = mine[batch * batch_size : (batch + 1) * batch_size]
-            yield images[rows], labels[rows], rows
-
-    return Source(
-        tf.TensorShape(images.shape[1:]),
-        _one_hot_classes(labels.shape),
-        num_batches,
-        chunks(),
-        batch_size,
+    indices = np.arange(rank, count, size)
+    chunks = (
+        (images[rows], labels[rows], rows)
+        for rows in (indices[i * batch_size :][:batch_size] for i in range(num_batches))
     )
+    num_classes = _one_hot_classes(labels.shape)
+    return Source(tf.TensorShape(images.shape[1:]), num_classes, num_batches, chunks, batch_size)
 
 
 def _open_tf_data(data, batch_size, limit, rank, size):
@@ -149,24 +145,19 @@ def _open_tf_data(data, batch_size, limit, rank, size):
     data = data.unbatch()
     if limit is not None:
         data = data.take(limit)
-    # By example, though every worker then reads all: sharding files or batches would leave the
-    # workers unequal shares, and the index is what an image's draws are keyed by.
-    chunks = data.enumerate().shard(size, rank).batch(batch_size).prefetch(1)
-    return Source(
-        spec[0].shape[1:],
-        _one_hot_classes(spec[1].shape),
-        None,
-        ((images, labels, indices) for indices, (images, labels) in _numpy(chunks)),
-        batch_size,
-    )
+    # Sharding by example makes every worker read all data, but files or batches would give the
+    # workers unequal shares, and an image's index would no longer be known.
+    batches = data.enumerate().shard(size, rank).batch(batch_size).prefetch(1)
+    chunks = ((images, labels, indices) for indices, (images, labels) in _as_numpy(batches))
+    return Source(spec[0].shape[1:], _one_hot_classes(spec[1].shape), None, chunks, batch_size)
 
 
 def _single(part):
     return structures.single(part, "images or labels") if isinstance(part, dict) else part
 
 
-def _numpy(batches):
-    # Opened when it is iterated: what was opened for its checks alone costs nothing.
+def _as_numpy(batches):
+    # A generator, so that a source that is opened only for its checks reads nothing.
     yield from batches.as_numpy_iterator()
 
 

@@ -1,11 +1,20 @@
-"""Looking into trained networks: what their normalization layers have learned."""
+"""Statistics of the normalization layers of trained networks, and figures of them."""
 
-from tfadv.inspection.batch_figure import figure6, relative_difference
 from tfadv.inspection.distances import DomainDistance, distance, distance_table
-from tfadv.inspection.figures import figure5, figure_to_png
-from tfadv.inspection.image_pairs import pairs_figure
-from tfadv.inspection.layer_statistics import LayerStatistics, pairs, statistics
-from tfadv.inspection.mini_batches import BatchStatistics, batch_statistics
+from tfadv.inspection.figures import (
+    figure5,
+    figure6,
+    figure_to_png,
+    pairs_figure,
+    relative_difference,
+)
+from tfadv.inspection.layer_statistics import (
+    BatchStatistics,
+    LayerStatistics,
+    batch_statistics,
+    pairs,
+    statistics,
+)
 
 __all__ = [
     "BatchStatistics",

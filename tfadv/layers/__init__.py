@@ -1,4 +1,4 @@
-"""Layers of our own, and the table of normalizations."""
+"""Keras layers: normalizations, the input contract, and what ResNeXt and denoising need."""
 
 from tfadv.layers.batch_normalization import BatchNormalization
 from tfadv.layers.group_normalization import GroupNormalization

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -6,28 +9,27 @@ from tfadv.layers import scope
 
 @keras.saving.register_keras_serializable("tfadv")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization whose training can use running statistics (Section 4.3).
+    """Batch normalization that can train with its running statistics (Section 4.3 of the paper).
 
     `output = gamma * (x - mean) / sqrt(variance + epsilon) + beta`
 
-    In inference, mean and variance are the moving statistics. In training they are those of the
+    At inference, mean and variance are the moving statistics. In training they are those of the
     batch, and each moving statistic becomes `momentum * moving + (1 - momentum) * batch`, with the
-    biased variance, as in Keras. In training with running statistics, which
-    `tfadv.callbacks.RunningStatistics` switches on, they are the moving ones, which then stand
-    still, while gamma and beta go on learning.
+    biased variance, as in Keras. `tfadv.callbacks.RunningStatistics` makes training use the moving
+    statistics too: they then no longer change, while gamma and beta go on learning.
 
-    Statistics and parameters are float32 under every dtype policy but `float64`, where they are
-    float64. A batch without images leaves the moving statistics as they are.
+    Statistics and parameters are float32, or float64 under the dtype policy `float64`. A batch
+    without images leaves the moving statistics unchanged.
 
     Args:
         axis: Integer, the axis of the channels.
         momentum: Float, of the moving statistics (pipeline: 0.9; Keras: 0.99).
         epsilon: Float, added to the variance (pipeline: 1e-5; Keras: 1e-3).
-        **kwargs: As of `keras.layers.BatchNormalization`, without its `renorm` and
-            `synchronized`: batch statistics are one worker's own, as in the paper.
+        **kwargs: As of `keras.layers.BatchNormalization`, except `renorm` and `synchronized`: as
+            in the paper, each worker normalizes with the statistics of its own batch.
 
     Call arguments:
-        inputs: Tensor of any rank, images first.
+        inputs: Tensor `[batch, ...]`.
         training: Boolean, whether to normalize with the statistics of the batch.
         mask: Boolean tensor of the shape of `inputs` without its last axis, or `None`; positions
             where it is `False` do not count in the statistics.
@@ -36,34 +38,48 @@ class BatchNormalization(keras.layers.BatchNormalization):
         A tensor of the shape of `inputs`, of the compute dtype.
 
     Raises:
-        ValueError: For `renorm=True` or `synchronized=True`.
+        ValueError: If `renorm` or `synchronized` is true.
+
+    Example:
+
+    ```python
+    layer = tfadv.layers.BatchNormalization()
+    outputs = layer(images, training=True)  # statistics of these images
+    outputs = layer(images)  # moving statistics
+    ```
     """
 
-    def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
+    def __init__(
+        self, axis: int = -1, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any
+    ) -> None:
         for name in ("renorm", "synchronized"):
             if kwargs.get(name):
                 raise ValueError(
                     f"{name} must be False in tfadv's BatchNormalization; received {kwargs[name]}"
                 )
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
-        self._find_shared = None
+        self._shared_weight: Callable[[str], keras.Variable] | None = None
 
-    def share_affine(self, other):
-        """Lets this layer, before it is built, use the gamma and beta of another, built one."""
-        # Behind a function, since Keras would track the other layer as a part of this one.
-        self._find_shared = lambda name: getattr(other, name)
+    def share_affine(self, other: "BatchNormalization") -> None:
+        """Makes this layer, which is not built yet, use gamma and beta of `other`, which is."""
+        # A function, because Keras would track an attribute `other` as a sublayer of this layer.
+        self._shared_weight = lambda name: getattr(other, name)
 
-    def add_weight(self, *args, **kwargs):
-        if self._find_shared is not None and kwargs.get("name") in ("gamma", "beta"):
-            return self._find_shared(kwargs["name"])
-        # Pure half-precision policies would otherwise store the moving statistics in 8 or 11 bits,
-        # where adding a tenth of a small difference changes nothing.
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        if self._shared_weight is not None and kwargs.get("name") in ("gamma", "beta"):
+            return self._shared_weight(kwargs["name"])
+        # Half precision keeps 8 or 11 bits of a moving statistic, and adding a tenth of a small
+        # difference would not change it.
         if tf.as_dtype(self.variable_dtype).size < 4:
             kwargs["dtype"] = "float32"
-            kwargs["regularizer"] = _cast(kwargs.get("regularizer"), self.variable_dtype)
+            kwargs["regularizer"] = _cast_regularizer(
+                kwargs.get("regularizer"), self.variable_dtype
+            )
         return super().add_weight(*args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         if not (training and self.trainable) or scope.current().running_statistics:
             return super().call(inputs, training=False, mask=mask)
         gamma = self.gamma.value if self.scale else tf.ones_like(self.moving_mean.value)
@@ -109,7 +125,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _batch_moments(self, x, mask):
         axes = [i for i in range(x.shape.rank) if i != self.axis % x.shape.rank]
         if mask is None:
-            # Without images both are NaN, which the gradient of gamma must not see.
+            # Without images both moments are NaN, which must not reach the gradient of gamma.
             moments = tf.nn.moments(x, axes)
             mean, variance = (tf.where(tf.size(x) > 0, value, 0.0) for value in moments)
             return mean, variance, tf.size(x)
@@ -121,8 +137,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return mean, variance, tf.reduce_sum(weights)
 
 
-def _cast(regularizer, dtype):
-    """A regularizer whose losses have the dtype of other layers', to which Keras adds them."""
+def _cast_regularizer(regularizer, dtype):
+    """Casts the losses of a regularizer, because Keras adds them to those of other layers."""
     if regularizer is None:
         return None
     regularizer = keras.regularizers.get(regularizer)

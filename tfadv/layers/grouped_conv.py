@@ -4,28 +4,33 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("tfadv")
 class GroupedConv2D(keras.layers.Conv2D):
-    """Grouped convolution that trains at a useful speed on CPUs too (ResNeXt).
+    """Grouped convolution (ResNeXt) that is also fast to train on CPUs.
 
-    Same weights, same arguments and same outputs as `keras.layers.Conv2D` with `groups`; only how
-    they are computed differs. TensorFlow has no gradient of a grouped convolution on CPUs, so
-    Keras compiles each one with XLA, on every device. On a CPU that trains, but the training step
-    of one such layer of ResNeXt-101 32x8d (8 images, two cores) took 2.3 to 28.9 seconds, and 0.04
-    to 0.17 as one convolution for each group, which is what this layer does there. Where there is
-    a GPU it leaves the whole to TensorFlow's own operation, cuDNN's grouped convolution with its
-    gradients (not measured: no GPU was at hand).
+    Arguments, weights and outputs are those of `keras.layers.Conv2D` with `groups`; only the
+    computation differs. TensorFlow has no gradient of grouped convolutions on CPUs, so Keras
+    compiles each one with XLA, on every device. On a CPU, the training step of one such layer of
+    ResNeXt-101 32x8d (8 images, two cores) took 2.3 to 28.9 seconds in this way, and 0.04 to 0.17
+    seconds as one convolution per group, which is what this layer computes there. Where there is a
+    GPU it uses cuDNN's grouped convolution (not measured: no GPU was at hand).
 
     Args:
         filters, kernel_size, **kwargs: As of `keras.layers.Conv2D`.
 
     Call arguments:
-        inputs: Tensor `[batch, height, width, channels]`, or channels first where `data_format`
-            says so.
+        inputs: Tensor `[batch, height, width, channels]`, or channels first if `data_format` is
+            `"channels_first"`.
 
     Returns:
         A tensor of the compute dtype, as of `keras.layers.Conv2D`.
+
+    Example:
+
+    ```python
+    outputs = tfadv.layers.GroupedConv2D(filters=6, kernel_size=3, groups=3)(images)
+    ```
     """
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         options = {
             "strides": self.strides,
             "padding": self.padding.upper(),

@@ -1,45 +1,58 @@
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfadv.arguments import warn_once
 from tfadv.layers import scope
 from tfadv.layers.batch_normalization import BatchNormalization
+
+_PARAMETER_OPTIONS = (
+    "beta_initializer",
+    "gamma_initializer",
+    "moving_mean_initializer",
+    "moving_variance_initializer",
+    "beta_regularizer",
+    "gamma_regularizer",
+    "beta_constraint",
+    "gamma_constraint",
+)
 
 
 @keras.saving.register_keras_serializable("tfadv")
 class MixtureBatchNormalization(keras.layers.Layer):
-    """Mixture BN: one batch normalization for adversarial images, one for clean ones.
+    """Mixture BN: one batch normalization for adversarial images, another for clean images.
 
-    `output = [BN_adv(x[:n]), BN_clean(x[n:])]`
+    `output = concat(BN_adv(x[:n]), BN_clean(x[n:]))`, where the first `n` images are adversarial
 
-    The first `n` images of a training batch are adversarial and the rest are clean (Section 4.2,
-    Figure 4). Each part meets its own batch normalization, with statistics and parameters of its
-    own, and every other layer of the network sees one batch. At inference the whole batch goes
-    through one of the two: the adv branch, unless the caller chose the other.
+    Adversarial and clean images come from two domains, and statistics that are estimated on their
+    mixture fit neither. In training, this layer splits the batch and normalizes each part with its
+    own mean and variance, gamma and beta, while all other layers of the network see one batch. At
+    inference, all images go through one of the two branches: the adv branch, which is the robust
+    one, unless the caller chooses the clean branch.
 
-    The caller chooses with `tfadv.models.call(model, images, domain=...)`, or takes a plain model
-    of one branch with `tfadv.models.extract(model, domain)`. A part without images leaves its
-    branch untouched. Without a caller that chooses, as in a plain `fit`, all images train the adv
-    branch alone, and a warning says so.
+    The caller chooses with `tfadv.models.call(model, images, domain=...)`, as
+    `tfadv.callbacks.AdversarialTraining` does in `fit`; `tfadv.models.extract(model, domain)`
+    returns a plain Keras model of one branch. If nothing chooses, as in a plain `fit`, all images
+    train the adv branch, and a warning says so. A branch that gets no images does not change.
 
     Args:
         axis: Integer, the axis of the channels.
-        momentum: Float, of the moving statistics (pipeline: 0.9).
-        epsilon: Float, added to the variance (pipeline: 1e-5).
+        momentum: Float, of the moving statistics (pipeline: 0.9; Keras: 0.99).
+        epsilon: Float, added to the variance (pipeline: 1e-5; Keras: 1e-3).
         center, scale: Booleans, whether there is a beta, and a gamma.
-        affine: `"separate"` gives each branch its own gamma and beta, as in the paper;
-            `"shared"` gives both the same, so that they differ in statistics alone.
-        beta_initializer, gamma_initializer, moving_mean_initializer,
-        moving_variance_initializer, beta_regularizer, gamma_regularizer, beta_constraint,
-        gamma_constraint: As of `keras.layers.BatchNormalization`, for both branches.
-        **kwargs: Of the base layer (`name`, `dtype`, `trainable`).
+        affine: `"separate"` gives each branch its own gamma and beta, as in the paper; with
+            `"shared"` the branches differ only in their statistics.
+        **kwargs: Initializers, regularizers and constraints as of
+            `keras.layers.BatchNormalization`, for both branches; and arguments of the base layer
+            (`name`, `dtype`, `trainable`).
 
     Attributes:
-        adv, clean: The two `tfadv.layers.BatchNormalization`.
+        adv, clean: The two branches, each a `tfadv.layers.BatchNormalization`.
 
     Call arguments:
-        inputs: Tensor of any rank, images first.
+        inputs: Tensor `[batch, ...]`, adversarial images first.
         training: Boolean, whether to normalize with the statistics of the batch.
         mask: Boolean tensor, or `None`, as of `BatchNormalization`.
 
@@ -47,62 +60,64 @@ class MixtureBatchNormalization(keras.layers.Layer):
         A tensor of the shape of `inputs`, of the compute dtype.
 
     Raises:
-        ValueError: For an unknown `affine`.
+        ValueError: If `affine` is neither `"separate"` nor `"shared"`.
+
+    Reference:
+
+    - [Xie and Yuille, 2020](https://arxiv.org/abs/1906.03787), Section 4.2 and Figure 4
+
+    Example:
+
+    ```python
+    inputs = keras.Input((64, 64, 3))
+    x = keras.layers.Conv2D(8, 3, use_bias=False)(inputs)
+    x = keras.layers.ReLU()(tfadv.layers.MixtureBatchNormalization()(x))
+    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, outputs)
+
+    # The first four images train the adv branch, the others the clean branch.
+    logits = tfadv.models.call(model, images, training=True, domain=4)
+    ```
     """
 
     def __init__(
         self,
-        axis=-1,
-        momentum=0.9,
-        epsilon=1e-5,
-        center=True,
-        scale=True,
-        affine="separate",
-        beta_initializer="zeros",
-        gamma_initializer="ones",
-        moving_mean_initializer="zeros",
-        moving_variance_initializer="ones",
-        beta_regularizer=None,
-        gamma_regularizer=None,
-        beta_constraint=None,
-        gamma_constraint=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
+        axis: int = -1,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        center: bool = True,
+        scale: bool = True,
+        affine: str = "separate",
+        **kwargs: Any,
+    ) -> None:
         if affine not in ("separate", "shared"):
             raise ValueError(f'affine must be "separate" or "shared"; received {affine!r}')
+        parameters = {name: kwargs.pop(name) for name in _PARAMETER_OPTIONS if name in kwargs}
+        super().__init__(**kwargs)
         self.supports_masking = True
         self.affine = affine
-        options = dict(
+        options: dict[str, Any] = dict(
             axis=axis,
             momentum=momentum,
             epsilon=epsilon,
             center=center,
             scale=scale,
-            beta_initializer=beta_initializer,
-            gamma_initializer=gamma_initializer,
-            moving_mean_initializer=moving_mean_initializer,
-            moving_variance_initializer=moving_variance_initializer,
-            beta_regularizer=beta_regularizer,
-            gamma_regularizer=gamma_regularizer,
-            beta_constraint=beta_constraint,
-            gamma_constraint=gamma_constraint,
             dtype=self.dtype_policy,
             trainable=self.trainable,
+            **parameters,
         )
         self.adv = BatchNormalization(name="adv", **options)
         self.clean = BatchNormalization(name="clean", **options)
-        self._options = tuple(name for name in options if name not in ("dtype", "trainable"))
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         self.adv.build(input_shape)
         if self.affine == "shared":
-            # The clean branch reads the very variables of the adv branch: one gamma, one beta,
-            # one gradient.
             self.clean.share_affine(self.adv)
         self.clean.build(input_shape)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         if training and self.trainable and not scope.is_entered():
             _warn_of_one_branch()
         current = scope.current()
@@ -111,40 +126,37 @@ class MixtureBatchNormalization(keras.layers.Layer):
         if isinstance(domain, str):
             branch = self.adv if domain == "adv" else self.clean
             return branch(inputs, training=training, mask=mask)
-        # Not by slices: the gradient of each would be as large as the batch, and a training step
-        # of this layer twice as slow (benchmarks/normalization.py).
+        # A slice has a gradient as large as the whole batch: with slices, a training step of this
+        # layer took twice as long as with `tf.split` (benchmarks/normalization.py).
         parts = tf.split(inputs, [domain, -1])
         masks = (None, None) if mask is None else tf.split(mask, [domain, -1])
         outputs = [
             branch(images, training=training, mask=part_mask)
             for branch, images, part_mask in zip((self.adv, self.clean), parts, masks, strict=True)
-            # A part known to be empty is not traced at all, unless there are no images at all.
+            # A part that is known to be empty need not be traced, if the other one is not empty.
             if images.shape[0] != 0 or inputs.shape[0] == 0
         ]
         return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         branch = self.adv.get_config()
-        options = {name: branch[name] for name in self._options}
+        names = ("axis", "momentum", "epsilon", "center", "scale", *_PARAMETER_OPTIONS)
+        options = {name: branch[name] for name in names}
         return {**super().get_config(), **options, "affine": self.affine}
 
 
-_warned = False
-# Keras's own words, where every variable that it lists is the gamma or beta of a clean branch.
-_OF_CLEAN_BRANCHES = r"Gradients do not exist for variables \[('[^']*/clean/(gamma|beta)'(, )?)+\] "
+# Keras's own warning, where every variable that it lists is the gamma or beta of a clean branch.
+_NO_GRADIENTS = r"Gradients do not exist for variables \[('[^']*/clean/(gamma|beta)'(, )?)+\] "
 
 
 def _warn_of_one_branch():
-    global _warned
-    warnings.filterwarnings("ignore", _OF_CLEAN_BRANCHES, UserWarning)
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            "mixture batch normalization trains its adv branch alone, on all images, and its clean "
-            "branch stays as it is: give fit the callback tfadv.callbacks.AdversarialTraining, or "
-            "call the model with tfadv.models.call in a loop of your own",
-            stacklevel=3,
-        )
+    warnings.filterwarnings("ignore", _NO_GRADIENTS, UserWarning)
+    warn_once(
+        "mixture without a domain",
+        "mixture batch normalization trains its adv branch alone, on all images, and its clean "
+        "branch stays as it is: give fit the callback tfadv.callbacks.AdversarialTraining, or "
+        "call the model with tfadv.models.call in a loop of your own",
+    )

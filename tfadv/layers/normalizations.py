@@ -1,22 +1,23 @@
 import pkgutil
+from typing import Any
 
 import keras
 
 from tfadv.tables import normalizations
 
-# All of them are imported now, and so registered, which lets Keras load any saved model.
+# Importing all of them registers them with Keras, which can then load any saved model.
 _LAYERS = {
     name: pkgutil.resolve_name(layer) for name, (layer, _) in normalizations.NORMALIZATIONS.items()
 }
 
 
-def normalization(norm: str, channels: int, **kwargs) -> keras.Layer:
-    """Makes the normalization layer of a name.
+def normalization(norm: str, channels: int, **kwargs: Any) -> keras.Layer:
+    """Creates the normalization layer that a name stands for.
 
     Args:
         norm: One of `"bn"`, `"mbn"`, `"gn"`, `"ln"`, `"in"`: batch, mixture batch, group (32
             groups), layer and instance normalization.
-        channels: Integer, the number of channels that the layer will see.
+        channels: Integer, number of channels of the layer's input.
         **kwargs: Arguments of the layer: `name`, `gamma_initializer`, `beta_initializer`, ...
 
     Returns:
@@ -24,6 +25,12 @@ def normalization(norm: str, channels: int, **kwargs) -> keras.Layer:
 
     Raises:
         ValueError: If `norm` is unknown.
+
+    Example:
+
+    ```python
+    layer = tfadv.layers.normalization("mbn", channels=64, name="norm1")
+    ```
     """
     normalizations.check(norm)
     _, arguments = normalizations.NORMALIZATIONS[norm]

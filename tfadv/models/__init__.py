@@ -1,14 +1,13 @@
 """Networks, and what can be done with any Keras model."""
 
 from tfadv.models.calling import call, mixtures
-from tfadv.models.contracts import check_classifier, contract, value_range
+from tfadv.models.contracts import check_classifier, check_evaluation, contract, value_range
 from tfadv.models.conversion import convert, extract
 from tfadv.models.denoising import ResNetDenoise, ResNeXtDenoiseAll
 from tfadv.models.files import load
 from tfadv.models.freezing import train_only_normalization
 from tfadv.models.frozen import PRECISIONS, Frozen
 from tfadv.models.logits_only import check_outputs, ends_in_logits, final_activation, logits
-from tfadv.models.overrides import check_evaluation
 from tfadv.models.resnet import ResNet, SmallResNet
 
 __all__ = [

@@ -1,6 +1,11 @@
+"""Calls of a model with a domain for its mixtures."""
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from tfadv import keras_internals
 from tfadv.arguments import is_integer
 from tfadv.layers import scope
 from tfadv.layers.batch_normalization import BatchNormalization
@@ -9,54 +14,69 @@ from tfadv.models import graphs, rematerialization, structures
 
 
 def call(
-    model,
-    images,
-    training=False,
-    domain="adv",
-    running_statistics=False,
-    rematerialize=False,
-    tables=(),
-):
+    model: keras.Model,
+    images: Any,
+    training: bool = False,
+    domain: Any = "adv",
+    running_statistics: bool = False,
+    rematerialize: bool = False,
+) -> tf.Tensor:
     """Calls a model with a domain, which every mixture in it obeys.
 
-    The choice holds for this call alone, at whatever depth the mixtures lie. Inside a
-    `tf.function` it is part of what is traced: key such a function on `domain`.
+    The choice holds for this call alone, however deep the mixtures lie. A `tf.function` around this
+    call traces it, so key that function on `domain`.
 
     Args:
         model: A Keras model.
         images: Its input, images first: a tensor, or what the model takes in its place.
         training: Boolean, Keras's own `training`.
-        domain: `"adv"` or `"clean"` sends all images through that branch; a number `n` (a Python
-            integer or a scalar tensor) the first `n` through the adv branch, the rest through the
-            clean one. Models without a mixture give the same for all of them.
-        running_statistics: Boolean, whether batch normalization uses its moving statistics though
+        domain: `"adv"` or `"clean"` sends all images through that branch. A number `n` (a Python
+            integer or a scalar integer tensor) sends the first `n` images through the adv branch
+            and the rest through the clean one. A model without mixtures ignores it.
+        running_statistics: Boolean, whether batch normalization uses its moving statistics although
             `training` is true (Section 4.3).
         rematerialize: Boolean, whether a gradient computes the activations of the model's blocks
-            again in place of keeping them (`tfadv.models.rematerialization`).
-        tables: What to call in the place of some operations, as of `graphs.substituted`; for
-            `tfadv.models.Frozen`.
+            again instead of keeping them. Functional and sequential models only.
 
     Returns:
-        The model's output; of a dictionary, list or tuple of one, that one.
+        The model's output; if it is a dictionary, list or tuple of one tensor, that tensor.
 
     Raises:
-        ValueError: If `domain` is none of these, or if the model returns several outputs.
+        ValueError: If `domain` is none of these, if the model returns several outputs, or if it is
+            not made for `running_statistics` or `rematerialize`.
         RuntimeError: If a mixture of the model did not see this call, and so would have taken a
             branch that nobody chose.
+
+    Example:
+
+    ```python
+    model = tfadv.models.SmallResNet(8, norm="mbn", image_size=64)
+    clean_logits = tfadv.models.call(model, images, domain="clean")
+    mixed_logits = tfadv.models.call(model, images, training=True, domain=2)
+    ```
     """
-    outputs = run(model, images, training, domain, running_statistics, rematerialize, tables)
-    return structures.single(outputs, _output_of(model))
+    outputs = run(model, images, training, domain, running_statistics, rematerialize)
+    return single_output(model, outputs)
 
 
-def output_spec(model, spec):
-    """What a model returns, as Keras tensors in its structure.
+def single_output(model: keras.Model, outputs: Any) -> Any:
+    """Returns the one tensor, or Keras tensor, of what a model returns.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    return structures.single(outputs, f"the output of model {model.name!r}")
+
+
+def output_spec(model: keras.Model, spec: Any) -> Any:
+    """Returns what a model returns, as Keras tensors in its structure.
 
     Args:
         model: A Keras model.
-        spec: Of its input: `tf.TensorSpec`s in its structure.
+        spec: `tf.TensorSpec`s in the structure of its input.
 
     Raises:
-        ValueError: If there are several, also where the model does not say what it has.
+        ValueError: If there are several outputs, declared or not.
     """
     if isinstance(model, keras.Function):
         outputs = model.output
@@ -65,37 +85,39 @@ def output_spec(model, spec):
     else:
         spec = tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), spec)
         outputs = model.compute_output_spec(spec)
-    structures.single(outputs, _output_of(model))
+    single_output(model, outputs)
     return outputs
 
 
-def _output_of(model):
-    return f"the output of model {model.name!r}"
-
-
 def run(
-    model,
-    images,
-    training,
-    domain,
-    running_statistics=False,
-    rematerialize=False,
-    tables=(),
-):
-    """Like `call`, but returns what the model returns, in whatever structure."""
+    model: keras.Model,
+    images: Any,
+    training: bool,
+    domain: Any,
+    running_statistics: bool = False,
+    rematerialize: bool = False,
+    substitutes: graphs.Substitutes | None = None,
+) -> Any:
+    """Like `call`, but returns the model's output in its own structure.
+
+    Args:
+        substitutes: What to call in place of operations, as in `graphs.rewired`.
+    """
     if not _is_domain(domain):
         raise ValueError(
             'domain must be "adv", "clean" or the number of adversarial images; '
             f"received {domain!r}"
         )
     images = structures.inputs(model, images)
-    plain = _plain_normalizations(model) if running_statistics else ()
-    with scope.enter(domain, running_statistics, plain) as entered:
+    if running_statistics and training:
+        substitutes = check_running_statistics(model)
+    with scope.enter(domain, running_statistics) as entered:
         if rematerialize:
-            outputs = rematerialization.run(model, images, training, tables)
+            outputs = rematerialization.run(model, images, training, substitutes)
+        elif substitutes:
+            outputs = graphs.rewired(model, substitutes)(images, training=training)
         else:
-            with graphs.substituted(tables):
-                outputs = model(images, training=training)
+            outputs = model(images, training=training)
     missed = [layer for layer in mixtures(model) if id(layer) not in entered.seen]
     if missed:
         raise RuntimeError(
@@ -116,17 +138,54 @@ def _is_domain(domain):
     return tf.is_tensor(domain) and domain.shape.rank in (0, None)
 
 
-def _plain_normalizations(model):
-    return tuple(
-        layer
-        for layer in model._flatten_layers()
+def check_running_statistics(model: keras.Model) -> graphs.Substitutes:
+    """Checks that all batch normalization of a model can train on its moving statistics.
+
+    tfadv's own looks at the scope of the call. Keras's is called as in inference in its place, for
+    which it must lie in a graph: elsewhere only a change of the layer itself would reach it, which
+    other threads would see.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        What to call in place of Keras's own batch normalizations, as in `graphs.rewired`.
+
+    Raises:
+        ValueError: If one of Keras's lies in a subclassed model or in another layer.
+    """
+    plain = {
+        id(layer): layer
+        for layer in keras_internals.flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
         and not isinstance(layer, BatchNormalization)
-    )
+    }
+    if not plain:
+        return {}
+    substitutes = {}
+    for part in graphs.parts(model):
+        layers = [node.operation for node in keras_internals.nodes(part)]
+        substitutes[id(part)] = {
+            id(layer): _at_inference(layer) for layer in layers if id(layer) in plain
+        }
+    for layer in plain.values():
+        if not any(id(layer) in each for each in substitutes.values()):
+            raise ValueError(
+                "running statistics need tfadv.layers.BatchNormalization inside of subclassed "
+                f"models and layers; received Keras's {layer.path!r} (tfadv.models.convert(part, "
+                "'bn') replaces those of a functional part)"
+            )
+    return substitutes
 
 
-def mixtures(model):
-    """All `MixtureBatchNormalization` layers of a model, nested ones too."""
+def _at_inference(layer):
+    return lambda *args, **kwargs: layer(*args, **{**kwargs, "training": False})
+
+
+def mixtures(model: keras.Model) -> list[MixtureBatchNormalization]:
+    """Returns all `MixtureBatchNormalization` layers of a model, however deep they lie."""
     return [
-        layer for layer in model._flatten_layers() if isinstance(layer, MixtureBatchNormalization)
+        layer
+        for layer in keras_internals.flatten_layers(model)
+        if isinstance(layer, MixtureBatchNormalization)
     ]

@@ -1,9 +1,11 @@
-import contextlib
+"""Copies of models with other normalization layers."""
+
 import inspect
 
 import keras
 import tensorflow as tf
 
+from tfadv import keras_internals
 from tfadv.layers import (
     BatchNormalization,
     GroupedConv2D,
@@ -18,17 +20,17 @@ from tfadv.models.logits_only import WithoutActivation
 from tfadv.tables.normalizations import check as check_norm
 
 
-def convert(model, norm):
-    """Copies a model with every batch normalization replaced by another normalization.
+def convert(model: keras.Model, norm: str) -> keras.Model:
+    """Copies a model and replaces every batch normalization with another normalization.
 
     The copy has the weights of the model. Both branches of a mixture start as the batch
     normalization that they replace; group, layer and instance normalization take its gamma and
-    beta. Axis, momentum, epsilon, initializers, regularizers, and whether the layer is trainable
-    are kept where the new layer has them.
+    beta. Axis, momentum, epsilon, initializers, regularizers and `trainable` are kept where the new
+    layer has them.
 
     Args:
-        model: A functional or sequential Keras model, nested ones included; for example any of
-            `keras.applications`.
+        model: A functional or sequential Keras model, for example any of `keras.applications`.
+            Functional and sequential models nested in it are converted, too.
         norm: `"bn"` (tfadv's, which can train with running statistics), `"mbn"`, `"gn"`, `"ln"`
             or `"in"`.
 
@@ -36,18 +38,24 @@ def convert(model, norm):
         A new model, not compiled, that shares nothing with the old one.
 
     Raises:
-        ValueError: For an unknown norm, a model that cannot be cloned, such as one with a Lambda
-            layer, a model without batch normalization, or one that holds batch normalization inside
-            of a layer that is not a functional model, where it cannot be replaced.
+        ValueError: For an unknown norm, a model that cannot be cloned (for example one with a
+            Lambda layer), a model without batch normalization, or one with batch normalization
+            inside a layer that is not a functional model, where it cannot be replaced.
+
+    Example:
+
+    ```python
+    plain = keras.applications.ResNet50(weights=None)
+    model = tfadv.models.convert(plain, "mbn")
+    ```
     """
     check_norm(norm)
     if calling.mixtures(model):
         raise ValueError(
-            f"model must hold plain batch normalization; {model.name!r} has mixtures, of which "
-            "tfadv.models.extract takes one branch"
+            f"model must hold plain batch normalization; {model.name!r} has mixtures "
+            "(tfadv.models.extract takes one branch of each)"
         )
-    found = [layer for layer in model._flatten_layers() if _is_plain(layer)]
-    if not found:
+    if not any(map(_is_plain, keras_internals.flatten_layers(model))):
         raise ValueError(f"model must have batch normalization to convert; {model.name!r} has none")
 
     def replace(layer):
@@ -59,7 +67,7 @@ def convert(model, norm):
         if norm in ("bn", "mbn"):
             if layer.renorm or layer.synchronized:
                 raise ValueError(
-                    f"norm={norm!r} needs batch normalization of one worker's own statistics; "
+                    f"norm={norm!r} needs batch normalization with each worker's own statistics; "
                     f"layer {layer.path!r} has renorm={layer.renorm}, "
                     f"synchronized={layer.synchronized}"
                 )
@@ -80,16 +88,17 @@ def convert(model, norm):
     return _clone(model, replace, copy_weights)
 
 
-def extract(model, domain):
+def extract(model: keras.Model, domain: str) -> keras.Model:
     """Copies a model as plain Keras, with one branch of every mixture.
 
-    What other tools, servers and exporters need: each mixture and each of tfadv's batch
+    Other tools, servers and exporters need this: each mixture and each of tfadv's batch
     normalizations becomes a `keras.layers.BatchNormalization`, the input contract a
     `keras.layers.Rescaling`, grouped convolutions and group normalizations become Keras's own, and
-    non-local means a nested model of Keras's operations. Loading the saved copy needs no tfadv.
+    non-local means become a nested model of Keras's operations. The saved copy loads without tfadv.
 
     Args:
-        model: A functional or sequential Keras model, nested ones included.
+        model: A functional or sequential Keras model. Functional and sequential models nested in it
+            are copied in the same way.
         domain: `"adv"` for the robust branch, `"clean"` for the one that is accurate on clean
             images.
 
@@ -98,6 +107,13 @@ def extract(model, domain):
 
     Raises:
         ValueError: For another domain or a model that cannot be cloned.
+
+    Example:
+
+    ```python
+    robust = tfadv.models.extract(model, "adv")
+    robust.save("robust.keras")
+    ```
     """
     if domain not in ("adv", "clean"):
         raise ValueError(f'domain must be "adv" or "clean"; received {domain!r}')
@@ -137,7 +153,7 @@ def extract(model, domain):
 
 
 def _as_operations(layer):
-    """A functional model that computes what a layer without weights does."""
+    """Makes a functional model that computes what a layer without weights does."""
     inputs = [keras.Input(shape, dtype=layer.compute_dtype) for shape in layer.shapes]
     return keras.Model(inputs, layer.call(inputs), name=layer.name)
 
@@ -155,7 +171,7 @@ def _is_plain(layer):
 
 
 def _clone(model, replace, copy_weights):
-    """Clones a model, `replace(layer)` where that is not None, and copies every weight."""
+    """Clones a model, with `replace(layer)` where that is not None, and copies every weight."""
     if not _is_cloneable(model):
         raise ValueError(
             "model must be functional or sequential to be cloned; "
@@ -164,12 +180,12 @@ def _clone(model, replace, copy_weights):
     if not model.built:
         raise ValueError(
             f"model must be built to be cloned, by its first call or a keras.Input; {model.name!r} "
-            "is not"
+            "is not built"
         )
     copies = {}
 
     def clone(layer):
-        # Once, in however many places the layer lies.
+        # Once, however many places of the model the layer has.
         if id(layer) not in copies:
             copies[id(layer)] = (layer, *clone_once(layer))
         return copies[id(layer)][1]
@@ -178,13 +194,16 @@ def _clone(model, replace, copy_weights):
         if _is_cloneable(layer):
             # Not Keras's `recursive=True`: below a sequential model it forgets `call_function`.
             options = {} if isinstance(layer, keras.Sequential) else {"call_function": _call}
-            return keras.models.clone_model(layer, clone_function=clone, **options), None
-        if not isinstance(layer, keras.Layer):  # an operation, as of `x + y`
+            # Keras would compile the copy too, which not every loss and metric allows.
+            source = keras_internals.twin(layer, compiled=False)
+            return keras.models.clone_model(source, clone_function=clone, **options), None
+        if not isinstance(layer, keras.Layer):  # an operation, such as that of `x + y`
             return _copied(layer), None
         new = replace(layer)
         if new is not None:
             return new, copy_weights
-        inside = [part for part in layer._flatten_layers(include_self=False) if replace(part)]
+        parts = keras_internals.flatten_layers(layer, include_self=False)
+        inside = [part for part in parts if replace(part)]
         if inside:
             raise ValueError(
                 f"every layer to replace must lie in a functional model; {inside[0].path!r} "
@@ -192,8 +211,7 @@ def _clone(model, replace, copy_weights):
             )
         return _copied(layer), _copy_all
 
-    with _not_compiled(model):
-        copy = clone(model)
+    copy = clone(model)
     for old, new, copy_into in copies.values():
         if copy_into is not None:
             copy_into(old, new)
@@ -201,18 +219,18 @@ def _clone(model, replace, copy_weights):
 
 
 def _is_cloneable(layer):
-    return isinstance(layer, keras.Sequential) or bool(getattr(layer, "_operations", None))
+    return isinstance(layer, keras.Sequential | keras.Function)
 
 
 def _copied(layer):
-    """A layer or operation made again from its configuration; or `ValueError`, in one line."""
+    """Makes a layer or operation again from its configuration; raises `ValueError` in one line."""
     try:
         return layer.__class__.from_config(layer.get_config())
-    except Exception as error:  # whatever a layer of the user's raises
+    except Exception as error:  # a layer of the user's may raise anything
         kind, path = type(layer).__name__, getattr(layer, "path", None) or layer.name
         reason = "write its function as a layer with keras.ops"
         if not isinstance(layer, keras.layers.Lambda):
-            # Keras's own message holds a whole configuration, and then what was the matter.
+            # Keras's own message holds a whole configuration, and then the reason.
             lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
             reason = f"{type(error).__name__}: {(lines or [''])[-1]}"
         raise ValueError(
@@ -222,8 +240,8 @@ def _copied(layer):
 
 
 def _call(layer, *args, **kwargs):
-    # Models record `mask=None` of the layers they were built with; Keras's group normalization
-    # knows no masks.
+    # A model records `mask=None` for the layers it was built with, and Keras's group normalization
+    # takes no mask.
     if "mask" not in inspect.signature(layer.call).parameters:
         kwargs.pop("mask", None)
     return layer(*args, **kwargs)
@@ -233,20 +251,3 @@ def _copy_all(old, new):
     new.set_weights(old.get_weights())
     if isinstance(new, keras.layers.Normalization):
         new.finalize_state()  # It computes with constants, which it makes from its weights here.
-
-
-@contextlib.contextmanager
-def _not_compiled(model):
-    """Keeps Keras from compiling the copies too, which not every loss and metric allows."""
-    compiled = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.Model) and layer.compiled
-    ]
-    for part in compiled:
-        part.compiled = False
-    try:
-        yield
-    finally:
-        for part in compiled:
-            part.compiled = True

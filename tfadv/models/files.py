@@ -1,42 +1,49 @@
-"""Reads models from files that may come from anywhere."""
+"""Loads models from files that need not be trusted."""
 
 import concurrent.futures
+import os
 import zipfile
 
 import keras
 
-# Of a message: Keras's own may hold a whole configuration.
-_LONGEST = 300
+_LONGEST = 300  # characters of a message: Keras's own may hold a whole configuration
 
 
-def load(path, compile=True, name="model"):
-    """Loads a Keras model; a file is data, and no code that it holds or names is run.
+def load(path: str | os.PathLike, compile: bool = True, name: str = "model") -> keras.Model:
+    """Loads a Keras model without running any code that the file holds or names.
 
-    Keras's safe mode is on, also where `keras.config.enable_unsafe_deserialization()` was called:
-    a file with a Lambda layer, or one that names a function or class from elsewhere than Keras and
-    what is registered with it, does not load.
+    Keras's safe mode is on, even after `keras.config.enable_unsafe_deserialization()`. A file does
+    not load if it has a Lambda layer, or names a function or class that is neither Keras's nor
+    registered with it.
 
     Args:
-        path: Of a `.keras` file.
-        compile: Whether to load its optimizer and loss as well, where it has them.
-        name: What the file is to the user, for messages.
+        path: Path of a `.keras` file.
+        compile: Boolean, whether to load its optimizer and loss as well, if it has them.
+        name: String, what to call the file in messages.
 
     Returns:
         A Keras model.
 
     Raises:
         ValueError: In one line, if it does not load, whatever Keras raises for it.
+
+    Example:
+
+    ```python
+    model.save("robust.keras")
+    model = tfadv.models.load("robust.keras", compile=False)
+    ```
     """
     try:
         _check_members(path)
-        # In a thread of its own, because unsafe deserialization is enabled for a thread, and there
-        # wins over `safe_mode`.
+        # In a thread of its own: unsafe deserialization is enabled per thread, where it wins over
+        # `safe_mode`.
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             model = thread.submit(
                 keras.saving.load_model, path, compile=compile, safe_mode=True
             ).result()
         if not isinstance(model, keras.Model):
-            raise ValueError(f"it holds a {type(model).__name__}, which is no model")
+            raise ValueError(f"it holds a {type(model).__name__}, which is not a model")
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}..."
@@ -45,10 +52,10 @@ def load(path, compile=True, name="model"):
 
 
 def _check_members(path):
-    """Raises `ValueError` for an archive with a member that a model does not have.
+    """Raises `ValueError` for an archive with a member that a saved model does not have.
 
-    Keras unpacks an archive with more than the usual three to the disk; one of a path that leaves
-    the directory it only skips, with a warning.
+    Keras unpacks an archive with more than the usual three members to the disk, and only skips a
+    member whose path leaves the directory, with a warning.
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()

@@ -1,5 +1,7 @@
 import keras
 
+from tfadv import keras_internals
+
 _NORMALIZATIONS = (
     keras.layers.BatchNormalization,  # tfadv's and the two branches of a mixture too
     keras.layers.GroupNormalization,
@@ -8,26 +10,33 @@ _NORMALIZATIONS = (
 )
 
 
-def train_only_normalization(model):
-    """Freezes a model but for its normalization layers (Section 4.4).
+def train_only_normalization(model: keras.Model) -> None:
+    """Freezes all layers of a model except normalization (Section 4.4).
 
-    Their gamma and beta go on learning and their moving statistics moving; kernels and biases stay
-    as they are, also under weight decay. Compile the model after this, as Keras asks of whoever
-    changes `trainable`.
+    Their gamma and beta go on learning, and their moving statistics go on moving. Kernels and
+    biases stay as they are, also under weight decay. Compile the model after this, as Keras asks
+    for after every change of `trainable`.
 
     Args:
-        model: A Keras model, nested ones included.
+        model: A Keras model. Layers of models nested in it are frozen, too.
 
     Raises:
-        ValueError: If it has no normalization layer with a gamma or beta, or a layer that holds
-            weights of its own beside other layers.
+        ValueError: If it has no normalization layer with a gamma or beta, or if a layer holds both
+            weights of its own and other layers.
+
+    Example:
+
+    ```python
+    tfadv.models.train_only_normalization(model)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    ```
     """
-    learning = set()
-    for layer in model._flatten_layers(include_self=False):
+    learning: set[int] = set()
+    for layer in keras_internals.flatten_layers(model, include_self=False):
         if isinstance(layer, _NORMALIZATIONS):
             learning.update(id(variable) for variable in layer.trainable_variables)
-        elif next(iter(layer._flatten_layers(include_self=False)), None) is None:
-            # Leaves alone: to freeze what holds other layers freezes those too.
+        elif not keras_internals.flatten_layers(layer, include_self=False):
+            # Only leaves: freezing a layer freezes all layers inside it.
             layer.trainable = False
     if not learning:
         raise ValueError(

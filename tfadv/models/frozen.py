@@ -1,7 +1,10 @@
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfadv import layers
+from tfadv import keras_internals
 from tfadv.arguments import Immutable
 from tfadv.models import calling, folding, graphs
 
@@ -9,33 +12,41 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class Frozen(Immutable):
-    """A network as an attack meets it: its weights stand still, and so can be prepared once.
+    """Inference-only network for attacks: batch normalization folded, weights cast once.
 
-    Each batch normalization that alone follows a convolution, a depthwise convolution or a dense
-    layer is folded into it, a mixture's through the branch of the domain, and all weights are cast
-    once for a whole attack, in the attack's own graph, from the variables as they are then. On
-    CPUs the gradient of a convolution with stride 1 is made as a convolution, too, which is faster.
-    The model itself is not changed. In functional and sequential models, and in those nested in any
-    model; what else there is computes as it always does.
+    An attack calls a network many times while its weights stand still. So each batch normalization
+    that alone follows a convolution, a depthwise convolution or a dense layer is folded into it (of
+    a mixture, the branch of the domain), and all weights are cast once per attack, in the attack's
+    own graph, from the variables as they are then. On CPUs the gradient of a convolution with
+    stride 1 is computed as a convolution, too, which is faster.
+
+    This is a network of its own that shares the model's variables. The model itself is not changed,
+    so other threads can call, evaluate or train it meanwhile.
+
+    Functional and sequential models are prepared in this way, and those in their graphs, at any
+    depth. Subclassed models, layers that hold other layers, and models whose layers pass on masks
+    are called as they are: with the same numbers, only slower.
 
     Args:
         model: A Keras model, images -> logits.
         domain: `"adv"` or `"clean"`, the branch of every mixture.
-        precision: `"float32"` leaves every layer its own dtype policy; `"bfloat16"` and `"float16"`
+        precision: `"float32"` leaves every layer its own dtype policy. `"bfloat16"` and `"float16"`
             compute in that dtype what is safe in it: convolutions, dense layers, batch
             normalization, activations, sums and pooling, up to the layer that makes the logits. All
-            other layers stay as they are, and the images, too, up to the first layer that computes.
-        fold: Boolean, whether to fold at all. False, in float32: the model as it is.
-        rematerialize: Boolean, as of `tfadv.models.call`.
+            other layers stay as they are, and so do the images, up to the first layer that
+            computes.
+        fold: Boolean, whether to fold. With False in float32, the model is called as it is.
+        rematerialize: Boolean, as in `tfadv.models.call`.
 
     Call arguments:
         images: Its input, float32.
 
     Returns:
-        Logits `[batch, classes]`, of inference.
+        Logits `[batch, classes]` at inference.
 
     Raises:
-        ValueError: For another domain or precision.
+        ValueError: For another domain or precision, and for a lower precision than float32 of a
+            model that is called as it is.
 
     Example:
 
@@ -45,72 +56,85 @@ class Frozen(Immutable):
     ```
     """
 
-    def __init__(self, model, domain="adv", precision="float32", fold=True, rematerialize=False):
+    def __init__(
+        self,
+        model: keras.Model,
+        domain: str = "adv",
+        precision: str = "float32",
+        fold: bool = True,
+        rematerialize: bool = False,
+    ):
         if domain not in ("adv", "clean"):
             raise ValueError(f'domain must be "adv" or "clean"; received {domain!r}')
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}; received {precision!r}")
+        if precision != "float32" and not _is_graph(model):
+            # It would be computed in float32 without a word.
+            raise ValueError(
+                f"precision={precision!r} needs a functional or sequential model without masks; "
+                f"received {type(model).__name__} {model.name!r} (use precision='float32')"
+            )
         self.model = model
         self.domain = domain
         self.precision = precision
         self.fold = fold
         self.rematerialize = rematerialize
 
-    def __call__(self, images):
+    def __call__(self, images: Any) -> tf.Tensor:
         return self.prepare()(images)
 
-    def prepare(self):
-        """The function images -> logits, with all that does not depend on images computed now."""
-        tables = [] if graphs.masking(self.model) is not None else self._tables()
+    def prepare(self) -> Callable[[Any], tf.Tensor]:
+        """Computes what does not depend on images, and returns the function images -> logits."""
+        substitutes = self._substitutes()
 
         def logits(images):
-            return calling.call(
+            outputs = calling.run(
                 self.model,
                 images,
                 training=False,
                 domain=self.domain,
                 rematerialize=self.rematerialize,
-                tables=tables,
+                substitutes=substitutes,
             )
+            return calling.single_output(self.model, outputs)
 
         return logits
 
-    def _tables(self):
+    def _substitutes(self):
         dtype = None if self.precision == "float32" else self.precision
-        if dtype is None and not self.fold:
-            return []
-        whole = graphs.functional(self.model)
-        tables = []
-        for part in graphs.parts(self.model):
-            # The loss needs more of the logits than the 8 bits of bfloat16.
-            outputs = part.outputs if part is whole and dtype is not None else []
-            kept = {id(tensor._keras_history.operation) for tensor in outputs}
-            found = folding.folded(part, self.domain, dtype) if self.fold else {}
-            found.update(folding.unfolded(part, self.domain, dtype, kept | found.keys()))
-            tables.append((part, _chooser(part, found, dtype, kept)))
-        return tables
+        if (dtype is None and not self.fold) or not _is_graph(self.model):
+            return {}
+        whole = keras_internals.function_of(self.model)
+        return {
+            id(part): self._substitutes_in(part, dtype, part is whole)
+            for part in graphs.parts(self.model)
+        }
+
+    def _substitutes_in(self, part, dtype, is_whole):
+        # The loss needs more of the logits than the 8 bits of bfloat16.
+        ends = part.outputs if is_whole and dtype is not None else []
+        kept = {id(node.operation) for node in map(keras_internals.producer, ends) if node}
+        substitutes = folding.folded(part, self.domain, dtype) if self.fold else {}
+        substitutes |= folding.unfolded(part, self.domain, dtype, kept | substitutes.keys())
+        if dtype is not None:
+            for node in keras_internals.nodes(part):
+                operation = node.operation
+                if type(operation) in _ANY_DTYPE and id(operation) not in kept:
+                    # Called as a layer, it would cast to its policy's dtype first.
+                    substitutes[id(operation)] = _cast_call(operation.call, dtype)
+        return substitutes
 
 
-def _chooser(part, found, dtype, kept):
-    mixtures = {id(layer) for layer in folding.mixtures(part)} & found.keys()
-
-    def choose(operation, operation_fn):
-        if id(operation) in mixtures:
-            layers.scope.current().seen.add(id(operation))
-        if id(operation) in found:
-            return found[id(operation)]
-        if dtype is not None and type(operation) in _ANY_DTYPE and id(operation) not in kept:
-            # Called whole, a layer would cast to its policy's dtype first.
-            return lambda *args, **_: operation.call(*_cast(args, dtype))
-        return operation_fn(operation)
-
-    return choose
+def _is_graph(model):
+    has_graph = keras_internals.function_of(model) is not None
+    return has_graph and graphs.masking(model) is None
 
 
-def _cast(values, dtype):
-    return tf.nest.map_structure(
-        lambda x: tf.cast(x, dtype) if tf.is_tensor(x) and x.dtype.is_floating else x, values
-    )
+def _cast_call(call, dtype):
+    def cast(x):
+        return tf.cast(x, dtype) if tf.is_tensor(x) and x.dtype.is_floating else x
+
+    return lambda *args, **_: call(*tf.nest.map_structure(cast, args))
 
 
 # Layers that compute in whatever they are given, without weights, and lose nothing in 16 bits that

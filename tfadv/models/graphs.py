@@ -1,83 +1,72 @@
-"""Functional models as graphs of nodes, and other ways to go through them."""
+"""Functional models as graphs, and networks that go through the same graph in another way."""
 
-import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
+from tfadv import keras_internals
 
-def functional(model):
-    """The functional model that a layer is, or that a sequential one holds; else None."""
-    part = getattr(model, "_functional", model)
-    return part if isinstance(part, keras.Function) else None
-
-
-def parts(model):
-    """All functional models in a model, itself included, each once."""
-    found = {}
-    for layer in model._flatten_layers():
-        part = functional(layer)
-        if part is not None:
-            found[id(part)] = part
-    return list(found.values())
+# Functions to call in place of operations: `id` of a functional model -> `id` of an operation.
+Substitutes = Mapping[int, Mapping[int, Callable]]
 
 
-def nodes(part):
-    """What a functional model calls, in order: Keras's nodes, without its inputs."""
-    return [
-        node
-        for depth in sorted(part._nodes_by_depth, reverse=True)
-        for node in part._nodes_by_depth[depth]
-        if not node.is_input
-    ]
+def parts(model: Any) -> list[keras.Function]:
+    """Returns the functional models that a model's call goes through, each once.
+
+    These are the model itself and the models in its graph, at any depth. What a subclassed model
+    or a layer calls is Python code, not a graph, so functional models inside of them do not count.
+    """
+    part = keras_internals.function_of(model)
+    if part is None:
+        return []
+    inner = [each for node in keras_internals.nodes(part) for each in parts(node.operation)]
+    return list({id(each): each for each in [part, *inner]}.values())
 
 
-def masking(model):
-    """The first layer that hands others a mask, which only Keras's own way passes on; or None."""
-    for layer in model._flatten_layers():
+def masking(model: keras.Model) -> keras.Layer | None:
+    """Returns the first layer of a model that makes a mask, which only layers pass on; or None."""
+    for layer in keras_internals.flatten_layers(model):
         if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
             return layer
     return None
 
 
-@contextlib.contextmanager
-def through(part, run):
-    """Lets a functional model, however it is called in here, be gone through by another function.
+def rewired(
+    model: keras.Model,
+    substitutes: Substitutes | None = None,
+    runs: Mapping[int, Callable] | None = None,
+) -> keras.Model:
+    """Makes a network that shares every layer with a model and goes through its graph differently.
 
-    All else that a model does with inputs, dtypes and `training` remains Keras's own. Contexts
-    nest: the inner one's `run` gets the outer one's as `before`.
-
-    Args:
-        part: A functional model.
-        run: Function of (`before`, inputs, operation_fn): `before(inputs, operation_fn)` is how the
-            model was gone through so far; `operation_fn(operation)` is what to call for one.
-    """
-    known = vars(part).get("_run_through_graph")
-    before = part._run_through_graph
-    vars(part)["_run_through_graph"] = lambda inputs, operation_fn: run(
-        before, inputs, operation_fn
-    )
-    try:
-        yield
-    finally:
-        if known is None:
-            del vars(part)["_run_through_graph"]
-        else:
-            vars(part)["_run_through_graph"] = known
-
-
-@contextlib.contextmanager
-def substituted(tables):
-    """Calls some functions in the place of some operations, for as long as the context lasts.
+    The model itself is not changed, so other threads can call it meanwhile. (A subclassed model
+    cannot be rewired without changing it: its code calls the layers that it holds, and a copy whose
+    attributes are replaced would miss those in closures and caches, silently.)
 
     Args:
-        tables: A list of pairs: a functional model, and a function of an operation in it and of
-            `operation_fn` that returns what to call.
+        model: A functional or sequential model; the ones in its graph are rewired as well.
+        substitutes: What to call in place of operations.
+        runs: By the `id` of a functional model, a function of its inputs (a list of tensors) and of
+            `choose` that returns its outputs; `choose(operation)` is what to call for an operation.
+            Keras goes through the others.
     """
-    with contextlib.ExitStack() as stack:
-        for part, choose in tables:
+    part = keras_internals.function_of(model)
+    chosen = dict((substitutes or {}).get(id(part), {}))
+    inner = {}
+    for node in keras_internals.nodes(part):
+        operation = node.operation
+        if keras_internals.function_of(operation) is not None and id(operation) not in inner:
+            inner[id(operation)] = rewired(operation, substitutes, runs)
+    run_part = (runs or {}).get(id(part))
 
-            def run(before, inputs, operation_fn, choose=choose):
-                return before(inputs, lambda operation: choose(operation, operation_fn))
+    def run(inputs, call):
+        def choose(operation):
+            if id(operation) in chosen:
+                return chosen[id(operation)]
+            return call(inner.get(id(operation), operation))
 
-            stack.enter_context(through(part, run))
-        yield
+        if run_part is not None:
+            return run_part(inputs, choose)
+        return keras_internals.run_graph(part, inputs, choose)
+
+    return keras_internals.rewired(model, run)

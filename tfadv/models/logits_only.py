@@ -1,12 +1,16 @@
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from tfadv import keras_internals
 from tfadv.models import structures
 
-# Without these the same class is the largest: they increase in every logit, or, as the softmax,
-# keep the order of the logits. All of them flatten where a network is confident.
+# Leaving these out changes no prediction: they increase in every logit or, as the softmax does,
+# keep the order of the logits. All of them are flat where a network is confident.
 _REMOVABLE = ("softmax", "sigmoid", "log_sigmoid", "tanh", "softsign")
-# These are constant from some value on, where classes tie that their inputs tell apart.
+# These are constant from some value on, where they make equal what their inputs tell apart.
 _CAPPED_RELU = "relu with a max_value"
 _CONSTANT = ("hard_sigmoid", "sparse_sigmoid", "hard_tanh", "relu6", "sparsemax", _CAPPED_RELU)
 # Layers that change nothing at inference.
@@ -22,50 +26,77 @@ _INACTIVE = (
 
 @keras.saving.register_keras_serializable("tfadv")
 class WithoutActivation(keras.layers.Layer):
-    """Calls a layer with its activation left out, sharing the layer's weights."""
+    """Applies a layer without its activation, with the variables of that layer.
 
-    def __init__(self, layer, **kwargs):
+    The layer itself is not changed, so a model that holds it can be called at the same time.
+
+    Args:
+        layer: A Keras layer that ends in its `activation`, such as `keras.layers.Dense`.
+
+    Call arguments:
+        inputs: What the layer takes.
+
+    Returns:
+        What the layer returns, before its activation.
+
+    Example:
+
+    ```python
+    probabilities = keras.layers.Dense(10, activation="softmax")
+    logits = tfadv.models.logits_only.WithoutActivation(probabilities)
+    ```
+    """
+
+    def __init__(self, layer: keras.Layer, **kwargs: Any):
         super().__init__(**{"dtype": layer.dtype_policy, **kwargs})
         self.layer = layer
 
-    def call(self, inputs):
-        activation, self.layer.activation = self.layer.activation, keras.activations.linear
-        try:
-            return self.layer(inputs)
-        finally:
-            self.layer.activation = activation
+    def build(self, input_shape: Any) -> None:
+        if not self.layer.built:
+            self.layer.build(input_shape)
 
-    def get_config(self):
+    def call(self, inputs: Any) -> tf.Tensor:
+        # Made for each call, since the layer may change between two: by `quantize`, for example.
+        return keras_internals.twin(self.layer, activation=keras.activations.linear)(inputs)
+
+    def get_config(self) -> dict:
         layer = keras.saving.serialize_keras_object(self.layer)
         return {**super().get_config(), "layer": layer}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "WithoutActivation":
         layer = keras.saving.deserialize_keras_object(config["layer"])
         return cls(**{**config, "layer": layer})
 
 
-def logits(model):
-    """The part of a classifier up to its logits.
+def logits(model: keras.Model) -> keras.Model:
+    """Returns the part of a classifier up to its logits.
 
-    An attack needs logits: through the softmax that, for example, the models of
-    `keras.applications` end in, the gradient of a confident network is zero in float32, and
-    through a sigmoid or tanh it is misleading. Such an activation is left out whether it is that
-    of the last layer, a layer of its own, an operation, or the end of a model nested in this one;
-    no class changes by it.
+    An attack needs logits. The gradient of a confident network is zero in float32 through a
+    softmax, in which the models of `keras.applications` end, for example, and it is misleading
+    through a sigmoid or tanh. Such an activation is left out, whether it belongs to the last layer,
+    is a layer of its own or an operation, or ends a model nested in this one. The predicted classes
+    stay the same.
 
     Args:
         model: A Keras model with one output `[batch, classes]`.
 
     Returns:
-        The model itself where it does not end in a softmax, sigmoid, log-sigmoid, tanh or
-        softsign, else a functional model that shares every layer of it; so, too, for a functional
-        model that takes or returns a dictionary or list of one tensor, which this one does without.
-        (An activation inside a subclassed model cannot be seen; attacks recognize probabilities and
+        If the model ends in a softmax, sigmoid, log-sigmoid, tanh or softsign, a functional model
+        that shares its layers. So, too, if a functional model takes or returns a dictionary or list
+        of one tensor: the new one takes and returns the tensor. Otherwise the model itself. (An
+        activation inside a subclassed model cannot be seen. Attacks recognize probabilities and
         refuse them, and an evaluation doubts other bounded outputs.)
+
+    Example:
+
+    ```python
+    classifier = keras.applications.ResNet50(weights=None)
+    network = tfadv.models.logits(classifier)
+    ```
     """
     name, make = _ending(model)
-    if name in _REMOVABLE:
+    if make is not None and name in _REMOVABLE:
         outputs = make()
     elif (
         not getattr(model, "outputs", None)
@@ -80,30 +111,36 @@ def logits(model):
     return keras.Model(inputs, outputs)
 
 
-def final_activation(model):
-    """Name of the bounding activation that a model is seen to end in, like `"sigmoid"`; or None."""
+def final_activation(model: keras.Model) -> str | None:
+    """Returns the name of the bounded activation that a model ends in, like `"sigmoid"`; or None.
+
+    Only what the model's graph shows is known: None of a subclassed model.
+    """
     return _ending(model)[0]
 
 
-def ends_in_logits(model):
-    """Whether a model does not end in an activation that `logits` would leave out."""
+def ends_in_logits(model: keras.Model) -> bool:
+    """Returns whether a model does not end in an activation that `logits` would leave out."""
     return final_activation(model) not in _REMOVABLE
 
 
-def check_outputs(model, attacked=True):
-    """Raises `ValueError` for a model whose outputs are not what a classifier needs.
+def check_outputs(model: keras.Model, attacked: bool = True) -> None:
+    """Checks that a model's outputs are those of a classifier.
 
     Args:
-        model: A Keras model; what a subclassed one does not say passes.
-        attacked: Whether it is to be attacked: then it must also take floating-point images, and
+        model: A Keras model; what a subclassed one does not declare passes.
+        attacked: Whether it will be attacked: then it must also take floating-point images, and
             end in logits or in an activation that `logits` can leave out.
+
+    Raises:
+        ValueError: If they are not.
     """
     outputs = getattr(model, "outputs", None)
     if outputs and outputs[0].shape[-1] == 1:
         raise ValueError(
-            f"model must have an output for each of at least two classes; {model.name!r} has one "
-            "in all (give a binary classifier two, such as the logits 0 and z in place of the "
-            "sigmoid of z)"
+            f"model must have an output for each of at least two classes; {model.name!r} has only "
+            "one (give a binary classifier two, such as the logits 0 and z instead of the sigmoid "
+            "of z)"
         )
     if not attacked:
         return
@@ -122,8 +159,8 @@ def check_outputs(model, attacked=True):
         )
 
 
-def _ending(model):
-    """What a functional or sequential model ends in.
+def _ending(model) -> tuple[str | None, Callable | None]:
+    """Finds what a functional or sequential model ends in.
 
     Returns:
         The name of a known activation, and a function that makes the tensor before it; `None`
@@ -134,11 +171,10 @@ def _ending(model):
 
 
 def _ending_of(tensor):
-    history = getattr(tensor, "_keras_history", None)
-    nodes = getattr(history.operation, "_inbound_nodes", ()) if history else ()
-    if not nodes or not nodes[history.node_index].input_tensors:
+    node = keras_internals.producer(tensor)
+    if node is None:
         return None, None
-    layer, before = history.operation, nodes[history.node_index].input_tensors[0]
+    layer, before = node.operation, node.input_tensors[0]
     if isinstance(layer, keras.Model):
         if len(getattr(layer, "outputs", None) or ()) != 1:
             return None, None
@@ -159,13 +195,13 @@ def _ending_of(tensor):
 
 
 def _name(activation):
-    """The name of a known activation: a function of Keras or TensorFlow, a layer, an operation."""
+    """Returns the name of a known activation, which may be a function, a layer or an operation."""
     if isinstance(activation, keras.layers.ReLU) and activation.max_value is not None:
         return _CAPPED_RELU
     modules = keras.activations, keras.ops, tf.nn, tf.math
     for name in (*_REMOVABLE, *_CONSTANT):
         functions = [getattr(module, name, None) for module in modules]
-        # Of keras.ops.hard_sigmoid the operation is a `HardSigmoid`.
+        # keras.ops.hard_sigmoid, for example, becomes an operation `HardSigmoid`.
         if activation in functions or type(activation).__name__ == name.title().replace("_", ""):
             return name
     return None

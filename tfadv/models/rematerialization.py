@@ -1,54 +1,59 @@
 """Running a network block by block, so that its activations can be computed again."""
 
-import contextlib
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfadv import keras_internals
 from tfadv.layers import scope
 from tfadv.models import graphs
 
 
-def run(model, images, training, tables=()):
+def run(
+    model: keras.Model,
+    images: Any,
+    training: bool,
+    substitutes: graphs.Substitutes | None = None,
+) -> Any:
     """Calls a model so that a gradient computes the activations of its blocks again.
 
-    Between forward and backward pass only what flows from block to block is kept: for ResNets one
-    tensor a residual block, in place of what each of its layers needs. A forward pass more is the
-    price. Each block is a `tf.recompute_grad`. (Keras's own `remat` updates batch normalization
-    twice.) What layers assign, moving statistics and the states of dropout, is assigned once, and
-    both runs of a block begin with the same; so they draw the same masks.
+    Between forward and backward pass only what flows from block to block is kept: in a ResNet one
+    tensor per residual block, where otherwise each of its layers keeps some. The price is one more
+    forward pass. Each block is a `tf.recompute_grad`. (Keras's own `remat` updates batch
+    normalization twice.) What layers assign (moving statistics, the states of dropout) is assigned
+    once, and both runs of a block begin with the same values, so they draw the same masks.
 
-    One difference remains from a model that keeps its activations: a variable behind a
-    `stop_gradient` has a gradient of zeros, not none, if the rest of its block has one.
+    One difference from a model that keeps its activations remains: a variable whose gradient a
+    `stop_gradient` stops has a gradient of zeros, not None, if the rest of its block has one.
 
     Args:
-        model: A Keras model, as of `blocks`.
+        model: A functional or sequential Keras model of several blocks. It is not changed: a
+            network of its own goes through its graph block by block (`graphs.rewired`).
         images: Its input.
         training: Boolean, Keras's own `training`.
-        tables: As of `graphs.substituted`.
+        substitutes: What to call in place of operations, as in `graphs.rewired`.
 
     Returns:
         What `model(images, training=training)` returns. Losses that layers add go to the caller's
         `keras.StatelessScope`, if there is one that collects them.
 
     Raises:
-        ValueError: As of `blocks`; and, in a graph, for a layer that draws from TensorFlow's own
-            random generators, whose second draw would be another one.
+        ValueError: As `blocks` does; and, in a graph, for a layer that draws from TensorFlow's own
+            random generators, because its second draw would differ.
     """
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    done = len(graph.get_operations()) if graph is not None else 0
+    earlier = len(graph.get_operations()) if graph is not None else 0
     cuts = blocks(model)
     state = [(variable, variable.value) for variable in model.non_trainable_variables]
-    with keras.StatelessScope(state, collect_losses=True) as held, contextlib.ExitStack() as stack:
+    with keras.StatelessScope(state, collect_losses=True) as held:
         before, this = dict(held.state_mapping), _Run(held)
-        for part, its_blocks in cuts:
-            stack.enter_context(this.through(part, its_blocks))
-        stack.enter_context(graphs.substituted(tables))
-        outputs = model(images, training=training)
+        runs = {id(part): this.through(part, its_blocks) for part, its_blocks in cuts}
+        outputs = graphs.rewired(model, substitutes, runs)(images, training=training)
     if graph is not None:
-        _check_draws(model, graph.get_operations()[done:])
+        _check_draws(model, graph.get_operations()[earlier:])
     for variable in model.variables:
         value = held.get_current_value(variable)
         if value is not before.get(id(variable)):
@@ -60,35 +65,34 @@ def run(model, images, training, tables=()):
     return outputs
 
 
-def blocks(model):
+def blocks(model: keras.Model) -> list[tuple[keras.Function, list["Block"]]]:
     """Cuts a model where a single tensor holds all that flows.
 
     A block begins at such a tensor where it goes to several layers, as residual and other branches
     do, and ends before the next one. Where there are no branches, pieces of `sqrt(n)` of the
-    model's n layers are cut off. Models in the model are cut by themselves if they are functional
-    and lie between two such tensors, or in a subclassed model.
+    model's n layers are cut off. A model in the graph is cut by itself if it is functional and lies
+    between two such tensors.
 
     Args:
-        model: A functional, sequential or subclassed Keras model.
+        model: A functional or sequential Keras model.
 
     Returns:
-        A list of pairs of a functional model, `model` or one in it, and its `Block`s in order.
+        Pairs of a functional model, `model` or one in its graph, and its `Block`s in order.
 
     Raises:
-        ValueError: If there is nothing to cut, as in a subclassed model of layers; or if layers
-            hand each other masks, which would be lost between blocks.
+        ValueError: If there is nothing to cut, as in a subclassed model, whose code calls its
+            layers without a graph; or if layers pass on masks, which would be lost between blocks.
     """
     masking = graphs.masking(model)
     if masking is not None:
         raise ValueError(f"rematerialize needs layers without masks; received {masking.name!r}")
-    found = {}
-    _find(model, found)
-    if not found:
+    cuts: dict = {}
+    if keras_internals.function_of(model) is None or not _cut(model, cuts):
         raise ValueError(
             "rematerialize needs a functional or sequential model of several blocks; received "
             f"{type(model).__name__} {model.name!r}"
         )
-    return list(found.values())
+    return list(cuts.values())
 
 
 @dataclasses.dataclass
@@ -122,50 +126,47 @@ class Block:
         return [values[id(tensor)] for tensor in self.targets]
 
 
-def _find(model, found):
-    """Cuts a model, or the functional ones in a subclassed one; whether the model itself was."""
-    part = graphs.functional(model)
-    if part is None:
-        for layer in model._flatten_layers(include_self=False, recursive=False):
-            _find(layer, found)
-    elif id(part) not in found:
-        its_blocks = _blocks(part, found)
+def _cut(model, cuts):
+    """Cuts a functional model and those in its graph; returns whether the model itself was cut."""
+    part = keras_internals.function_of(model)
+    if id(part) not in cuts:
+        its_blocks = _blocks(part, cuts)
         if len(its_blocks) > 1 or not its_blocks[0].leaf:
-            found[id(part)] = (part, its_blocks)
-    return id(part) in found
+            cuts[id(part)] = (part, its_blocks)
+    return id(part) in cuts
 
 
-def _blocks(part, found):
+def _blocks(part, cuts):
     stretches = _stretches(part)
     longest = math.isqrt(sum(len(nodes) for nodes, _ in stretches)) + 1
-    made, chain, sources = [], longest, part.inputs
+    its_blocks, chain, sources = [], longest, part.inputs
     for nodes, targets in stretches:
         lone = nodes[0].operation if len(nodes) == 1 else None
-        inner = graphs.functional(lone) is not None and _find(lone, found)
+        inner = keras_internals.function_of(lone) is not None and _cut(lone, cuts)
         if lone is None or inner or chain >= longest:
-            made.append(Block([], sources, targets, leaf=not inner))
+            its_blocks.append(Block([], sources, targets, leaf=not inner))
             chain = 0
-        made[-1].nodes.extend(nodes)
-        made[-1].targets = sources = targets
+        its_blocks[-1].nodes.extend(nodes)
+        its_blocks[-1].targets = sources = targets
         if lone is not None:
             chain = longest if inner else chain + 1
-    return made
+    return its_blocks
 
 
 def _stretches(part):
-    """The nodes between the places where one tensor holds all that flows: (nodes, tensors)."""
-    nodes = graphs.nodes(part)
+    """Returns the nodes between the places where one tensor holds all that flows, with it."""
+    nodes = keras_internals.nodes(part)
     last_use = {id(tensor): at for at, node in enumerate(nodes) for tensor in node.input_tensors}
     last_use.update((id(tensor), len(nodes)) for tensor in part.outputs)
-    found, begin, live = [], 0, list(part.inputs)
+    stretches, begin, live = [], 0, list(part.inputs)
     for at, node in enumerate(nodes):
         live = [tensor for tensor in live + node.outputs if last_use.get(id(tensor), at) > at]
         if len(live) == 1 and keras.backend.is_float_dtype(live[0].dtype):
-            found.append((nodes[begin : at + 1], live))
+            stretches.append((nodes[begin : at + 1], live))
             begin = at + 1
     if begin < len(nodes):
-        found.append((nodes[begin:], part.outputs))
-    return found
+        stretches.append((nodes[begin:], part.outputs))
+    return stretches
 
 
 class _Run:
@@ -180,19 +181,19 @@ class _Run:
         self._in_block = False
 
     def through(self, part, its_blocks):
-        """Lets a functional model, however it is called in here, go through its blocks."""
+        """Returns the function that goes through a functional model's blocks, for `rewired`."""
 
-        def through_blocks(_, inputs, operation_fn):
+        def through_blocks(inputs, choose):
             values = keras.tree.flatten(inputs)
             for block in its_blocks:
                 # With the last block the backward pass begins: its activations are needed at once.
                 if block.leaf and block is not its_blocks[-1] and not self._in_block:
-                    values = self._again(block, values, operation_fn)
+                    values = self._again(block, values, choose)
                 else:
-                    values = block(values, operation_fn)
+                    values = block(values, choose)
             return keras.tree.pack_sequence_as(part.output, values)
 
-        return graphs.through(part, through_blocks)
+        return through_blocks
 
     def _again(self, block, inputs, call):
         entered, before, first = scope.current(), dict(self._held.state_mapping), []

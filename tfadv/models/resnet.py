@@ -1,7 +1,7 @@
 """Residual networks.
 
-The names of layers are stable; inspection and the conversion of weights go by them. The left ones
-are the pipeline's, `bn` standing for its four arrays:
+The names of layers are stable; inspection and the conversion of weights rely on them. On the left
+are the pipeline's, where `bn` stands for four arrays:
 
     conv0/W, conv0/bn                          conv0, norm0                           (relu0, pool0)
     group{i}/block{j}/conv{k}/W                res{i+2}_block{j}_conv{k}
@@ -9,10 +9,12 @@ are the pipeline's, `bn` standing for its four arrays:
     group{i}/block{j}/convshortcut/W, .../bn   res{i+2}_block{j}_convshortcut, ..._normshortcut
     linear/W, linear/b                         logits
 
-So res2, res3, res4 and res5 are the paper's stages (Figure 5 shows a block of res3). A block is
-what lies between two layers whose names end in `_out`, which is where its output is: where a
-network can be cut, to rematerialize it block by block.
+So res2, res3, res4 and res5 are the paper's stages (Figure 5 shows a block of res3). A block lies
+between two layers whose names end in `_out`, which hold the outputs of blocks. There a network can
+be cut, to rematerialize it block by block.
 """
+
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -22,22 +24,22 @@ from tfadv.tables import networks
 
 
 def ResNet(
-    depth=152,
-    norm="bn",
-    num_classes=1000,
-    image_size=224,
-    channels=3,
-    width=64,
-    blocks=None,
-    cardinality=1,
-    group_width=None,
-    weight_decay=1e-4,
-    norm_options=None,
-    after_block=None,
-    after_stage=None,
-    seed=None,
-    name=None,
-):
+    depth: int = 152,
+    norm: str = "bn",
+    num_classes: int = 1000,
+    image_size: int | tuple[int, int] = 224,
+    channels: int = 3,
+    width: int = 64,
+    blocks: Sequence[int] | None = None,
+    cardinality: int = 1,
+    group_width: int | None = None,
+    weight_decay: float = 1e-4,
+    norm_options: dict | None = None,
+    after_block: Callable | None = None,
+    after_stage: Callable | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Makes a ResNet of bottleneck blocks for images of 32 pixels and more.
 
     A 7x7 convolution and a 3x3 max pool of stride 2 each, stages of bottleneck blocks with the
@@ -55,8 +57,8 @@ def ResNet(
         image_size: Integer, or a pair (height, width), in pixels.
         channels: 3 for RGB or 1 for gray.
         width: Integer, channels of the stem and of the first stage's 3x3 convolutions.
-        blocks: List of integers, the number of blocks in each stage, for another division of
-            them than the table's, or another depth; `depth` must then be `3 * sum(blocks) + 2`.
+        blocks: List of integers, the number of blocks in each stage, to divide them differently
+            than the table does, or for another depth; `depth` must then be `3 * sum(blocks) + 2`.
         cardinality: Integer, groups of the 3x3 convolutions (ResNeXt).
         group_width: Integer, channels of each group in the first stage, or `None` for
             `width / cardinality`. ResNeXt-101 32x8d has `cardinality=32, group_width=8`.
@@ -65,10 +67,10 @@ def ResNet(
         norm_options: Dictionary, further arguments of every normalization layer, such as
             `{"affine": "shared"}` of a mixture.
         after_block, after_stage: Functions `f(make, x, name) -> x`, applied after every block and
-            after every stage (denoising): `make` is the network's `tfadv.models.blocks.Maker`,
-            `name` that of the block or the stage, with which the names of new layers begin.
+            after every stage (denoising). `make` is the network's `tfadv.models.blocks.Maker`, and
+            `name` is the name of the block or stage, with which names of new layers begin.
         seed: Integer that decides all initial weights, each layer's by its name; or `None`.
-        name: String, of the model; by default `resnet152` and so on.
+        name: String, the model's name; by default `resnet152` and so on.
 
     Returns:
         A functional `keras.Model` from images `[batch, height, width, channels]` to logits
@@ -77,6 +79,12 @@ def ResNet(
     Raises:
         ValueError: If there is no such depth, normalization or image size, or a number is out of
             its range.
+
+    Example:
+
+    ```python
+    model = tfadv.models.ResNet(50, norm="mbn")
+    ```
     """
     blocks = networks.check("resnet", depth, image_size, blocks)
     _check(
@@ -110,25 +118,25 @@ def ResNet(
 
 
 def SmallResNet(
-    depth=20,
-    norm="bn",
-    num_classes=10,
-    image_size=32,
-    channels=3,
-    width=16,
-    weight_decay=1e-4,
-    norm_options=None,
-    after_block=None,
-    after_stage=None,
-    seed=None,
-    name=None,
-):
+    depth: int = 20,
+    norm: str = "bn",
+    num_classes: int = 10,
+    image_size: int | tuple[int, int] = 32,
+    channels: int = 3,
+    width: int = 16,
+    weight_decay: float = 1e-4,
+    norm_options: dict | None = None,
+    after_block: Callable | None = None,
+    after_stage: Callable | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Makes a ResNet of basic blocks for images of 8 to 64 pixels.
 
     A 3x3 convolution, three stages of n blocks of two 3x3 convolutions each, with 1, 2 and 4 times
     `width` channels and stride 2 at the second and third stage, global average pooling, and a
     dense layer: He et al. (2016), Section 4.2. Where the shape changes, the shortcut is a 1x1
-    convolution with normalization, as in the large networks, not their padding with zeros. All
+    convolution with normalization, as in the large networks, where He et al. pad with zeros. All
     else is as in `ResNet`: initialization, zero gammas, weight decay, input and logits. The stages
     are named res2, res3 and res4.
 
@@ -139,15 +147,21 @@ def SmallResNet(
         image_size: Integer, or a pair (height, width), in pixels.
         channels: 3 for RGB or 1 for gray.
         width: Integer, channels of the first stage.
-        weight_decay, norm_options, after_block, after_stage, seed: As of `ResNet`.
-        name: String, of the model; by default `small_resnet20` and so on.
+        weight_decay, norm_options, after_block, after_stage, seed: As in `ResNet`.
+        name: String, the model's name; by default `small_resnet20` and so on.
 
     Returns:
         A functional `keras.Model` from images `[batch, height, width, channels]` to logits
         `[batch, num_classes]`.
 
     Raises:
-        ValueError: As of `ResNet`.
+        ValueError: As in `ResNet`.
+
+    Example:
+
+    ```python
+    model = tfadv.models.SmallResNet(8, norm="mbn", image_size=28, channels=1)
+    ```
     """
     blocks = networks.check("small_resnet", depth, image_size)
     _check(num_classes, width, weight_decay, seed=(seed, 0))

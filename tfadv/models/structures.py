@@ -1,18 +1,20 @@
-"""Models and data whose one tensor stands in a dictionary, a list or a tuple."""
+"""Models and data with one tensor inside a dictionary, list or tuple, as Keras allows."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 
-def single(structure, name):
-    """The one tensor of a structure, which Keras allows in place of the tensor itself.
+def single(structure: Any, name: str) -> Any:
+    """Returns the one tensor of a structure.
 
     Args:
         structure: A tensor or another leaf, or a dictionary, list or tuple of one.
         name: String, what the structure is, for the message.
 
     Raises:
-        ValueError: Naming its members, if there are several or none.
+        ValueError: If there are several or none; the message names them.
     """
     leaves = tf.nest.flatten(structure)
     if len(leaves) != 1:
@@ -24,13 +26,13 @@ def single(structure, name):
     return leaves[0]
 
 
-def like(structure, tensor):
-    """A tensor in the place of the one tensor of a structure."""
+def like(structure: Any, tensor: Any) -> Any:
+    """Puts a tensor in place of the one tensor of a structure."""
     return tf.nest.pack_sequence_as(structure, [tensor])
 
 
-def inputs(model, images):
-    """Images as a model takes them: in a dictionary or list, where it was built with one of those.
+def inputs(model: keras.Model, images: Any) -> Any:
+    """Puts images into the dictionary or list that a model takes, if it was built with one.
 
     Args:
         model: A Keras model.
@@ -42,8 +44,8 @@ def inputs(model, images):
     return like(structure, images) if tf.nest.is_nested(structure) else images
 
 
-def is_plain(model):
-    """Whether a functional model takes and returns its tensors as such."""
+def is_plain(model: keras.Model) -> bool:
+    """Returns whether a functional model takes and returns tensors, not structures of them."""
     return not any(tf.nest.is_nested(getattr(model, name, None)) for name in ("input", "output"))
 
 

@@ -104,7 +104,8 @@ def _by_steps(section, name, title, strategies):
         for column in section.columns
         if column != NO_ATTACK
     ]
-    chart = _chart(section, name, title, "PGD iterations", ("accuracy (%)",), points)
+    label = section.results["evaluation.attack"].dropna().iloc[0] if points else ""
+    chart = _chart(section, name, title, f"{label} iterations", ("accuracy (%)",), points)
     # Where an attack has several step sizes, the smallest: the one that a rule raises least.
     chart.points = chart.points.drop_duplicates(["label", "x"])
     # The network trained on adversarial images alone is there for comparison.

@@ -140,14 +140,13 @@ def _heading(name, caption, paper):
 def _results(name, section):
     """Every result of the runs of a section, a row each."""
     order = pd.Series(range(len(section.entries)), section.entries.index, name="order")
-    entries = section.entries[["called", "strategy", "attack"]].join(order)
+    entries = section.entries[["called", "strategy", "attack_steps"]].join(order)
     rows = section.results.dropna(subset="run").drop(columns=["network", "paper"])
     rows = rows.join(entries, on="entry").join(section.numbers["paper"], on=["entry", *COLUMN])
     rows = rows.sort_values(["order", *COLUMN], kind="stable")
     return rows.assign(
         setting=name,
-        training_with=rows["attack"].map(section.attacks).replace("-", ""),
-        measured=rows[COLUMN[0]].map(lambda steps: f"PGD-{steps}" if steps else "clean"),
+        training_with=rows["attack_steps"].map(section.attacks).replace("-", ""),
         step_size=rows[COLUMN[1]].map(lambda size: str(size) if size else ""),
         difference=rows["ours"] - rows["paper"],
         comparable="yes" if section.paper else "no",
@@ -176,30 +175,35 @@ def _names(others):
 def _protocol(setting):
     """How a section was measured, in words."""
     dataset, image_size, images, whole, checkpoint = setting[DATA]
-    epsilon, targeted, loss, chance, clipped, restarts, precision = setting[ATTACK]
+    attack, epsilon, targeted, loss, chance, clipped, restarts, precision = setting[ATTACK]
     words = (
         f"{images} images of {dataset}, {'the whole' if whole else 'a part of the'} validation set"
         f", at {image_size} pixels; {checkpoint} network"
     )
     if epsilon is None:
         return words
-    start = {0: "random start", 1: "start from the image"}.get(
-        chance, f"start from the image with probability {chance:g}"
-    ) + (", clipped to the range" if clipped else "")
-    return (
-        f"{words}; {'targeted' if targeted else 'untargeted'} PGD, epsilon {epsilon:g} of 255, "
-        f"loss {loss}, {start}, restarts {restarts}"
-        + ("" if precision == "float32" else f", attacked in {precision}")
-    )
+    parts = [f"{'targeted' if targeted else 'untargeted'} {attack}", f"epsilon {epsilon:g} of 255"]
+    if loss is not None:
+        parts.append(f"loss {loss}")
+    if chance is not None:
+        start = {0: "random start", 1: "start from the image"}.get(
+            chance, f"start from the image with probability {chance:g}"
+        )
+        parts.append(start + (", clipped to the range" if clipped else ""))
+    parts.append(f"restarts {restarts}")
+    if precision != "float32":
+        parts.append(f"attacked in {precision}")
+    return f"{words}; {', '.join(parts)}"
 
 
 def _base(section):
     """The setting of the tables that vary something else, in words."""
-    attack = section.base["attack"]
+    at = section.base["attack_steps"]
     words = f"{section.base['called']}, batch size {section.base['batch_size']}"
-    if attack == sections.NO_ATTACK:
+    if at == sections.NO_ATTACK:
         return words
-    return f"{words}, {section.attacks[attack]} in training (step size {attack[1]:g})"
+    size = f" (step size {at[1]:g})" if at[1] else ""
+    return f"{words}, {section.attacks[at]} in training{size}"
 
 
 def _differences(here, paper, training):

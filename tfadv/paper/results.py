@@ -16,21 +16,22 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from tfadv.results import Result
-from tfadv.tables import datasets
+from tfadv.tables import attacks, datasets
 
 # The evaluated images and network, and the attack: only results that agree in both are compared.
 DATA = [f"evaluation.{name}" for name in ("dataset", "image_size", "images", "whole", "checkpoint")]
 ATTACK = [
-    *("evaluation.epsilon", "evaluation.targeted", "evaluation.attack_loss"),
+    *("evaluation.attack", "evaluation.epsilon", "evaluation.targeted", "evaluation.attack_loss"),
     *("evaluation.start_from_clean", "evaluation.clip_start"),
     *("evaluation.restarts", "evaluation.attack_precision"),
 ]
-# A column of a table: the number of attack steps and their size; 0 and 0.0 for clean images.
+# A column of a table: the number of attack steps and their size; 0 and 0.0 for clean images, 1 and
+# 0.0 for an attack without steps. Its name is in `measured`.
 COLUMN = ["evaluation.num_steps", "evaluation.step_size"]
 _ACCURACIES = ["ours", "low", "high", "paper"]
 _PLACES = ["place", "place_in_table_3"]
 _DOMAINS = (None, "adv", "clean")
-_RESULT = ["run", "file", "domain", "correct", "total", *_ACCURACIES, *_PLACES]
+_RESULT = ["run", "file", "domain", "measured", "correct", "total", *_ACCURACIES, *_PLACES]
 
 _PAPER = pathlib.Path(__file__).with_name("paper.tsv")
 # Clean accuracy through the clean branch, which Table 1 gives as +0.4 and -0.5 to 78.9.
@@ -73,18 +74,21 @@ def published(trained: Callable[[str], dict], evaluation: types.SimpleNamespace)
                     **run,
                     "domain": "adv" if run["norm"] == "mbn" else None,
                     COLUMN[0]: steps,
+                    "measured": attacks.name(evaluation.attack, steps) if steps else "clean",
                     "place": place,
                     "place_in_table_3": place if line["table"] == "3" else None,
                     "paper": float(accuracy),
                 }
             )
     for name, accuracy in _CLEAN_BRANCH.items():
-        rows.append({**runs[name], "domain": "clean", COLUMN[0]: 0, "paper": accuracy})
+        clean = {"domain": "clean", COLUMN[0]: 0, "measured": "clean", "paper": accuracy}
+        rows.append({**runs[name], **clean})
     first = rows[0]
     validation = datasets.ENTRIES[first["dataset"]].num_validation
     data = (first["dataset"], first["image_size"], validation, True, "final")
     attack = (
-        *(float(evaluation.epsilon), evaluation.targeted, evaluation.attack_loss),
+        *(attacks.label(evaluation.attack), float(evaluation.epsilon)),
+        *(evaluation.targeted, evaluation.attack_loss),
         *(float(evaluation.start_from_clean), evaluation.clip_start),
         *(evaluation.restarts, evaluation.attack_precision),
     )
@@ -98,8 +102,9 @@ def step_size(evaluation: types.SimpleNamespace, num_steps: int) -> float:
     """The step size that the paper's evaluation gives an attack of so many steps."""
     if not num_steps:
         return 0.0
-    raised = evaluation.epsilon / num_steps if evaluation.step_size_rule == "pipeline" else 0.0
-    return max(evaluation.step_size, raised)
+    return attacks.effective_step_size(
+        evaluation.step_size_rule, evaluation.step_size, evaluation.epsilon, num_steps
+    )
 
 
 class Run:
@@ -171,23 +176,25 @@ class Run:
         _, _, images, *_ = data
         if result.total != images:
             raise ValueError(f"total={result.total}, but {images} images in the first result")
-        attack = (None,) * len(ATTACK)
-        if result.num_steps:
+        attack, column = (None,) * len(ATTACK), (0, 0.0)
+        if not result.is_clean:
+            chance = result.start_from_clean
             attack = (
+                result.attack or "PGD",  # older files do not say
                 *(float(result.epsilon), result.targeted, result.loss),
-                float(result.start_from_clean),
+                None if chance is None else float(chance),
                 # Nothing is clipped of a start from the image; and older files do not say.
-                bool(result.clip_start) and result.start_from_clean < 1,
+                None if chance is None else bool(result.clip_start) and chance < 1,
                 result.restarts,
                 result.precision or "float32",  # older files do not say
             )
+            column = (result.num_steps or 1, float(result.step_size or 0.0))
         low, high = result.interval
         return {
             **self.settings,
             **dict(zip(DATA + ATTACK, data + attack, strict=True)),
-            COLUMN[0]: result.num_steps,
-            COLUMN[1]: float(result.step_size) if result.num_steps else 0.0,
-            **dict(run=self.name, file=file, domain=result.domain),
+            **dict(zip(COLUMN, column, strict=True)),
+            **dict(run=self.name, file=file, domain=result.domain, measured=result.name),
             **dict(correct=result.correct, total=result.total),
             **dict(ours=100 * result.accuracy, low=100 * low, high=100 * high),
         }
@@ -215,7 +222,8 @@ def _result(record):
     for field in fields:
         _checked(field.name, getattr(result, field.name), field.type)
     steps = range(2**31)  # a table holds no larger ones
-    if result.num_steps not in steps or result.total < 1 or result.domain not in _DOMAINS:
+    known = result.num_steps is None or result.num_steps in steps
+    if not known or result.total < 1 or result.domain not in _DOMAINS:
         raise ValueError(f"{result.num_steps} steps, {result.total} images, {result.domain!r}")
     if not 0 <= result.correct <= result.total:
         raise ValueError(f"correct={result.correct} of total={result.total}")

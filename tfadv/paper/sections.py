@@ -4,17 +4,18 @@ import collections
 import functools
 import statistics
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from tfadv.paper import settings
 from tfadv.paper.results import ATTACK, COLUMN, DATA, setting_names, step_size
+from tfadv.tables import attacks
 
 NO_ATTACK = (0, 0.0)
 _STEPS, _SIZE = COLUMN
-_AXES = ["called", "batch_size", "attack"]
+_AXES = ["called", "batch_size", "attack_steps"]
 
 
 def split(
@@ -112,15 +113,16 @@ class Section:
         results, paper: The arguments.
         setting: The first row.
         entries: DataFrame, a row for each training and branch: its settings, the names of its
-            `strategy` and its network (`called`), its `attack` in training `(num_steps,
-            step_size)`, and whether a run has `filled` it.
+            `strategy` and its network (`called`), its attack in training as `attack_steps`,
+            `(num_steps, step_size)`, and whether a run has `filled` it.
         numbers: DataFrame, a row for each entry and `(num_steps, step_size)` of an evaluation: the
             mean accuracy of `n` runs (`ours`), their standard deviation (`spread`) or of a single
             run the interval (`low`, `high`), the paper's number, and how far ours is from it.
-        base: The network (`called`), `batch_size` and `attack` that most strategies were trained
-            with: in the paper ResNet-152, 4096 and PGD-30.
+        base: The network (`called`), `batch_size` and `attack_steps` that most strategies were
+            trained with: in the paper ResNet-152, 4096 and PGD-30.
         columns, attacks: Dictionaries, from `(num_steps, step_size)` to the name of an attack in
             evaluation, and in training.
+        measured: Like `columns`, without the step sizes that make names different.
     """
 
     def __init__(self, results: pd.DataFrame, paper: bool = False):
@@ -138,8 +140,15 @@ class Section:
             settings.strategy(each, each["domain"], last) for each in entries.to_dict("records")
         ]
         self.entries = entries.assign(strategy=names)
-        self.columns = attack_names(self.numbers.index.droplevel("entry"))
-        self.attacks = {**attack_names({*entries["attack"]} - {NO_ATTACK}), NO_ATTACK: "-"}
+        at = results[COLUMN].itertuples(index=False, name=None)
+        self.measured = dict(zip(at, results["measured"], strict=True))
+        self.columns = attack_names(self.measured)
+        trained = {
+            at: attacks.name(attack, at[0])
+            for at, attack in zip(entries["attack_steps"], entries["attack"], strict=True)
+            if at != NO_ATTACK
+        }
+        self.attacks = {**attack_names(trained), NO_ATTACK: "-"}
         alike = self.entries[_alike(entries, self.setting)].drop_duplicates(["strategy", *_AXES])
         at = alike[["strategy", *_AXES]].itertuples(index=False, name=None)
         self._places = dict(zip(at, alike.index, strict=True))
@@ -148,8 +157,8 @@ class Section:
         """The entry of a strategy, at the base but for the axes that are given."""
         at = {**self.base, **axes}
         # A network that was trained on clean images alone goes with every attack.
-        for attack in (at["attack"], NO_ATTACK):
-            entry = self._places.get((strategy, at["called"], at["batch_size"], attack))
+        for steps in (at["attack_steps"], NO_ATTACK):
+            entry = self._places.get((strategy, at["called"], at["batch_size"], steps))
             if entry is not None:
                 return entry
         return None
@@ -177,7 +186,7 @@ def _entries(results):
         place=by_entry["place"].min(),
         place_in_table_3=by_entry["place_in_table_3"].max(),
         called=[settings.network(each) for each in records],
-        attack=[(each["num_steps"] or 0, each["step_size"] or 0.0) for each in records],
+        attack_steps=[(each["num_steps"] or 0, each["step_size"] or 0.0) for each in records],
         strategy=[settings.strategy(each) for each in records],
     )
 
@@ -189,7 +198,7 @@ def _base(entries):
         strategies=entries.groupby(_AXES)["strategy"].transform("nunique"),
     )
     # Where two have as many, the larger one.
-    order = ["attacked", "strategies", "attack", "depth", "blocks", "batch_size"]
+    order = ["attacked", "strategies", "attack_steps", "depth", "blocks", "batch_size"]
     return entries.sort_values(order)[_AXES].iloc[-1].to_dict()
 
 
@@ -216,15 +225,14 @@ def _mean(accuracies):
     return statistics.fmean(accuracies) if len(accuracies) else np.nan
 
 
-def attack_names(attacks: Iterable[tuple]) -> dict:
-    """Names by `(num_steps, step_size)`, ascending: `"PGD-10"`, or `"clean"` for `NO_ATTACK`.
+def attack_names(attacks: Mapping[tuple, str]) -> dict:
+    """Names by `(num_steps, step_size)`, ascending, which say the step size where two are alike.
 
-    Where two attacks have as many steps, their names say their step sizes too.
+    Args:
+        attacks: Names by `(num_steps, step_size)`, such as `"PGD-10"`, or `"clean"`.
     """
-    attacks = sorted(set(attacks))
-    same = collections.Counter(steps for steps, _ in attacks)
+    same = collections.Counter(attacks.values())
     return {
-        (steps, size): ("clean" if (steps, size) == NO_ATTACK else f"PGD-{steps}")
-        + (f", step {size:g}" if same[steps] > 1 else "")
-        for steps, size in attacks
+        at: name + (f", step {at[1]:g}" if same[name] > 1 else "")
+        for at, name in sorted(attacks.items())
     }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from tfadv.steps import steps_per_epoch
-from tfadv.tables import datasets, networks
+from tfadv.tables import attacks, datasets, networks
 
 # The settings that the name of a training strategy states.
 STRATEGY = (
@@ -13,7 +13,7 @@ STRATEGY = (
 AXES = "depth blocks batch_size num_steps step_size".split()
 # The other settings of the attack in training. A run on clean images alone has none of them.
 ATTACK = (
-    "epsilon targeted attack_loss restarts start_from_clean clip_start attack_precision"
+    "attack epsilon targeted attack_loss restarts start_from_clean clip_start attack_precision"
 ).split()
 # The settings that Table 3 varies.
 RECIPE = (
@@ -28,7 +28,8 @@ def trained(settings: Mapping, free: Iterable[str]) -> dict:
     """Settings in canonical form: runs that train the same thing have equal ones.
 
     A setting that is left to a default gets its value, one that has no effect becomes None, and
-    the step size of the attack is the one that its rule gives.
+    the step size of the attack is the one that its rule gives. An attack without steps has one, of
+    size 0.
 
     Args:
         settings: The flags of `tfadv.train`.
@@ -52,8 +53,11 @@ def trained(settings: Mapping, free: Iterable[str]) -> dict:
         run["steps_per_epoch"] = None
     if run["clean_weight"] == run["clean_ratio"] / (1 + run["clean_ratio"]):
         run["clean_weight"] = None  # the share of the clean images, which is the default
-    if run.pop("step_size_rule") == "pipeline":
-        run["step_size"] = max(run["step_size"], run["epsilon"] / max(run["num_steps"], 1))
+    run["step_size"] = attacks.effective_step_size(
+        run.pop("step_size_rule"), run["step_size"], run["epsilon"], run["num_steps"]
+    )
+    if not attacks.ATTACKS[run["attack"]].has_steps:
+        run["num_steps"], run["step_size"] = 1, 0.0
     for used, names in (
         (run["adversarial"], [*ATTACK, "num_steps", "step_size"]),
         (run["adversarial"] and run["start_from_clean"] < 1, ["clip_start"]),

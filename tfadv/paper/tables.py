@@ -8,6 +8,7 @@ import pandas as pd
 
 from tfadv.paper.results import ATTACK, COLUMN, DATA
 from tfadv.paper.sections import NO_ATTACK, Section, attack_names
+from tfadv.tables import attacks
 
 BN = "100% adv + 100% clean"
 ALP = f"{BN}, ALP"
@@ -185,11 +186,13 @@ def _table3(section):
 
 def _recipes(parts, columns):
     """Table 3 of pairs of a section and some of its entries."""
+    label = attacks.label(parts[0][1]["attack"].iloc[0])
     heads = [
-        *("PGD-N for training", "network", "batch", "start from clean", "optimizer"),
+        *(f"{label}-N for training", "network", "batch", "start from clean", "optimizer"),
         *("learning rate", "decay"),
     ]
-    names = attack_names(columns)
+    measured = {at: name for section, _ in parts for at, name in section.measured.items()}
+    names = attack_names({at: measured[at] for at in columns})
     frames = []
     for section, entries in parts:
         rows = []
@@ -206,7 +209,7 @@ def _recipes(parts, columns):
 
 
 def _table4(section):
-    attacks, base = _attacks(section), section.attacks[section.base["attack"]]
+    attacks, base = _attacks(section), section.attacks[section.base["attack_steps"]]
     if len(attacks) < 2 and not section.paper:
         return None
     rows = {name: attacks[name] for name in reversed(attacks)}
@@ -242,7 +245,7 @@ def _table7(section):
     # Rows that are in Table 3 alone are left out.
     entries = entries[entries["filled"] & (entries["place"] != entries["place_in_table_3"])]
     for entry in sorted(entries.itertuples(), key=_place):
-        attack = section.attacks[entry.attack]
+        attack = section.attacks[entry.attack_steps]
         labels = (entry.called, f"{entry.batch_size}", attack, entry.strategy)
         rows.append((labels, [(at, entry.Index) for at in section.columns]))
     heads = ["network", "batch", "training with", "training strategy"]
@@ -254,13 +257,13 @@ def _attacks(section):
     """The attacks in training with the base's network and batch size, ascending, by name."""
     entries, base = section.entries, section.base
     here = (entries["called"] == base["called"]) & (entries["batch_size"] == base["batch_size"])
-    attacks = sorted(set(entries.loc[here, "attack"]) - {NO_ATTACK})
-    return {section.attacks[attack]: {"attack": attack} for attack in attacks}
+    steps = sorted(set(entries.loc[here, "attack_steps"]) - {NO_ATTACK})
+    return {section.attacks[at]: {"attack_steps": at} for at in steps}
 
 
 def _place(entry):
     """The place of a row in Table 7: others follow the paper's, set out as it would have done."""
-    steps, size = entry.attack
+    steps, size = entry.attack_steps
     return (
         *(math.isnan(entry.place), 0 if math.isnan(entry.place) else entry.place),
         *(entry.depth, entry.batch_size, -steps, -size),

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfadv import attacks, callbacks, data
 from tfadv.programs.settings import EVALUATE, TRAIN, Role, default, names
+from tfadv.tables import attacks as table
 from tfadv.tables import networks
 from tfadv.training.schedules import WarmupExponential, WarmupSteps
 
@@ -41,20 +42,29 @@ def network(settings, dataset):
     )
 
 
-def attack(settings, num_steps):
-    """The attack of `--epsilon`, `--step_size` and so on, with a number of steps."""
-    return attacks.PGD(
-        epsilon=settings.epsilon,
-        step_size=settings.step_size,
-        num_steps=num_steps,
-        targeted=settings.targeted,
-        loss=settings.attack_loss,
-        start_from_clean=settings.start_from_clean,
-        step_size_rule=settings.step_size_rule,
-        restarts=settings.restarts,
-        jit_compile={"auto": None, "on": True, "off": False}[settings.attack_xla],
-        clip_start=settings.clip_start,
-    )
+def attack(settings, num_steps, **changes):
+    """The attack of `--attack`, with those of the settings that it takes.
+
+    Args:
+        settings: Namespace, of `tfadv.train` or `tfadv.evaluate`.
+        num_steps: The number of steps, if the attack has steps.
+        **changes: Arguments of the attack with other values than in the settings.
+
+    Returns:
+        A `tfadv.attacks.Attack`.
+    """
+    given = {
+        **vars(settings),
+        "num_steps": num_steps,
+        "loss": settings.attack_loss,
+        "jit_compile": {"auto": None, "on": True, "off": False}[settings.attack_xla],
+    }
+    return attacks.make(settings.attack, {**given, **changes})
+
+
+def evaluation_steps(settings, num_steps):
+    """The `num_steps` of an evaluation: None for an attack without steps."""
+    return num_steps if table.ATTACKS[settings.attack].has_steps else None
 
 
 def compile_model(model, settings, steps_per_epoch):
@@ -164,12 +174,13 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
     if settings.running_statistics:
         found.append(callbacks.RunningStatistics(settings.running_statistics))
     found += _evaluations(settings, dataset)
-    if settings.image_pairs and settings.adversarial and settings.num_steps:
+    shown = attack(settings, settings.num_steps, start_from_clean=0.0)
+    if settings.image_pairs and settings.adversarial and shown.num_steps != 0:
         found.append(
             callbacks.AdversarialImages(
                 run.tensorboard,
                 dataset,
-                attack(settings, settings.num_steps).replace(start_from_clean=0.0),
+                shown,
                 count=settings.image_pairs,
                 every=_often(settings),
                 seed=settings.seed,
@@ -180,9 +191,10 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
         found.append(callbacks.BatchNormStatistics(run.tensorboard))
     # The best is the most robust; without evaluations there is none.
     numbers = settings.eval_num_steps or settings.strong_eval_num_steps or (0,)
+    strongest = table.key(settings.attack, max(numbers))
     checkpoint = callbacks.Checkpoint(
         run.checkpoints,
-        monitor=f"val_pgd{max(numbers)}_accuracy",
+        monitor=f"val_{strongest}_accuracy",
         keep=settings.keep_checkpoints,
         minutes=settings.checkpoint_minutes or None,
         long_ends=lambda epoch: any(
@@ -213,16 +225,20 @@ def _often(settings):
 def evaluations_due(settings):
     """The evaluations in training: pairs of a function of the epoch, from 0, and numbers of steps.
 
-    An evaluation without steps does not take place.
+    An evaluation with an empty list of steps does not take place. With an attack that has no steps
+    both would have the same results, so only one of them takes place.
     """
     last = settings.epochs - 1
+    strong = settings.strong_eval_num_steps
+    if settings.eval_num_steps and not table.ATTACKS[settings.attack].has_steps:
+        strong = ()
 
     def seldom(epoch):
         return (epoch + 1) % settings.strong_eval_every == 0 or epoch > last - 5
 
     return (
         (_often(settings), settings.eval_num_steps),
-        (seldom, settings.strong_eval_num_steps),
+        (seldom, strong),
     )
 
 
@@ -232,8 +248,8 @@ def _evaluations(settings, dataset):
             yield callbacks.RobustEvaluation(
                 dataset,
                 # Evaluated from random starts alone (Section 3).
-                attack(settings, max(num_steps)).replace(start_from_clean=0.0),
-                num_steps=num_steps,
+                attack(settings, max(num_steps), start_from_clean=0.0),
+                num_steps=evaluation_steps(settings, num_steps),
                 every=due,
                 batch_size=settings.images_per_worker,
                 limit=settings.eval_limit,
@@ -250,6 +266,6 @@ def _metrics(settings):
     found = [("train", "loss"), ("train", "accuracy"), ("train", "attack_success")]
     found += [(domain, name) for domain in ("adv", "clean") for name in ("loss", "accuracy")]
     for run, numbers in (("validation", trained), ("evaluation", paper)):
-        kinds = ["clean", *(f"pgd{number}" for number in numbers)]
+        kinds = dict.fromkeys(["clean", *(table.key(settings.attack, n) for n in numbers)])
         found += [(run, f"robust_accuracy/{kind}") for kind in kinds]
     return [*found, ("evaluation/clean", "robust_accuracy/clean")]

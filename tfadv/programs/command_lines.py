@@ -11,7 +11,7 @@ from tfadv.programs import flags, rules
 from tfadv.programs.run_directory import RunDirectory, check_directory, check_file
 from tfadv.programs.settings import EVALUATE, INSPECT, PLAN, PREDICT, REPORT, TRAIN, Role, names
 from tfadv.programs.settings import default as default_of
-from tfadv.tables import datasets
+from tfadv.tables import attacks, datasets
 
 
 def train(arguments):
@@ -184,7 +184,8 @@ def of_the_run(settings, run, *wanted):
 def default_run_dir(settings):
     """A name that says what a run is: `runs/imagenet2012-resnet152-mbn-pgd30`."""
     parts = [settings.dataset, f"{settings.network}{settings.depth}", settings.norm]
-    parts.append(f"pgd{settings.num_steps}" if settings.adversarial else "clean")
+    attack = attacks.key(settings.attack, settings.num_steps)
+    parts.append(attack if settings.adversarial else "clean")
     for name, usual in (("clean_ratio", 1.0), ("pairing_weight", 0.0), ("running_statistics", 0)):
         value = getattr(settings, name)
         if value != usual:

@@ -25,7 +25,7 @@ def prepare(settings, path):
     evaluator = evaluation.Evaluator(
         model,
         attack,
-        settings.num_steps or None,
+        building.evaluation_steps(settings, settings.num_steps) if attack else None,
         ("adv", "clean") if settings.domain == "both" else (settings.domain,),
         settings.value_range,
         settings.seed,
@@ -68,7 +68,8 @@ class EvaluationRun:
                 for doubt in doubts:
                     _say(f"warning: {doubt}")
                 if not doubts:
-                    _say("sanity checks: no doubts")
+                    along = self.evaluator.attack.advances
+                    _say("sanity checks: no doubts" + ("" if along else " of the results alone"))
                 self._write(results, doubts=[dataclasses.asdict(doubt) for doubt in doubts])
         if settings.output:
             _say(f"written to {settings.output}")
@@ -107,6 +108,7 @@ class EvaluationRun:
                 dataset=self.dataset.name,
                 image_shape=self.dataset.image_shape,
                 whole_validation_set=results[0].total == self.dataset.num_validation,
+                attack=self.evaluator.attack_config,
                 **details,
             )
 

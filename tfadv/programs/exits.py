@@ -8,6 +8,7 @@ import contextlib
 import errno
 import signal
 import sys
+import time
 import warnings
 
 from tfadv import launcher
@@ -44,6 +45,10 @@ _OF_THE_MACHINE = {
 }
 
 
+# How long rank 0 has, in seconds, to report the same mistake as another worker.
+_RANK_0_FIRST = 10
+
+
 @contextlib.contextmanager
 def user_errors(program):
     """For what comes before the work: a mistake in there is the user's, unless a machine fails."""
@@ -51,8 +56,17 @@ def user_errors(program):
         yield
     except (ValueError, ImportError, OSError) as error:
         machine = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
-        # Of a failing machine no other worker knows.
-        _fail(program, error, 1 if machine else 2, machine or launcher.rank() == 0)
+        status = 1 if machine else 2
+        if launcher.rank() and not machine:
+            # If all workers make this mistake, rank 0 reports it for all of them, and the launcher
+            # ends this worker in its sleep. If not, it is this machine's, such as missing data.
+            launcher.report_status(status)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(_RANK_0_FIRST)
+        _fail(program, error, status, True)
+    except Exception as error:
+        _stop_after_another(program, error)
+        raise
 
 
 def stop_without_loss():
@@ -75,7 +89,7 @@ def input_errors(program, state=None):
     Or a file that cannot be written, by whichever worker meets it; or weights that cannot be
     trained any further, to which `state()` adds what is left of the training.
     """
-    from tfadv import data, watchdog
+    from tfadv import data
     from tfadv.training import TrainingError
 
     try:
@@ -85,22 +99,27 @@ def input_errors(program, state=None):
         _fail(program, f"{error}; {state()}", 1, launcher.rank() == 0)
     except Exception as error:
         message = data.explain(error)
-        if message is None and launcher.workers() > 1 and "horovod" in str(error).lower():
-            # Horovod stops everyone when one worker ends, who has said why, or is silent too long.
-            silent = "".join(f"; {worker}" for worker in watchdog.silent())
-            print(
-                f"tfadv.{program}: worker {launcher.rank()} stopped, since another one ended"
-                f"{silent}",
-                file=sys.stderr,
-                flush=True,
-            )
-            sys.exit(1)
-        if message is None and isinstance(error, OSError):
-            _fail(program, error, 1, True)
         if message is None:
+            _stop_after_another(program, error)
+            if isinstance(error, OSError):
+                _fail(program, error, 1, True)
             raise
         # Only the worker that met it can name it. A file system that fails is no user's mistake.
         _fail(program, message, 1 if data.is_io_error(error) else 2, True)
+
+
+def _stop_after_another(program, error):
+    """Ends this worker if `error` is Horovod's, which stops all when one ends or hangs."""
+    if launcher.workers() > 1 and "horovod" in str(error).lower():
+        from tfadv import watchdog
+
+        silent = "".join(f"; {worker}" for worker in watchdog.silent())
+        print(
+            f"tfadv.{program}: worker {launcher.rank()} stopped, since another one ended{silent}",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(1)
 
 
 def _fail(program, error, status, speaks):

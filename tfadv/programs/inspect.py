@@ -3,12 +3,12 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.plugins.histogram import summary_v2 as histograms
 
 from tfadv import callbacks, distributed, evaluation, inspection, models
 from tfadv.event_files import EventFile
-from tfadv.inspection import batch_figure, figures, layer_statistics
+from tfadv.inspection import figures, layer_statistics
 from tfadv.programs import building, exits, loading
+from tfadv.tables import attacks
 from tfadv.training.batches import Mixture, clean_count
 
 _BATCHES = 2  # as in the paper's Figure 6
@@ -158,7 +158,7 @@ class InspectionRun:
             (", ".join(filter(None, self.branch)), differences[self.branch]),
             ("all layers", np.mean(list(differences.values()), axis=0)),
         ):
-            print(f"  {name}: {batch_figure.difference_text(*values)}")
+            print(f"  {name}: {figures.difference_text(*values)}")
 
     def _tensorboard_statistics(self):
         """Histograms, distances and Figure 5 of all layers, as training writes them of some."""
@@ -182,8 +182,7 @@ class InspectionRun:
                 for name in ("mean", "variance"):
                     if branch == domain:
                         values = getattr(statistics, name)
-                        summary = histograms.histogram_pb(f"batch_{name}/{path}", values)
-                        file.summary(summary, self._step())
+                        file.histogram(f"batch_{name}/{path}", values, self._step())
             file.close()
 
     def _step(self):
@@ -259,4 +258,5 @@ def mini_batch_text(trained):
         return f"{size} clean images"
     kept = trained.clean_ratio and clean_count(size, trained.clean_ratio)
     clean = f" and {kept} clean ones" if kept else ""
-    return f"{size} adversarial images (PGD-{trained.num_steps}){clean}"
+    name = attacks.name(trained.attack, trained.num_steps)
+    return f"{size} adversarial images ({name}){clean}"

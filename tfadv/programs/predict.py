@@ -6,7 +6,7 @@ import sys
 import tensorflow as tf
 
 from tfadv import data, distributed, models
-from tfadv.data import unlabelled
+from tfadv.data import image_folder
 from tfadv.programs import loading
 
 
@@ -20,7 +20,7 @@ def prepare(settings, path):
     Returns:
         A `PredictionRun`.
     """
-    files = unlabelled.list_files(settings.directory)
+    files = image_folder.list_files(settings.directory)
     distributed.init()  # which leaves others on a GPU its memory
     model = loading.classifier(path, settings.value_range)
     models.check_outputs(model, attacked=False)
@@ -61,7 +61,7 @@ class PredictionRun:
         settings, unread = self.settings, 0
         files = iter(self.files)
         with _writer(settings.output) as write:
-            for images, readable in unlabelled.batches(
+            for images, readable in image_folder.unlabelled_batches(
                 settings.directory, self.files, self.image_shape, settings.batch_size
             ):
                 classes = (tensor.numpy() for tensor in self._classify(images))

@@ -8,6 +8,8 @@ import dataclasses
 import enum
 import math
 
+from tfadv.tables.attacks import ATTACKS
+
 
 class Role(enum.Flag):
     """What a setting of a training means for a run."""
@@ -214,6 +216,16 @@ _ADVERSARIAL = _group(
         _EPOCHS,
         roles=_SHOWN,
     ),
+)
+
+_ATTACK = Setting(
+    "attack",
+    str,
+    "pgd",
+    "Attack that makes the adversarial images; it ignores settings that it does not have.",
+    choices=tuple(ATTACKS),
+    group="attack",
+    roles=_SHOWN | _MINI_BATCH,
 )
 
 _STEPS_IN_TRAINING = _group(
@@ -612,6 +624,7 @@ TRAIN = (
     *_DATA,
     *_NETWORK,
     *_ADVERSARIAL,
+    _ATTACK,
     *_STEPS_IN_TRAINING,
     *_ATTACK_SETTINGS,
     *_OPTIMIZATION,
@@ -651,6 +664,7 @@ _MODEL = _group(
 EVALUATE = (
     *_MODEL,
     *map(_optional, _DATA),
+    _ATTACK,
     *_group(
         "attack",
         Setting(

@@ -128,11 +128,13 @@ class TrainingRun:
         settings, size = self.settings, distributed.size()
         if settings.adversarial:
             attack = building.attack(settings, settings.num_steps)
-            kind = "targeted" if settings.targeted else "untargeted"
+            kind = "targeted" if attack.targeted else "untargeted"
+            step_size = attack.effective_step_size
+            step = "" if step_size is None else f", step size {step_size:g}"
             ratio = f"{100 * settings.clean_ratio:g}% clean"
             strategy = (
-                f"100% adv + {ratio}, {kind} {attack.name}, epsilon {settings.epsilon:g}, "
-                f"step size {attack.effective_step_size:g} (pixels of 255)"
+                f"100% adv + {ratio}, {kind} {attack.name}, epsilon {attack.epsilon:g}{step} "
+                "(pixels of 255)"
             )
         else:
             strategy = "0% adv + 100% clean"

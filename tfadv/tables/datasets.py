@@ -18,83 +18,54 @@ class Entry:
 
     Attributes:
         name: Its name, also in tensorflow-datasets.
-        kind: "embedded" (in an installed package), "tfds" (prepared by tensorflow-datasets),
-            "folder" (of image files) or "synthetic".
         module: The module of `tfadv.data` whose `load` opens it.
-        num_classes: Number of classes; None if the files decide.
-        image_size: Height and width of the images in pixels, by default where `resizable`.
+        num_classes: Number of classes; 0 if the files decide.
+        image_size: Height and width of the images in pixels; the default if it is `resizable`.
         channels: Number of channels.
-        train_split: The training images' split or sub-folder.
-        validation_split: The same for the images of evaluations.
-        num_train: Number of training images of the whole data set; None if the files decide.
+        num_train: Number of training images of the whole data set; 0 if the files decide.
         num_validation: The same for the images of evaluations.
+        kind: "tfds" for files that tensorflow-datasets prepares, "folder" for a folder of images,
+            "none" for a data set that reads no files of the user's.
+        train_split: The split of the training images, for tensorflow-datasets.
+        validation_split: The same for the images of evaluations.
         resizable: Whether another `image_size` can be asked for.
+        requires: A Python module that holds the data, and the package to install for it.
     """
 
     name: str
-    kind: str
     module: str
-    num_classes: int | None
+    num_classes: int
     image_size: int
     channels: int
-    train_split: str
-    validation_split: str
-    num_train: int | None = None
-    num_validation: int | None = None
+    num_train: int = 0
+    num_validation: int = 0
+    kind: str = "none"
+    train_split: str = "train"
+    validation_split: str = "validation"
     resizable: bool = False
+    requires: tuple[str, str] | None = None
 
 
-def _table(*entries):
-    return {entry.name: entry for entry in entries}
+_SMALL: dict = {"kind": "tfds", "validation_split": "test"}
+_IMAGENET = (1000, 224, 3, 1281167, 50000)
+
+# The numbers of images are those of the whole data sets; a `Dataset` has those of the files.
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry("digits", "digits", 10, 8, 1, 1437, 360, requires=("sklearn", "scikit-learn")),
+        Entry("mnist", "tfds_arrays", 10, 28, 1, 60000, 10000, **_SMALL),
+        Entry("fashion_mnist", "tfds_arrays", 10, 28, 1, 60000, 10000, **_SMALL),
+        Entry("cifar10", "tfds_arrays", 10, 32, 3, 50000, 10000, **_SMALL),
+        Entry("cifar100", "tfds_arrays", 100, 32, 3, 50000, 10000, **_SMALL),
+        Entry("imagenet2012", "imagenet", *_IMAGENET, kind="tfds", resizable=True),
+        Entry("image_folder", "image_folder", 0, 224, 3, kind="folder", resizable=True),
+        Entry("synthetic", "synthetic", *_IMAGENET, resizable=True),
+    )
+}
 
 
-# `num_train` and the other numbers are those of the full data sets; `Dataset` has the real ones.
-ENTRIES = _table(
-    Entry("digits", "embedded", "digits", 10, 8, 1, "train", "validation", 1437, 360),
-    Entry("mnist", "tfds", "tfds_arrays", 10, 28, 1, "train", "test", 60000, 10000),
-    Entry("fashion_mnist", "tfds", "tfds_arrays", 10, 28, 1, "train", "test", 60000, 10000),
-    Entry("cifar10", "tfds", "tfds_arrays", 10, 32, 3, "train", "test", 50000, 10000),
-    Entry("cifar100", "tfds", "tfds_arrays", 100, 32, 3, "train", "test", 50000, 10000),
-    Entry(
-        "imagenet2012",
-        "tfds",
-        "imagenet",
-        1000,
-        224,
-        3,
-        "train",
-        "validation",
-        1281167,
-        50000,
-        resizable=True,
-    ),
-    Entry(
-        "image_folder",
-        "folder",
-        "image_folder",
-        None,
-        224,
-        3,
-        *image_folders.SPLITS,
-        resizable=True,
-    ),
-    Entry(
-        "synthetic",
-        "synthetic",
-        "synthetic",
-        1000,
-        224,
-        3,
-        "train",
-        "validation",
-        1281167,
-        50000,
-        resizable=True,
-    ),
-)
-
-
-def check(name, data_dir=None, image_size=None):
+def check(name: str, data_dir: str | None = None, image_size: int | None = None) -> None:
     """Refuses a data set that cannot be read as asked for.
 
     Args:
@@ -103,10 +74,10 @@ def check(name, data_dir=None, image_size=None):
         image_size: Height and width in pixels, or None for the data set's own.
 
     Raises:
-        ValueError: In one line that says what to do: if the name is unknown, the size is not to be
-            had, the files are not there (with the one command that prepares them), the folders are
-            not in ImageNet's layout or hold classes without images, or scikit-learn is missing for
-            `digits`.
+        ValueError: In one line that says what to do: if the name is unknown, the size is not
+            available, the files are not there (with the one command that prepares them), the
+            folders are not in ImageNet's layout or hold classes without images, or a package is
+            missing.
     """
     if name not in ENTRIES:
         raise ValueError(f"the data set must be one of {', '.join(ENTRIES)}; received {name!r}")
@@ -119,8 +90,10 @@ def check(name, data_dir=None, image_size=None):
                 f"image_size must be {entry.image_size} for {name}, which has no other; "
                 f"received {image_size}"
             )
-    if entry.kind == "embedded" and importlib.util.find_spec("sklearn") is None:
-        raise ValueError(f"{name} needs scikit-learn, which holds it: pip install scikit-learn")
+    if entry.requires is not None:
+        module, package = entry.requires
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{name} needs {package}, which holds it: pip install {package}")
     if entry.kind == "tfds":
         prepared_directory(name, data_dir)
     if entry.kind == "folder":
@@ -136,59 +109,55 @@ class Sizes:
     num_validation: int
 
 
-def sizes(name, data_dir=None):
-    """The numbers of a data set, without opening it: counted in a folder, else those of the table.
+def sizes(name: str, data_dir: str | None = None) -> Sizes:
+    """The sizes of a data set without opening it: counted in a folder, else those of the table.
 
     Args:
         name: The data set's name.
-        data_dir: Its directory; needed for a folder alone.
-
-    Returns:
-        A `Sizes`.
+        data_dir: Its directory, if it is a folder.
 
     Raises:
-        ValueError: As `check`, of a folder.
+        ValueError: As `check` does for a folder.
     """
     entry = ENTRIES[name]
     if entry.kind != "folder":
         return Sizes(entry.num_classes, entry.num_train, entry.num_validation)
     classes = image_folders.classes(data_dir)
+    assert data_dir is not None
     counts = [image_folders.count(data_dir, split, classes) for split in image_folders.SPLITS]
     return Sizes(len(classes), *counts)
 
 
-def num_train(name, data_dir=None, limit=None):
-    """Number of training images, as of `sizes`, or `limit` if there are as many.
-
-    Of a folder with more images than `limit` not all are counted.
-    """
+def num_train(name: str, data_dir: str | None, limit: int) -> int:
+    """The smaller of `limit` and the number of training images; a folder is counted so far."""
     entry = ENTRIES[name]
     if entry.kind == "folder":
-        return image_folders.count(
-            data_dir, entry.train_split, image_folders.classes(data_dir), limit
-        )
-    return entry.num_train if limit is None else min(entry.num_train, limit)
+        classes = image_folders.classes(data_dir)
+        assert data_dir is not None
+        return image_folders.count(data_dir, image_folders.SPLITS[0], classes, limit)
+    return min(entry.num_train, limit)
 
 
-def resolve_data_dir(name, data_dir=None):
-    """The directory a data set is read from: the one given, or tensorflow-datasets' default.
+def resolve_data_dir(name: str, data_dir: str | None = None) -> str | None:
+    """The directory that a data set is read from: the given one, or tensorflow-datasets' default.
 
     Args:
         name: The data set's name.
         data_dir: A directory or None.
 
     Returns:
-        A path; None for data sets that have no files.
+        A path; None for a data set without files.
     """
-    if ENTRIES[name].kind in ("embedded", "synthetic"):
+    kind = ENTRIES[name].kind
+    if kind == "none":
         return None
-    if not data_dir and ENTRIES[name].kind != "folder":
+    if not data_dir and kind == "tfds":
         data_dir = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     return os.path.expanduser(data_dir) if data_dir else None
 
 
-def prepared_directory(name, data_dir=None):
-    """Finds the files that tensorflow-datasets prepared, the newest version of them.
+def prepared_directory(name: str, data_dir: str | None = None) -> str:
+    """Finds the newest version of the files that tensorflow-datasets prepared.
 
     Args:
         name: The data set's name in tensorflow-datasets.
@@ -200,7 +169,7 @@ def prepared_directory(name, data_dir=None):
     Raises:
         ValueError: If there is none, or a split that we need is missing from it.
     """
-    data_dir = resolve_data_dir(name, data_dir)
+    data_dir = resolve_data_dir(name, data_dir) or ""
     root = os.path.join(data_dir, name)
     versions = [
         version
@@ -208,7 +177,9 @@ def prepared_directory(name, data_dir=None):
         if re.fullmatch(r"\d+\.\d+\.\d+", version)
         and os.path.isfile(os.path.join(root, version, "dataset_info.json"))
     ]
-    command = _prepare_command(name, data_dir)
+    command = f"python -m tfadv.data prepare {name} --data_dir={data_dir}"
+    if name == "imagenet2012":
+        command += f" --manual_dir=DIRECTORY (which holds {' and '.join(IMAGENET_ARCHIVES)})"
     if not versions:
         raise ValueError(f"{name} is not prepared in {data_dir}; to prepare it, run: {command}")
     newest = max(versions, key=lambda version: [int(part) for part in version.split(".")])
@@ -216,7 +187,7 @@ def prepared_directory(name, data_dir=None):
     path = os.path.join(directory, "dataset_info.json")
     try:
         with open(path, encoding="utf-8") as file:
-            found = {split["name"] for split in json.load(file).get("splits", [])}
+            splits = {split["name"] for split in json.load(file).get("splits", [])}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise ValueError(
@@ -224,15 +195,8 @@ def prepared_directory(name, data_dir=None):
         ) from None
     for split in (ENTRIES[name].train_split, ENTRIES[name].validation_split):
         # tensorflow-datasets prepares ImageNet without a split whose archive it does not find.
-        if split not in found:
+        if split not in splits:
             raise ValueError(
                 f"{name} in {directory} has no split {split!r}; remove it and run: {command}"
             )
     return directory
-
-
-def _prepare_command(name, data_dir):
-    command = f"python -m tfadv.data prepare {name} --data_dir={data_dir}"
-    if name == "imagenet2012":
-        command += f" --manual_dir=DIRECTORY (which holds {' and '.join(IMAGENET_ARCHIVES)})"
-    return command

@@ -4,8 +4,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfadv import distributed
-from tfadv.attacks import PGD
+from tfadv import distributed, keras_internals
+from tfadv.attacks import Attack
 from tfadv.models import Frozen, calling, ends_in_logits, logits, structures
 from tfadv.training import metric_trials
 from tfadv.training.agreement import Agreement
@@ -26,7 +26,7 @@ class AdversarialStep:
 
     Args:
         model: A compiled Keras model, images -> classes.
-        attack: A `tfadv.attacks.PGD`, or None to train on clean images alone.
+        attack: A `tfadv.attacks.Attack`, or None to train on clean images alone.
         value_range: `(low, high)` of the images.
         clean_ratio: Float in [0, 1], the share of clean images kept beside adversarial ones.
         clean_weight: Float in [0, 1], alpha of Eq. 1; None weights by the counts.
@@ -56,7 +56,7 @@ class AdversarialStep:
     """
 
     model: keras.Model
-    attack: PGD | None
+    attack: Attack | None
     value_range: tuple[float, float] | None
     clean_ratio: float = 1.0
     clean_weight: float | None = None
@@ -104,7 +104,7 @@ class AdversarialStep:
         structures.single(labels, "labels")
         structures.single(weights, "weights")
         data = images, labels, weights, calling.output_spec(self.model, images)
-        self.model._symbolic_build(data_batch=spec)
+        keras_internals.build_compiled(self.model, spec)
         self._own_results = metric_trials.own_results(self.model, *data)
         if distributed.size() > 1:
             metric_trials.check_sums(self.model, *data)
@@ -231,7 +231,6 @@ class AdversarialStep:
         # One worker with two parts draws what two workers with one part each draw.
         worker = distributed.rank() * self.accumulation_steps + part
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(worker, tf.int64)])
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         # Batches; `iterations` counts updates, and Keras can accumulate gradients too.
-        step = tf.cast(optimizer._iterations.value, tf.int64)
+        step = tf.cast(keras_internals.batch_counter(self.model.optimizer).value, tf.int64)
         return tf.random.fold_in(seed, step, alg="philox")

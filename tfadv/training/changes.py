@@ -4,7 +4,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfadv import distributed
+from tfadv import distributed, keras_internals
 from tfadv.training.agreement import Agreement
 from tfadv.training.meters import Communication
 
@@ -175,8 +175,7 @@ class Changes:
 
     def _skip(self):
         # Counted all the same: the learning rate, the data and the random draws go on.
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        optimizer._iterations.assign_add(1)
+        keras_internals.batch_counter(self.model.optimizer).assign_add(1)
         return tf.constant(0)
 
     def _metrics_and(self, tensors) -> Iterator[tuple[keras.Variable, tf.Tensor]]:

@@ -6,7 +6,7 @@ import os
 import keras
 import tensorflow as tf
 
-from tfadv import checkpoint_files, models, whole_files
+from tfadv import checkpoint_files, keras_internals, models, whole_files
 from tfadv.checkpoint_files import Progress
 
 Path = str | os.PathLike
@@ -113,16 +113,10 @@ def exchange_averages(optimizer: keras.optimizers.Optimizer) -> None:
     Args:
         optimizer: A built Keras optimizer; it may be a `LossScaleOptimizer` or `MultiOptimizer`.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    for each in getattr(optimizer, "optimizers", [optimizer]):
-        if not each.use_ema:
-            continue
-        averages = each._model_variables_moving_average
-        for variable, average in zip(each._trainable_variables, averages, strict=True):
-            if average is not None:
-                weights = tf.identity(variable.value)
-                variable.assign(tf.identity(average.value))
-                average.assign(weights)
+    for variable, average in keras_internals.averaged_variables(optimizer):
+        weights = tf.identity(variable.value)
+        variable.assign(tf.identity(average.value))
+        average.assign(weights)
 
 
 def _generators(model):
@@ -145,7 +139,8 @@ def _check_layers(saved, model, path, free=()):
 
 
 def _leaves(model):
-    return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    layers = keras_internals.flatten_layers(model)
+    return [layer for layer in layers if not isinstance(layer, keras.Model)]
 
 
 def _settings(layer, free):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfadv import distributed, fits, watchdog
+from tfadv import distributed, keras_internals, watchdog
 from tfadv.checkpoint_files import Progress
 from tfadv.training import agreement
 from tfadv.training.adversarial_step import AdversarialStep
@@ -74,7 +74,8 @@ class Lockstep:
         self._compare(params, progress)
         _watch.close()
         path = os.path.join(tempfile.gettempdir(), f"tfadv-stalled-{os.getpid()}.log")
-        _watch.enter_context(watchdog.watch(stall_seconds or 0, path, lasts=fits.Fit()))
+        runs = keras_internals.running_fit()
+        _watch.enter_context(watchdog.watch(stall_seconds or 0, path, lasts=runs))
         if step.communication is not None:
             watchdog.waits_when(step.communication.waits)
         self._agree_after_all_callbacks()

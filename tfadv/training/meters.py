@@ -207,7 +207,7 @@ class Extremes:
         # Rows for images and outputs: smallest and largest value.
         self._seen = tf.Variable([[float("inf"), -float("inf")]] * 2, trainable=False)
         self._few = tf.Variable(True, trainable=False)
-        self._warned = value_range is None
+        self._warned = False
 
     def add(self, images: tf.Tensor, outputs: tf.Tensor) -> None:
         """Takes in the images of a mini-batch and the model's outputs for it."""
@@ -220,7 +220,7 @@ class Extremes:
 
     def warn(self) -> None:
         """Warns once of images scaled to another range, and of outputs that are not logits."""
-        if self._warned:
+        if self._warned or self.value_range is None:
             return
         (lowest, highest), (least, greatest) = self._seen.numpy().tolist()
         self._warned = highest > lowest  # not after black images alone

@@ -1,0 +1,207 @@
+"""Reports of an evaluation: a text table, a JSON file, TensorBoard scalars, a progress line."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from tfadv import distributed, event_files, whole_files
+from tfadv.results import Result
+
+
+def table(results: list[Result]) -> str:
+    """Formats results as a text table: a row for each number of steps, columns for each branch.
+
+    It shows accuracies and attack success in percent, accuracies with their 95% Wilson intervals,
+    and below them the settings of the attack.
+
+    Args:
+        results: List of `Result` of one evaluation.
+
+    Returns:
+        A string of several lines.
+
+    Raises:
+        ValueError: If there are no results or two for one cell, or if their settings differ.
+    """
+    cells = {(result.num_steps, result.domain): result for result in results}
+    if not cells or len(cells) < len(results):
+        raise ValueError(
+            "results must be at least one, and one for each branch and number of steps; "
+            f"received {len(results)} for {len(cells)} of these"
+        )
+    domains = list(dict.fromkeys(result.domain for result in results))
+    ordered = sorted(results, key=lambda result: (result.num_steps is None, result.num_steps))
+    names = {result.num_steps: result.name for result in ordered}
+    margin = max(map(len, names.values())) + 2
+    lines = []
+    head = f"{'accuracy [95%]':<20}  success"
+    if domains != [None]:
+        branches = (f"{domain} branch" if domain else "no branches" for domain in domains)
+        lines.append(" " * margin + "  ".join(f"{branch:<{len(head)}}" for branch in branches))
+    lines.append(" " * margin + "  ".join([head] * len(domains)))
+    for number, name in names.items():
+        row = "  ".join(_cell(cells.get((number, domain))) for domain in domains)
+        lines.append(f"{name:<{margin}}{row}")
+    return "\n".join([line.rstrip() for line in lines] + ["", _protocol(results)])
+
+
+def _cell(result):
+    accuracy = success = ""
+    if result is not None:
+        low, high = (f"{100 * share:.1f}" for share in result.interval)
+        accuracy = f"{100 * result.accuracy:5.1f} [{low}, {high}]"
+        success = "" if result.success is None else f"{100 * result.success:.1f}"
+    return f"{accuracy:<20}  {success:>7}"
+
+
+def _protocol(results):
+    def only(name, among):
+        values = {getattr(result, name) for result in among}
+        if len(values) > 1:
+            raise ValueError(
+                f"results must have one protocol; received {name} of {sorted(values, key=str)}"
+            )
+        return values.pop()
+
+    images = f"{only('total', results)} images, seed {only('seed', results)}"
+    attacked = [result for result in results if not result.is_clean]
+    if not attacked:
+        return f"percent; no attack, {images}"
+    label = only("attack", attacked) or "PGD"
+    parts = [
+        f"percent; {'targeted' if only('targeted', attacked) else 'untargeted'} {label} in "
+        f"L-infinity: epsilon {only('epsilon', attacked):g} of 255"
+    ]
+    numbers = {}  # step size -> numbers of steps
+    for result in attacked:
+        if result.step_size is not None:
+            numbers.setdefault(f"{result.step_size:g}", []).append(str(result.num_steps))
+    if numbers:
+        listed = [f"{size} ({label}-{', '.join(dict.fromkeys(n))})" for size, n in numbers.items()]
+        step_size = ", ".join(listed if len(numbers) > 1 else numbers)
+        rules = {"pipeline": ", raised to epsilon/steps where larger", "fixed": ", fixed"}
+        parts.append(f"step size {step_size}{rules.get(only('step_size_rule', attacked), '')}")
+    chance, clip_start = only("start_from_clean", attacked), only("clip_start", attacked)
+    if chance is not None:
+        start = "the image"
+        if chance < 1:
+            start = f"random in the ball{' and clipped to the range' if clip_start else ''}"
+        if 0 < chance < 1:
+            start += f", the image with probability {chance:g}"
+        parts.append(f"start {start}")
+    parts.append(f"restarts {only('restarts', attacked)}")
+    loss, precision = only("loss", attacked), only("precision", attacked)
+    if loss is not None:
+        parts.append(f"loss {loss}")
+    if precision not in (None, "float32"):
+        parts.append(f"attacked in {precision}")
+    return "; ".join([*parts, images])
+
+
+def write_json(path: str | os.PathLike, results: list[Result], **details: Any) -> None:
+    """Writes results to a JSON file, on rank 0 only. A failure leaves no half-written file.
+
+    Args:
+        path: Path of the file, whose folder must exist.
+        results: List of `Result`.
+        **details: Values that JSON can hold, written beside the results, such as `model=`.
+    """
+    if distributed.rank() != 0:
+        return
+    document = {**details, "results": [result.as_dict() for result in results]}
+    whole_files.write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def write_scalars(directory: str | os.PathLike, results: list[Result], step: int) -> None:
+    """Writes results to TensorBoard, on rank 0 only.
+
+    The run `{directory}` gets the scalars `robust_accuracy/clean`, and `robust_accuracy/pgd10` and
+    `attack_success/pgd10` for each number of steps; the run `{directory}/clean` gets those of the
+    clean branch of a mixture. They replace those of the same step; other steps are kept.
+
+    Args:
+        directory: Path of the run.
+        results: List of `Result`.
+        step: Integer, the number of updates that the model was trained for.
+    """
+    if distributed.rank() != 0:
+        return
+    runs: dict[pathlib.Path, dict[str, float]] = {}
+    for result in results:
+        run = pathlib.Path(directory, "clean" if result.domain == "clean" else "")
+        scalars = runs.setdefault(run, {})
+        scalars[f"robust_accuracy/{result.key}"] = result.accuracy
+        if result.success is not None:
+            scalars[f"attack_success/{result.key}"] = result.success
+    for run, scalars in runs.items():
+        old_files = list(run.glob("events.out.tfevents.*"))
+        steps = event_files.read_scalars(run)
+        steps[step] = steps.get(step, {}) | scalars
+        # All steps are written again, in ascending order, because TensorBoard drops later steps
+        # when it reads an earlier one after them.
+        file = event_files.EventFile(run, -1)
+        for at, values in sorted(steps.items()):
+            for tag, value in values.items():
+                file.scalar(tag, value, at)
+        file.close()
+        for path in old_files:
+            path.unlink()
+
+
+def progress_bar(
+    label: str = "evaluate",
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[int, int | None], None]:
+    """Creates a progress line with an estimate of the time left, shown on rank 0 only.
+
+    On a terminal the line rewrites itself; elsewhere (a log file, `horovodrun`) a new line appears
+    for about every tenth of the batches.
+
+    Args:
+        label: String at the beginning of the line.
+        stream: Text file; None for stderr.
+        clock: Function that returns seconds.
+
+    Returns:
+        A function of (batches so far, all batches or None), the `progress` of `evaluate`.
+
+    Example:
+
+    ```python
+    data = (test_images, test_labels)
+    progress = tfadv.evaluation.progress_bar()
+    tfadv.evaluation.evaluate(model, data, attack, progress=progress)
+    ```
+    """
+    first = shown = None
+
+    def show(done, total):
+        nonlocal first, shown
+        if distributed.rank() != 0:
+            return
+        output = stream or sys.stderr
+        # The first batch does not count, because it includes the compilation of the graphs.
+        first = (done, clock()) if first is None or done <= first[0] else first
+        line = f"{label} {done}/{total} batches" if total else f"{label} {done} batches"
+        if total and first[0] < done < total:
+            left = (clock() - first[1]) / (done - first[0]) * (total - done)
+            line += f", {_duration(left)} left"
+        if output.isatty():
+            output.write(f"\r{line:<60}" + ("\n" if done == total else ""))
+        elif total is None or done == total or done * 10 // total != shown:
+            output.write(f"{line}\n")
+        shown = done * 10 // total if total else None
+        output.flush()
+
+    return show
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
