@@ -111,3 +111,46 @@ def test_other_handlers_and_listeners_still_work_and_are_put_back(handlers):
         signal.set_wakeup_fd(-1)
         os.close(reader)
         os.close(writer)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_a_listener_whose_work_has_ended_closes_itself(handlers, monkeypatch):
+    from tfadv import signals
+
+    monkeypatch.setattr(signals, "_INTERVAL", 0.02)
+    ended, numbers = [], (signal.SIGUSR1, signal.SIGUSR2)
+    signals.Listener(numbers, pytest.fail, pytest.fail, lambda: not ended)
+    assert signal.getsignal(signal.SIGUSR1) != handlers[signal.SIGUSR1]
+    # A handler that somebody installs in between stays.
+    signal.signal(signal.SIGUSR2, mine := lambda *_: None)
+    ended.append(True)
+    wait_until(lambda: signal.getsignal(signal.SIGUSR1) == handlers[signal.SIGUSR1])
+    assert signal.getsignal(signal.SIGUSR2) is mine
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_listener_whose_work_has_ended_hears_nothing(handlers):
+    from tfadv import signals
+
+    seen, ended = [], []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.append("mine"))
+    first = signals.Listener([signal.SIGUSR1], pytest.fail, pytest.fail, lambda: not ended)
+    ended.append(True)
+    signal.raise_signal(signal.SIGUSR1)
+    time.sleep(0.1)
+    signal.raise_signal(signal.SIGUSR1)  # would end the process after a signal that was heard
+    assert seen == ["mine", "mine"]
+    # And the next one does not stand on what it left.
+    first = signals.Listener([signal.SIGUSR1], pytest.fail, pytest.fail, lambda: len(ended) > 1)
+    second = signals.Listener([signal.SIGUSR1], lambda _: None, lambda *_: None)
+    second.close()
+    first.close()
+    assert signal.set_wakeup_fd(-1) == -1
+    signal.raise_signal(signal.SIGUSR1)
+    assert seen == ["mine"] * 3

@@ -12,7 +12,7 @@ still = keras.optimizers.SGD  # with a rate of 0, to see losses of known weights
 
 
 def mixed(values, ratio=1.0, size=10):
-    """By-image values of adversarial and clean images, as the mini-batches take them."""
+    """Values of the adversarial and clean images, in the order of the mini-batches."""
     adversarial, clean = values
     parts = []
     for first in range(0, len(X), size):
@@ -105,7 +105,7 @@ def test_clean_training_is_that_of_keras():
     ids=["clipnorm", "global_clipnorm", "adamw", "loss_scale", "ema", "accumulation"],
 )
 def test_any_optimizer_updates_as_in_keras(make):
-    # Images of which Keras makes the same update: the mini-batch itself.
+    # Keras makes the same update when its batch is the whole mini-batch.
     model, twin = cases.network(), cases.network()
     cases.compiled(model, make())
     cases.compiled(twin, make())
@@ -133,7 +133,7 @@ def test_validation_is_plain():
     assert {name: logs[f"val_{name}"] for name in plain} == pytest.approx(plain)
 
 
-def test_means_begin_anew_in_every_epoch():
+def test_means_start_again_in_every_epoch():
     model = cases.compiled(cases.network(), still(0.0), metrics=["accuracy"])
     history = model.fit(
         X,

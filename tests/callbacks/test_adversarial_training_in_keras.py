@@ -1,4 +1,4 @@
-"""How Keras runs adversarial training, and what is left of it afterwards."""
+"""How Keras runs adversarial training, and that nothing is left of it afterwards."""
 
 import keras
 import pytest
@@ -39,7 +39,7 @@ def test_runs_eagerly_as_in_a_graph():
 
 @pytest.mark.parametrize("jit_compile", [True, "auto"])
 def test_step_is_not_given_to_xla(jit_compile, monkeypatch):
-    # On a machine with a GPU Keras would do so by itself, and no collective would be found.
+    # On a machine with a GPU Keras would do so by itself, and XLA would know no collective.
     gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
     cpus = tf.config.list_physical_devices()
     model = cases.network()
@@ -47,27 +47,27 @@ def test_step_is_not_given_to_xla(jit_compile, monkeypatch):
         patched.setattr(tf.config, "list_physical_devices", lambda *_: [*cpus, gpu])
         cases.compiled(model, jit_compile=jit_compile)
         assert model.jit_compile is True
-    made = []
+    compiled = []
     function = tf.function
 
     def spy(*args, **kwargs):
-        made.append(kwargs.get("jit_compile"))
+        compiled.append(kwargs.get("jit_compile"))
         return function(*args, **kwargs)
 
     class Look(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            found["restored"] = self.model.jit_compile
+            seen["restored"] = self.model.jit_compile
             monkeypatch.setattr(tf, "function", function)
 
     class Spy(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             monkeypatch.setattr(tf, "function", spy)
 
-    found = {}
+    seen = {}
     training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
     model.fit(X, Y, verbose=0, callbacks=[Spy(), training, Look()])
-    assert made and not any(made)
-    assert found["restored"] is True and model.jit_compile is True
+    assert compiled and not any(compiled)
+    assert seen["restored"] is True and model.jit_compile is True
 
 
 def test_traces_the_step_once():
@@ -78,7 +78,7 @@ def test_traces_the_step_once():
             traced.append(1)
             return super().__call__(*args, **kwargs)
 
-    # Metrics make variables at their first sight, for which TensorFlow would trace all again.
+    # Metrics make their variables in the first call, for which TensorFlow would trace it again.
     model = cases.compiled(cases.network(), metrics=["accuracy"])
     cases.train(model, X, Y, Counting(), fit={"batch_size": 5, "epochs": 2})
     assert len(traced) == 1
@@ -115,7 +115,7 @@ ENDS = {
 
 @pytest.fixture(params=ENDS)
 def ended(request):
-    """A model that adversarial training has left, and one that was never attacked, of its state."""
+    """A model after adversarial training, and a twin with its state that was never attacked."""
     make, raises = ENDS[request.param]
     model = cases.compiled(cases.normalized("bn"), metrics=["accuracy"])
     fit = {"batch_size": 5, "epochs": 3}
@@ -141,9 +141,9 @@ def test_plain_fit_and_evaluate_afterwards_are_plain(ended):
     ]
     assert logs[0] == logs[1] and set(logs[0]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     cases.assert_equal_bits(cases.state(model), cases.state(twin))
-    found = model.evaluate(X, Y, verbose=0, return_dict=True)
-    assert found == twin.evaluate(X, Y, verbose=0, return_dict=True)
-    assert set(found) == {"loss", "accuracy"}
+    results = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert results == twin.evaluate(X, Y, verbose=0, return_dict=True)
+    assert set(results) == {"loss", "accuracy"}
 
 
 @pytest.mark.parametrize("ended", ["normal", "ctrl-c before a batch"], indirect=True)
@@ -169,13 +169,13 @@ def test_adversarial_fit_can_follow_an_interrupted_one():
 def test_train_on_batch_of_another_callback_is_plain_and_changes_nothing():
     class Alongside(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            found.append((logs, self.model.train_on_batch(X, Y, return_dict=True)))
+            seen.append((logs, self.model.train_on_batch(X, Y, return_dict=True)))
 
-    found = []
+    seen = []
     model = cases.compiled(cases.network(), still(0.0))
     cases.train(model, X, Y, callbacks=[Alongside()], fit={"batch_size": 5, "epochs": 2})
-    assert len(found) == 4
-    for ours, plain in found:
+    assert len(seen) == 4
+    for ours, plain in seen:
         assert set(ours) == cases.OURS | {"loss"} and set(plain) == {"loss"}
 
 
@@ -198,7 +198,7 @@ def two_mixtures():
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["new", "trained adversarially"])
-def test_plain_training_of_a_mixture_is_one_line(trained):
+def test_plain_training_of_a_mixture_warns_in_one_line(trained):
     model = two_mixtures()
     if trained:
         cases.train(model, X, Y)
@@ -213,7 +213,7 @@ def test_plain_training_of_a_mixture_is_one_line(trained):
     cases.assert_equal_bits([v.numpy() for v in clean], before)
 
 
-def test_other_variables_without_gradients_are_keras_s_to_name():
+def test_other_variables_without_gradients_are_still_named_by_keras():
     class Unused(keras.layers.Layer):
         def build(self, shape):
             self.unused = self.add_weight(shape=(1,), name="unused")
@@ -228,13 +228,13 @@ def test_other_variables_without_gradients_are_keras_s_to_name():
     assert ["unused" in str(warning.message) for warning in warned] == [False, True]
 
 
-def test_mixtures_that_do_not_train_plainly_warn_of_nothing():
+def test_mixtures_that_do_not_train_plainly_do_not_warn():
     model = tfadv.models.convert(cases.compiled(cases.normalized("keras")), "mbn")
     model.predict(X, verbose=0)
     model(X)
     cases.compiled(model).evaluate(X, Y, verbose=0)
     cases.train(model, X, Y, fit={"validation_data": (X, Y)})
-    with tf.GradientTape() as tape:  # a loop of a user's own
+    with tf.GradientTape() as tape:  # a user's own loop
         loss = model.compute_loss(
             y=Y, y_pred=tfadv.models.call(model, X, training=True, domain="clean")
         )

@@ -57,7 +57,7 @@ def adversarial():
 
 
 class Snapshots(keras.callbacks.Callback):
-    """Keeps the statistics at the end of each epoch, by updates made."""
+    """Keeps the statistics at the end of each epoch, by the number of updates."""
 
     def __init__(self):
         super().__init__()
@@ -147,8 +147,8 @@ def test_distances_between_the_domains(run):
         distances = {path: inspection.distance(adv[path], clean[path]) for path in paths}
         assert min(distances.values()) > 0
         for path in paths:
-            found = events.values(f"domain_distance/{path}")[step]
-            assert found == pytest.approx(distances[path], rel=1e-5)
+            value = events.values(f"domain_distance/{path}")[step]
+            assert value == pytest.approx(distances[path], rel=1e-5)
         mean = events.values("mean_domain_distance")[step]
         assert mean == pytest.approx(np.mean(list(distances.values())), rel=1e-5)
 
@@ -228,7 +228,7 @@ def test_a_resumed_training_has_each_step_once(tmp_path):
 
 
 def test_a_finished_training_resumed_has_its_last_step_once(tmp_path):
-    """As one that was killed between its last checkpoint and its end; or behind that."""
+    """The first one was killed between its last checkpoint and its end, or after its end."""
     model = make()
     write(model, BatchNormStatistics(tmp_path))
     for every in (1, 2, 2):

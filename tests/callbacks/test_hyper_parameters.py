@@ -58,10 +58,10 @@ def test_runs_stand_in_one_table_with_their_metrics(tmp_path):
         "adversarial": "DATA_TYPE_BOOL",
         "num_steps": "DATA_TYPE_FLOAT64",
     }
-    found = {norm: dict(row.hparams) for norm, row in rows.items()}
-    assert found["mbn"]["epsilon"].number_value == 16 and found["bn"]["epsilon"].number_value == 8
-    assert found["mbn"]["num_steps"].number_value == 30
-    assert [found[norm]["adversarial"].bool_value for norm in ("mbn", "bn")] == [True, False]
+    values = {norm: dict(row.hparams) for norm, row in rows.items()}
+    assert values["mbn"]["epsilon"].number_value == 16 and values["bn"]["epsilon"].number_value == 8
+    assert values["mbn"]["num_steps"].number_value == 30
+    assert [values[norm]["adversarial"].bool_value for norm in ("mbn", "bn")] == [True, False]
     metrics = {(m.name.group, m.name.tag): m.value for m in rows["mbn"].metric_values}
     assert metrics == dict(zip(METRICS, (0.5, 0.25), strict=True))  # the last values
     status = {norm: row.sessions[0].status for norm, row in rows.items()}

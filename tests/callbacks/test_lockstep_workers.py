@@ -1,4 +1,4 @@
-"""What two real workers must agree on in a `fit`; in one launch, which takes most of the time."""
+"""Two real workers in step, in one launch, which takes most of the time."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ X, Y = cases.images(32, seed=4)
 
 
 def mine(batches=4):
-    """This worker's images: some batches of four, other than the other worker's."""
+    """Some batches of four images, different ones on each worker."""
     rank = distributed.rank()
     return X[rank::2][: 4 * batches], Y[rank::2][: 4 * batches]
 
@@ -72,7 +72,7 @@ def small():
 
 
 def fit(*others, first=None, x=None, y=None, epochs=3, model=None, training=None, **options):
-    """What became of a `fit`, with our callback before others; plain values."""
+    """The outcome of a `fit`, with our callback before others, as plain values."""
     model = model or network()
     training = training or callbacks.AdversarialTraining(cases.Mirror(), value_range=(0, 1))
     if x is None:
@@ -105,7 +105,7 @@ def fit(*others, first=None, x=None, y=None, epochs=3, model=None, training=None
 
 
 def generator(batches):
-    """Of unknown length, as of a user's own generator: so many batches in each epoch."""
+    """A data set of unknown length with so many batches in each epoch."""
     x, y = mine()
 
     def batch():
@@ -117,7 +117,7 @@ def generator(batches):
 
 
 def validated():
-    """Validation sets of each worker's own, on which worker 0 gets worse; then one of rank 0's."""
+    """Each worker with its own validation set, on which worker 0 gets worse; then rank 0 alone."""
     rank = distributed.rank()
     x, y = mine()
     own = (x[: 4 + 8 * rank], (y if rank else (y + 1) % 4)[: 4 + 8 * rank])
@@ -171,7 +171,7 @@ def run_statistics(model):
 
 
 class Slow(cases.Mirror):
-    """Sends worker 1 a signal at its third part of an update, of which each takes some time."""
+    """Sends worker 1 a signal in the third part of an update; each part takes some time."""
 
     def __init__(self, update):
         super().__init__()
@@ -266,8 +266,8 @@ def test_validation_logs_are_those_of_all_images(of_both):
     assert_same(pair)
     for each in pair:
         assert not each["raised"] and each["rate"] < 0.5  # there was a plateau
-        found = [each["history"][name][-1] for name in ("val_loss", "val_accuracy")]
-        np.testing.assert_allclose(found, each["expected"], rtol=1e-5)
+        values = [each["history"][name][-1] for name in ("val_loss", "val_accuracy")]
+        np.testing.assert_allclose(values, each["expected"], rtol=1e-5)
 
 
 def test_a_worker_without_validation_data_has_the_logs_of_those_with(of_both):

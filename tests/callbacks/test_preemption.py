@@ -1,4 +1,4 @@
-"""A training that a signal asks to stop; the workers' part of it is in test_programs.py."""
+"""Stops a training with a signal; tests/test_programs.py does it with several workers."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training import cases
-from tfadv import checkpoint_files, distributed
+from tfadv import checkpoint_files, distributed, signals
 from tfadv.callbacks import AdversarialTraining, Checkpoint, Preemption
 from tfadv.training import checkpoints
 
@@ -56,7 +56,7 @@ def fit(directory, sender, signals=(signal.SIGTERM,), **options):
 
 @pytest.fixture(autouse=True)
 def handlers(monkeypatch):
-    """Those of this process, and back to them."""
+    """The handlers before a test, which are restored after it."""
     monkeypatch.delenv("TFADV_STATUS_FILE", raising=False)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield before
@@ -69,11 +69,11 @@ def handlers(monkeypatch):
     [
         ((0, 1), "epoch-0000-step-000002"),
         ((1, 0), "epoch-0001-step-000001"),
-        ((0, 2), "epoch-0001"),  # the last update: behind the epoch's own checkpoint
+        ((0, 2), "epoch-0001"),  # the last update: after the epoch's own checkpoint
         ((1, "end"), "epoch-0002"),
     ],
 )
-def test_stops_behind_a_checkpoint(tmp_path, monkeypatch, capsys, moment, name):
+def test_stops_after_a_checkpoint(tmp_path, monkeypatch, capsys, moment, name):
     monkeypatch.setenv("TFADV_STATUS_FILE", str(tmp_path / "status"))
     with pytest.raises(SystemExit) as stopped:
         fit(tmp_path / "c", Signal(moment))
@@ -112,17 +112,17 @@ def test_after_training_signals_are_what_they_were(tmp_path, handlers):
 
 
 def test_no_worker_begins_before_all_can_be_asked(tmp_path, monkeypatch, handlers):
-    # One that a signal found without a handler would end, and take the others along.
-    found = []
+    # A signal would end a worker that has no handler yet, and it would take the others along.
+    seen = []
 
     def total(values):
-        found.append(signal.getsignal(signal.SIGTERM))
+        seen.append(signal.getsignal(signal.SIGTERM))
         return np.asarray(values)
 
     monkeypatch.setattr(distributed, "total", total)
-    first = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: found.append("begins"))
+    first = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append("begins"))
     fit(tmp_path, first)
-    assert found[0] not in (handlers[signal.SIGTERM], "begins") and found[1] == "begins"
+    assert seen[0] not in (handlers[signal.SIGTERM], "begins") and seen[1] == "begins"
 
 
 def test_needs_adversarial_training(tmp_path):
@@ -220,14 +220,26 @@ def test_a_signal_while_the_step_is_traced_is_no_part_of_it(tmp_path):
     assert checkpoint_files.newest(tmp_path, pytest.fail).name == "epoch-0000.keras"
 
 
-def test_after_an_exception_a_signal_is_not_held(tmp_path, handlers):
+def fail(*_, **__):
+    raise KeyError
+
+
+def test_a_fit_that_failed_gives_the_signals_back(tmp_path, handlers, monkeypatch):
+    monkeypatch.setattr(signals, "_INTERVAL", 0.02)
+    with pytest.raises(KeyError):
+        fit(tmp_path, keras.callbacks.LambdaCallback(on_train_batch_end=fail))
+    deadline = time.monotonic() + 20
+    while signal.getsignal(signal.SIGTERM) != handlers[signal.SIGTERM]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_signal_right_after_a_fit_that_failed_is_not_ours(tmp_path):
     seen = []
     signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))
-
-    def fail(*_, **__):
-        raise KeyError
-
     with pytest.raises(KeyError):
         fit(tmp_path, keras.callbacks.LambdaCallback(on_train_batch_end=fail))
     signal.raise_signal(signal.SIGTERM)
-    assert seen == ["mine"]
+    signal.raise_signal(signal.SIGTERM)
+    assert seen == ["mine", "mine"]

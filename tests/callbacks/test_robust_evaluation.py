@@ -99,7 +99,7 @@ def test_only_at_chosen_epochs(every, epochs):
     assert set.union(*seen) == {"loss", "test_clean_accuracy"}
 
 
-def test_an_interrupted_fit_leaves_nothing_behind():
+def test_an_interrupted_fit_leaves_no_trace():
     model = compiled(cases.regression())
     x, y = cases.images(model, 12)
     x = x.astype("float32")
@@ -116,7 +116,7 @@ def test_an_interrupted_fit_leaves_nothing_behind():
     assert set(model.fit(x, y, verbose=0).history) == set(plain) == {"loss"}
 
 
-def test_what_does_not_fit_is_said_before_the_first_epoch():
+def test_data_that_do_not_fit_are_refused_before_the_first_epoch():
     model = compiled(cases.regression())
     x, y = cases.images(model, 6)
     with pytest.raises(ValueError, match="^every must be an integer of at least 1; received 0"):
@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_said_before_the_first_epoch():
             np.testing.assert_array_equal(value, known)
 
 
-def test_what_the_results_give_reason_to_doubt_is_a_warning(monkeypatch):
+def test_doubtful_results_are_a_warning(monkeypatch):
     model = cases.mixture()
     callback = callbacks.RobustEvaluation(cases.images(model, 6), ATTACK, domains=["clean"])
     callback.set_model(model)

@@ -36,14 +36,14 @@ def test_writes_a_line_for_every_epoch(tmp_path):
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25])
     training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
     history = fit(path, optimizer=keras.optimizers.SGD(rate), callbacks=[training])
-    found = lines(path)
+    entries = lines(path)
     # Two updates an epoch.
-    assert [(line["epoch"], line["step"]) for line in found] == [(1, 2), (2, 4), (3, 6)]
-    assert all(line["seconds"] >= 0 for line in found)
-    assert all(line["learning_rate"] == 0.25 for line in found)
-    assert set(found[0]) == {"epoch", "step", "seconds", "learning_rate", *history}
+    assert [(line["epoch"], line["step"]) for line in entries] == [(1, 2), (2, 4), (3, 6)]
+    assert all(line["seconds"] >= 0 for line in entries)
+    assert all(line["learning_rate"] == 0.25 for line in entries)
+    assert set(entries[0]) == {"epoch", "step", "seconds", "learning_rate", *history}
     for name, values in history.items():
-        assert [line[name] for line in found] == pytest.approx(values)
+        assert [line[name] for line in entries] == pytest.approx(values)
 
 
 def test_adds_to_the_file_of_a_continued_run(tmp_path):
@@ -65,24 +65,6 @@ def test_strikes_out_what_a_killed_run_wrote_after_the_checkpoint(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
-    path = tmp_path / "log.jsonl"
-    fit(path, epochs=1)
-    before, write = path.read_bytes(), os.write
-
-    def full(descriptor, data):
-        if len(data) > 10:
-            return write(descriptor, data[:10])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(
-        run_log.os, "write", lambda descriptor, data: full(descriptor, data[: len(data) // 2])
-    )
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-        run_log._append(path, '{"epoch": 2, "step": 4}' + chr(10))
-    assert path.read_bytes() == before
-
-
 def test_logs_under_optimizers_that_wrap_or_accumulate(tmp_path):
     path = tmp_path / "log.jsonl"
     for optimizer, updates in (
@@ -92,35 +74,6 @@ def test_logs_under_optimizers_that_wrap_or_accumulate(tmp_path):
         fit(path, 1, optimizer=optimizer)
         [line] = lines(path)
         assert (line["step"], line["learning_rate"]) == (updates, 0.125)
-
-
-def test_says_how_long_the_rest_takes(tmp_path, monkeypatch, capsys):
-    # An epoch of 100 s, and then four of 20 s, between readings of the clock.
-    now = iter([0, 100, 100, 120, 120, 140, 140, 160, 160, 180])
-    monkeypatch.setattr(run_log.time, "monotonic", lambda: next(now))
-    fit(tmp_path / "log", 7, initial_epoch=2, print_time_left=True)
-    # By the mean over the epochs of this process.
-    assert capsys.readouterr().out.splitlines() == [
-        "about 6 min 40 s left",
-        "about 3 min 0 s left",
-        "about 1 min 33 s left",
-        "about 40 s left",
-    ]
-    assert [line["seconds"] for line in lines(tmp_path / "log")] == [100, 20, 20, 20, 20]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.6, "1 min 0 s"),
-        (3599, "59 min 59 s"),
-        (3600, "1 h 0 min"),
-        (187260, "52 h 1 min"),
-    ],
-)
-def test_durations(seconds, text):
-    assert run_log._duration(seconds) == text
 
 
 def test_serves_one_fit_after_another(tmp_path, capsys):
@@ -135,3 +88,37 @@ def test_other_workers_are_silent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     fit(tmp_path / "log", print_time_left=True)
     assert capsys.readouterr().out == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "first, texts",
+    [
+        (100, ["6 min 40 s", "3 min 0 s", "1 min 33 s", "40 s"]),
+        (187_260, ["208 h 4 min", "78 h 2 min", "34 h 41 min", "13 h 0 min"]),
+    ],
+)
+def test_says_how_long_the_rest_takes(tmp_path, monkeypatch, capsys, first, texts):
+    # A first epoch of some seconds, and four of 20 s, between readings of the clock.
+    ends = [first + 20 * epoch for epoch in range(5)]
+    now = iter([0, *[time for end in ends for time in (end, end)]])
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: next(now))
+    fit(tmp_path / "log", 7, initial_epoch=2, print_time_left=True)
+    # By the mean over the epochs of this process.
+    assert capsys.readouterr().out.splitlines() == [f"about {text} left" for text in texts]
+    assert [line["seconds"] for line in lines(tmp_path / "log")] == [first, 20, 20, 20, 20]
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    fit(path, epochs=1)
+    before, write = path.read_bytes(), os.write
+
+    def full(descriptor, data):
+        if len(data) > 10:
+            return write(descriptor, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_log.os, "write", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        fit(path, epochs=2, initial_epoch=1)
+    assert path.read_bytes() == before

@@ -7,7 +7,7 @@ import pytest
 import tfadv
 from tests.training import cases
 from tfadv import models
-from tfadv.callbacks import AdversarialTraining, RunningStatistics, running_statistics
+from tfadv.callbacks import AdversarialTraining, RunningStatistics
 
 X, Y = cases.images(8)
 MOVING = ("moving_mean", "moving_variance")
@@ -48,14 +48,14 @@ def fit(model, last_epochs, epochs, initial_epoch=0, ratio=1.0, **options):
 
 def moved(seen):
     """Whether moving statistics moved, at every update; all of them do or none."""
-    found = []
+    moves = []
     for before, after in zip(seen, seen[1:], strict=False):
         changes = {
             bool(np.any(after[path] != before[path])) for path in after if path.endswith(MOVING)
         }
         assert len(changes) == 1
-        found.append(changes.pop())
-    return found
+        moves.append(changes.pop())
+    return moves
 
 
 @pytest.mark.parametrize("norm", ["bn", "mbn", "keras"])
@@ -141,7 +141,7 @@ def test_works_for_subclassed_models_with_our_batch_normalization():
 
 
 @pytest.mark.parametrize("keras_inside", [True, False])
-def test_refuses_those_of_keras_in_subclassed_models_before_it_trains(keras_inside):
+def test_refuses_that_of_keras_in_subclassed_models_before_it_trains(keras_inside):
     inner = cases.normalized("keras" if keras_inside else "bn")
     outer = tfadv.layers if keras_inside else keras.layers
     model = Subclassed(inner, outer.BatchNormalization())
@@ -149,8 +149,7 @@ def test_refuses_those_of_keras_in_subclassed_models_before_it_trains(keras_insi
     before = model.get_weights()
     with pytest.raises(ValueError, match="need tfadv.layers.BatchNormalization .* received Keras"):
         fit(cases.compiled(model), 1, 3)
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
+    cases.assert_equal_bits(model.get_weights(), before)
     # The advice can be followed.
     model = Subclassed(
         models.convert(inner, "bn") if keras_inside else inner, tfadv.layers.BatchNormalization()
@@ -160,7 +159,7 @@ def test_refuses_those_of_keras_in_subclassed_models_before_it_trains(keras_insi
 
 
 def test_works_where_activations_are_computed_again():
-    found = []
+    weights = []
     for rematerialize in ("none", "step"):
         keras.utils.set_random_seed(3)
         moved_already = keras.layers.BatchNormalization(moving_mean_initializer="ones")
@@ -168,33 +167,42 @@ def test_works_where_activations_are_computed_again():
         model = cases.compiled(cases.network(*layers, keras.layers.Dense(6)))
         seen = fit(model, 1, 1, rematerialize=rematerialize)
         assert moved(seen) == [False]
-        found.append(model.get_weights())
-    cases.assert_near(*found)
+        weights.append(model.get_weights())
+    cases.assert_near(*weights)
 
 
-def short(momentum, images=256):
+def short(momentum, images=256, in_two_fits=False):
     """A training of some updates with a momentum, whose last epoch is on moving statistics."""
     keras.utils.set_random_seed(1)
     normalization = keras.layers.BatchNormalization(momentum=momentum, name="norm")
     model = cases.compiled(cases.network(keras.layers.Dense(8), normalization))
     x, y = cases.images(images)
-    training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
-    options = {"batch_size": 8, "epochs": 3, "verbose": 0}
-    model.fit(x, y, callbacks=[training, RunningStatistics(1)], **options)
+    options = {"batch_size": 8, "verbose": 0}
+
+    def fit(first, last):
+        training = AdversarialTraining(cases.Mirror(), value_range=(0, 1))
+        switch = [RunningStatistics(1)] if last == 3 else []
+        model.fit(x, y, initial_epoch=first, epochs=last, callbacks=[training, *switch], **options)
+
+    if in_two_fits:
+        fit(0, 2)
+    fit(2 if in_two_fits else 0, 3)
 
 
-def test_warns_of_moving_statistics_that_have_not_arrived():
+@pytest.mark.parametrize("in_two_fits, updates", [(False, "32 of the last"), (True, "64 so far")])
+def test_warns_of_moving_statistics_that_have_not_reached_the_batches(in_two_fits, updates):
     message = (
-        "from epoch 3 on moving statistics that have not arrived .* in 'norm' .* by a factor of "
-        r"[1-9][.0-9]*\. Give the layers a lower momentum than 0.999 .* than the 32 of the last"
+        "from epoch 3 on moving statistics that have not reached .* in 'norm' .* by a factor of "
+        rf"[1-9][.0-9]*\. Give the layers a lower momentum than 0.999, .* than the {updates}"
     )
     with pytest.warns(UserWarning, match=message) as warned:
-        short(0.999)
+        short(0.999, in_two_fits=in_two_fits)
     assert len(warned) == 1 and "\n" not in str(warned[0].message)
 
 
 def test_warns_of_nothing_where_they_have():
     short(0.9)
+    short(0.9, in_two_fits=True)
     short(0.99, images=2048)
 
 
@@ -202,22 +210,6 @@ def test_warns_of_statistics_that_nothing_has_moved():
     model = cases.compiled(cases.network(keras.layers.BatchNormalization()))
     with pytest.warns(UserWarning, match="from epoch 1 on moving statistics that no update has"):
         fit(model, 2, 2)
-
-
-def test_distance_is_that_from_the_statistics_of_the_batches():
-    rng = np.random.default_rng(0)
-    before = np.array([rng.normal(size=5), rng.uniform(1, 2, 5)])
-    batches = np.array([rng.normal(size=5), rng.uniform(3, 4, 5)])
-    after = before.copy()
-    for _ in range(7):
-        after = 0.8 * after + 0.2 * batches
-    mean, off = running_statistics._distance(before, after, 0.8**7, 1e-3)
-    shift = np.abs(after[0] - batches[0]) / np.sqrt(batches[1] + 1e-3)
-    factor = np.sqrt((batches[1] + 1e-3) / (after[1] + 1e-3))
-    assert (mean, off) == pytest.approx((np.median(shift), np.median(factor)))
-    # A branch without images, and a momentum of 1, stand still.
-    assert running_statistics._distance(before, before, 0.5, 1e-3) == (0.0, 1.0)
-    assert running_statistics._distance(before, before, 1.0, 1e-3) == (0.0, 1.0)
 
 
 def test_needs_adversarial_training_in_the_same_fit():

@@ -11,7 +11,7 @@ from tfadv.event_files import read_scalars
 
 def values(directory, tag):
     """Step -> value."""
-    return {step: found[tag] for step, found in read_scalars(directory).items() if tag in found}
+    return {step: tags[tag] for step, tags in read_scalars(directory).items() if tag in tags}
 
 
 def test_logs_of_fit_by_domain_at_the_number_of_updates(tmp_path):

@@ -62,6 +62,10 @@ def test_says_what_there_is_to_resume(tmp_path):
     first = run._description(1).splitlines()[0]
     assert first.endswith("from the beginning: it holds no checkpoint to resume from")
     run.model.optimizer.build(run.model.trainable_variables)
+    # As a signal before the first update leaves it.
+    checkpoints.save(run.model, run.directory.checkpoints / "epoch-0000.keras", Progress())
+    first = prepare(tmp_path, "--resume")._description(1).splitlines()[0]
+    assert first.endswith(f"{tmp_path}, resumed before the first update")
     checkpoints.save(run.model, run.directory.checkpoints / "epoch-0020.keras", Progress(20))
     first = prepare(tmp_path, "--resume")._description(1).splitlines()[0]
     assert first.endswith(", continued after epoch 20, to its end: nothing is left to train")

@@ -13,7 +13,7 @@ OURS = {"adv_loss", "adv_accuracy", "attack_success", "clean_loss", "clean_accur
 
 
 class Mirror(tfadv.attacks.Attack):
-    """Known images in the place of PGD's: reflected in the middle of the range, one class on."""
+    """An attack with known results: mirrored images, and as targets the next class."""
 
     __setattr__ = object.__setattr__  # some tests count in attributes
 
@@ -40,7 +40,7 @@ def one_hot(y):
 
 
 def network(*hidden, decay=None, bias=True):
-    """A linear classifier behind what is `hidden` between it and the flattened images."""
+    """Flattened images, `hidden` layers, and a linear classifier."""
     inputs = x = keras.Input(SHAPE)
     for layer in (keras.layers.Flatten(), *hidden):
         x = layer(x)
@@ -56,7 +56,7 @@ def network(*hidden, decay=None, bias=True):
 
 
 def normalized(norm, width=6):
-    """Dense, a normalization called `norm`, and the classifier; 5 of Keras's defaults moved."""
+    """A dense layer, a normalization called `norm` with random variables, and a classifier."""
     keras.utils.set_random_seed(3)
     layer = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name="norm")
     if norm != "keras":
@@ -85,14 +85,14 @@ def train(model, x, y, attack=None, callbacks=(), fit=(), **options):
 
 
 def logits(model, x):
-    """Of a linear network, in float64."""
+    """The logits of a linear network, in float64."""
     dense = model.get_layer("logits")
     bias = dense.bias.numpy() if dense.use_bias else 0.0
     return x.reshape(-1, np.prod(SHAPE)).astype("float64") @ dense.kernel.numpy() + bias
 
 
 def cross_entropy(z, y, smoothing=0.0):
-    """Of each image."""
+    """The cross entropy of each image."""
     log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
     wanted = one_hot(y) * (1 - smoothing) + smoothing / CLASSES
     return -(wanted * log_p).sum(axis=-1)
@@ -108,11 +108,11 @@ def state(model):
     return [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
 
 
-def assert_equal_bits(found, expected):
-    for a, b in zip(found, expected, strict=True):
+def assert_equal_bits(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def assert_near(found, expected, tolerance=1e-6):
-    for a, b in zip(found, expected, strict=True):
+def assert_near(actual, expected, tolerance=1e-6):
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)

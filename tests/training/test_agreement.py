@@ -1,4 +1,4 @@
-"""What workers must have in common; each of them one after the other in this process."""
+"""What workers report to each other; here they are one after the other in one process."""
 
 import keras
 import numpy as np
@@ -13,20 +13,34 @@ from tfadv.training.agreement import Agreement, TrainingError
 
 @pytest.fixture
 def meet(monkeypatch):
-    """Makes one update of several workers, given the optimizer of each; their `Agreement`s."""
+    """Makes an update of several `Agreement`s; returns their verdicts."""
 
-    def meet(*optimizers, said=None):
-        size, rows = len(optimizers), []
-        monkeypatch.setattr(distributed, "size", lambda: size)
-        all_of_them = [Agreement(optimizer) for optimizer in optimizers]
-        for rank, each in enumerate(all_of_them):
+    def meet(workers, abandoned=(), faulty=()):
+        rows = []
+        for rank, worker in enumerate(workers):
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            rows.append(each.row((said or [False] * size)[rank]))
-        for each in all_of_them:
-            each.take(tf.add_n(rows) / size)
-        return all_of_them
+            rows.append(worker.row(rank in abandoned, rank in faulty))
+        for worker in workers:
+            void, skipped = worker.take(tf.add_n(rows) / len(workers))
+            worker.skip(skipped & ~void)
+        return [worker.verdict() for worker in workers]
 
     return meet
+
+
+@pytest.fixture
+def made_of(monkeypatch):
+    """The `Agreement`s of workers with these optimizers."""
+
+    def made_of(*optimizers):
+        monkeypatch.setattr(distributed, "size", lambda: len(optimizers))
+        return [Agreement(optimizer) for optimizer in optimizers]
+
+    return made_of
+
+
+def sgd(**options):
+    return keras.optimizers.SGD(0.1, **options)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +52,11 @@ def meet(monkeypatch):
         lambda: keras.optimizers.SGD(float("nan")),  # none of our business
     ],
 )
-def test_workers_that_agree_make_an_update(meet, make):
+def test_workers_that_agree_make_an_update(made_of, meet, make):
     optimizers = [make() for _ in range(3)]
     for optimizer in optimizers:
         optimizer.build([keras.Variable(np.ones(3))])
-    assert [each.verdict() for each in meet(*optimizers)] == [None] * 3
+    assert meet(made_of(*optimizers)) == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -60,31 +74,67 @@ def test_workers_that_agree_make_an_update(meet, make):
         (lambda o: o._iterations.assign(7), "iteration of .* received 0 on .* and 7 on worker 1"),
     ],
 )
-def test_numbers_of_the_optimizer_that_differ_are_named(meet, change, message):
-    optimizers = [keras.optimizers.SGD(0.1, momentum=0.9) for _ in range(3)]
+def test_numbers_of_the_optimizer_that_differ_are_named(made_of, meet, change, message):
+    optimizers = [sgd(momentum=0.9) for _ in range(3)]
     change(optimizers[1])
-    for each in meet(*optimizers):
+    workers = made_of(*optimizers)
+    with pytest.raises(TrainingError, match=message):
+        meet(workers)
+    for worker in workers:
         with pytest.raises(TrainingError, match=message):
-            each.verdict()
+            worker.verdict()
 
 
-def test_those_of_a_wrapped_optimizer_are_compared_too(meet):
-    optimizers = [
-        keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop(0.1, rho=rho))
-        for rho in (0.9, 0.7)
-    ]
+def test_those_of_a_wrapped_optimizer_are_compared_too(made_of, meet):
+    inner = [keras.optimizers.RMSprop(0.1, rho=rho) for rho in (0.9, 0.7)]
+    workers = made_of(*map(keras.optimizers.LossScaleOptimizer, inner))
     with pytest.raises(TrainingError, match="rho of the optimizer .* 0.9 on worker 0 and 0.7 on"):
-        meet(*optimizers)[0].verdict()
-    optimizers = [keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)) for _ in range(2)]
-    optimizers[1].inner_optimizer.learning_rate.assign(0.2)
+        meet(workers)
+    inner = [keras.optimizers.SGD(rate) for rate in (0.1, 0.2)]
+    workers = made_of(*map(keras.optimizers.LossScaleOptimizer, inner))
     with pytest.raises(TrainingError, match="learning_rate of .* 0.1 on worker 0 and 0.2 on"):
-        meet(*optimizers)[0].verdict()
+        meet(workers)
 
 
-def test_an_abandoned_update_is_void_on_all(meet):
-    optimizers = [keras.optimizers.SGD(0.1) for _ in range(3)]
-    for each in meet(*optimizers, said=[False, False, True]):
-        assert each.verdict() == {"ended": [], "stops": [], "abandoned": [2]}
+def test_an_abandoned_update_is_void_on_all(made_of, meet):
+    workers = made_of(*[sgd() for _ in range(3)])
+    verdict = {"ended": [], "stops": [], "abandoned": [2]}
+    assert meet(workers, abandoned=[2], faulty=[0]) == [verdict] * 3
+    assert [worker.skipped_updates for worker in workers] == [0] * 3  # nobody takes what is faulty
+
+
+def test_faulty_workers_are_known_to_all(made_of, meet):
+    workers = made_of(*[sgd() for _ in range(3)])
+    meet(workers, faulty=[0, 2])
+    assert [worker.faulty_workers for worker in workers] == [[0, 2]] * 3
+    meet(workers)
+    assert [worker.faulty_workers for worker in workers] == [[]] * 3
+    assert [worker.skipped_updates for worker in workers] == [1] * 3
+
+
+def test_workers_agree_on_what_any_of_them_requests(made_of, meet):
+    workers = made_of(*[sgd() for _ in range(3)])
+
+    def agreed():
+        answers = [(worker.agreed("stop"), worker.agreed("checkpoint")) for worker in workers]
+        assert len(set(answers)) == 1
+        return answers[0]
+
+    meet(workers)
+    assert agreed() == (False, False)
+    workers[1].ask("checkpoint")
+    assert agreed() == (False, False)  # not before the update
+    meet(workers)
+    assert agreed() == (False, True)
+    # Once: neither at the next look nor after the next update.
+    assert agreed() == (False, False)
+    meet(workers)
+    assert agreed() == (False, False)
+    workers[0].ask("stop")
+    workers[2].ask("stop")
+    workers[2].ask("checkpoint")
+    meet(workers)
+    assert agreed() == (True, True)
 
 
 def test_settings_are_compared_by_name(monkeypatch):

@@ -57,70 +57,22 @@ def fit(model, epochs, initial_epoch=0):
     return {name: values[-1] for name, values in history.history.items()}
 
 
-def state(model):
-    return [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
-
-
 def assert_equal_bits(one, other):
-    found, expected = state(one), state(other)
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
+    cases.assert_equal_bits(cases.state(one), cases.state(other))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("scaled", marks=pytest.mark.slow)])
-def test_resumed_training_ends_with_the_bits_of_an_unbroken_one(tmp_path, optimizer):
-    unbroken, first, second = make(optimizer), make(optimizer), make(optimizer)
+@pytest.mark.slow  # tests/training/test_resumption.py resumes with SGD
+def test_resumed_training_with_a_loss_scale_ends_with_the_bits_of_an_unbroken_one(tmp_path):
+    unbroken, first, second = (make("scaled") for _ in range(3))
     logs = fit(unbroken, 2)
     fit(first, 1)
     checkpoints.save(first, tmp_path / "epoch.keras")
     checkpoints.restore(second, tmp_path / "epoch.keras")
     assert_equal_bits(second, first)
-    inner = getattr(second.optimizer, "inner_optimizer", second.optimizer)
+    inner = second.optimizer.inner_optimizer
     assert int(inner.iterations) == 2 and np.any(inner.variables[-1].numpy())
     assert fit(second, 2, initial_epoch=1) == logs
     assert_equal_bits(second, unbroken)
-
-
-def test_file_is_a_keras_model(tmp_path):
-    model = built(cases.normalized("mbn"))
-    checkpoints.save(model, tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded(X), model(X))
-    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
-
-
-def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "model.keras"
-    model = make()
-    checkpoints.save(model, path)
-    before = path.read_bytes()
-    save = keras.Model.save
-
-    def fail(self, filepath, *args, **kwargs):
-        save(self, filepath, *args, **kwargs)
-        with open(filepath, "r+b") as file:
-            file.truncate(100)
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(keras.Model, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(model, path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_file_never_shows_half_written(tmp_path, monkeypatch):
-    path, seen = tmp_path / "model.keras", []
-    save = keras.Model.save
-
-    def look(self, filepath, *args, **kwargs):
-        save(self, filepath, *args, **kwargs)
-        seen.append((path.exists(), filepath != path))
-
-    monkeypatch.setattr(keras.Model, "save", look)
-    checkpoints.save(make(), path)
-    assert seen == [(False, True)] and path.is_file()
 
 
 def test_names_the_first_difference(tmp_path):
@@ -215,3 +167,35 @@ def test_restores_a_training_of_the_normalization_alone(tmp_path):
     assert len(second.optimizer.variables) == 1 + 4
     with pytest.raises(ValueError, match="gamma_momentum .* there and .*kernel_momentum .* here"):
         checkpoints.restore(built(make(), OPTIMIZERS["sgd"]()), tmp_path / "epoch.keras")
+
+
+def ema(**options):
+    return keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.7, **options)
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        ema,
+        lambda: keras.optimizers.LossScaleOptimizer(ema()),
+        lambda: keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(ema())),
+        lambda: keras.optimizers.SGD(0.5),
+    ],
+    ids=["averages", "scaled", "several", "no averages"],
+)
+def test_exchanges_weights_and_averages_to_the_bit_and_back(make_optimizer, request):
+    model = cases.compiled(cases.network(), make_optimizer())
+    for _ in range(4):
+        model.train_on_batch(X, Y)
+    before, weights = cases.state(model), model.get_weights()
+    checkpoints.exchange_averages(model.optimizer)
+    if "no averages" in request.node.name:
+        cases.assert_equal_bits(cases.state(model), before)
+        return
+    assert all(np.any(a != b) for a, b in zip(model.get_weights(), weights, strict=True))
+    checkpoints.exchange_averages(model.optimizer)
+    cases.assert_equal_bits(cases.state(model), before)
+    checkpoints.exchange_averages(model.optimizer)
+    # What Keras takes for the averages are now the weights that train.
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    cases.assert_equal_bits(model.get_weights(), weights)

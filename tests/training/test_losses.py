@@ -15,30 +15,27 @@ X, Y = cases.images(COUNT)
 WEIGHTS = np.linspace(0.5, 2.0, COUNT).astype("float32")
 
 
-def found(model, ratio, labels=Y, weights=None, attacked=True, **options):
+def computed(model, ratio, weights=None, **options):
     """The loss of one mini-batch, and the losses by domain."""
-    adversarial = tf.constant(cases.mirrored(X)) if attacked else None
-    batch = Mixture(
-        tf.constant(X), adversarial, tf.constant(labels), weights and tf.constant(weights[0]), ratio
-    )
+    batch = Mixture(tf.constant(X), tf.constant(cases.mirrored(X)), tf.constant(Y), weights, ratio)
     loss, by_domain = mixture_loss(model, batch, model(batch.images), **options)
     return float(loss), {domain: float(value) for domain, value in by_domain.items()}
 
 
-def by_image(model, ratio, smoothing=0.0):
+def by_image(model, ratio):
     """Cross entropies of the adversarial images and of the clean ones that stay."""
     stay = cases.kept(COUNT, ratio)
     return (
-        cases.cross_entropy(cases.logits(model, cases.mirrored(X)), Y, smoothing),
-        cases.cross_entropy(cases.logits(model, X[:stay]), Y[:stay], smoothing),
+        cases.cross_entropy(cases.logits(model, cases.mirrored(X)), Y),
+        cases.cross_entropy(cases.logits(model, X[:stay]), Y[:stay]),
     )
 
 
-@pytest.mark.parametrize("ratio", [1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
+@pytest.mark.parametrize("ratio", [1.0, 0.4, 0.0])
 def test_equals_the_mean_over_all_images(ratio):
     model = cases.compiled(cases.network())
     adversarial, clean = by_image(model, ratio)
-    loss, by_domain = found(model, ratio)
+    loss, by_domain = computed(model, ratio)
     assert loss == pytest.approx(np.concatenate([adversarial, clean]).mean(), rel=1e-6)
     assert by_domain["adv"] == pytest.approx(adversarial.mean(), rel=1e-6)
     assert list(by_domain) == (["adv", "clean"] if ratio else ["adv"])
@@ -46,27 +43,12 @@ def test_equals_the_mean_over_all_images(ratio):
         assert by_domain["clean"] == pytest.approx(clean.mean(), rel=1e-6)
 
 
-def test_is_half_and_half_with_all_clean_images():
-    model = cases.compiled(cases.network())
-    adversarial, clean = by_image(model, 1.0)
-    assert found(model, 1.0)[0] == pytest.approx(
-        0.5 * clean.mean() + 0.5 * adversarial.mean(), rel=1e-6
-    )
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_takes_the_clean_weight(alpha):
     model = cases.compiled(cases.network())
     adversarial, clean = by_image(model, 0.6)
-    loss, _ = found(model, 0.6, clean_weight=alpha)
+    loss, _ = computed(model, 0.6, clean_weight=alpha)
     assert loss == pytest.approx(alpha * clean.mean() + (1 - alpha) * adversarial.mean(), rel=1e-6)
-
-
-def test_of_clean_images_alone():
-    model = cases.compiled(cases.network())
-    loss, by_domain = found(model, 1.0, attacked=False)
-    assert loss == pytest.approx(by_image(model, 1.0)[1].mean(), rel=1e-6)
-    assert by_domain == {"clean": loss}
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.4])
@@ -76,15 +58,7 @@ def test_pairs_every_clean_image_with_its_counterpart(ratio):
     clean, adversarial = cases.logits(model, X), cases.logits(model, cases.mirrored(X))
     pairing = ((clean[:stay] - adversarial[:stay]) ** 2).mean()
     expected = np.concatenate(by_image(model, ratio)).mean() + 0.5 * pairing
-    assert found(model, ratio, pairing_weight=0.5)[0] == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("ratio", [1.0, 0.2, 0.0])
-def test_smooths_labels_through_the_compiled_loss(ratio):
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
-    model = cases.compiled(cases.network(), loss=loss)
-    expected = np.concatenate(by_image(model, ratio, smoothing=0.1)).mean()
-    assert found(model, ratio, cases.one_hot(Y))[0] == pytest.approx(expected, rel=1e-6)
+    assert computed(model, ratio, pairing_weight=0.5)[0] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("ratio", "alpha"), [(1.0, None), (0.2, 0.7), (0.0, None)])
@@ -97,7 +71,7 @@ def test_decays_weights_once(ratio, alpha):
     if alpha is not None:
         images = alpha * clean.mean() + (1 - alpha) * adversarial.mean()
     decay = 1e-4 * np.square(model.get_layer("logits").kernel.numpy(), dtype="float64").sum() / 2
-    loss, _ = found(model, ratio, clean_weight=alpha)
+    loss, _ = computed(model, ratio, clean_weight=alpha)
     assert loss == pytest.approx(images + decay, rel=1e-6)
     assert decay > 0.01 * loss
 
@@ -108,19 +82,14 @@ def test_weights_images(ratio):
     model = cases.compiled(cases.network())
     adversarial, clean = by_image(model, ratio)
     expected = np.concatenate([adversarial * WEIGHTS, clean * WEIGHTS[: len(clean)]]).mean()
-    assert found(model, ratio, weights=(WEIGHTS,))[0] == pytest.approx(expected, rel=1e-6)
-
-
-def test_one_hot_labels_give_the_loss_of_sparse_ones():
-    sparse, dense = cases.network(), cases.network()
-    cases.compiled(sparse)
-    cases.compiled(dense, loss=keras.losses.CategoricalCrossentropy(from_logits=True))
-    assert found(dense, 0.6, cases.one_hot(Y))[0] == pytest.approx(found(sparse, 0.6)[0], rel=1e-6)
+    assert computed(model, ratio, weights=tf.constant(WEIGHTS))[0] == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("norm", ["bn", "mbn", "gn"])
 @pytest.mark.parametrize("ratio", [1.0, 0.4])
-def test_pairs_logits_behind_each_normalization(norm, ratio):
+def test_pairs_logits_after_each_normalization(norm, ratio):
     # ALP with BN, MBN and GN as the paper trains it, with smoothed labels.
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
     model = cases.compiled(cases.normalized(norm, width=8), loss=loss)
@@ -133,7 +102,7 @@ def test_pairs_logits_behind_each_normalization(norm, ratio):
         parts = {"norm/adv/": x[:COUNT], "norm/clean/": x[COUNT:]}
     z = []
     for path, part in parts.items():
-        # Of eight channels group normalization makes four groups, image by image.
+        # Group normalization makes four groups of eight channels, image by image.
         shaped, axis = (part.reshape(-1, 4, 2), 2) if norm == "gn" else (part, 0)
         centred = shaped - shaped.mean(axis, keepdims=True)
         normal = centred / np.sqrt(np.square(centred).mean(axis, keepdims=True) + 1e-5)
@@ -145,5 +114,5 @@ def test_pairs_logits_behind_each_normalization(norm, ratio):
     labels = tf.constant(cases.one_hot(Y))
     batch = Mixture(tf.constant(X), tf.constant(cases.mirrored(X)), labels, None, ratio)
     outputs = models.call(model, batch.images, training=True, domain=batch.domain)
-    found, _ = mixture_loss(model, batch, outputs, pairing_weight=0.5)
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    loss, _ = mixture_loss(model, batch, outputs, pairing_weight=0.5)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)

@@ -39,7 +39,7 @@ def test_all_of_keras_are(sparse):
     before = [v.numpy() for v in model.metrics_variables]
     for weights in (False, True):
         metric_trials.check_sums(model, *spec(labels, weights))
-    # Trying leaves nothing behind.
+    # The trials change no state.
     cases.assert_equal_bits([v.numpy() for v in model.metrics_variables], before)
 
 
@@ -51,7 +51,7 @@ def test_labels_may_be_columns():
 @pytest.mark.parametrize("kind", keras_metrics.NO_SUMS)
 def test_names_one_that_is_not(kind):
     model = built(["categorical_accuracy", kind()], ONE_HOT)
-    message = f"metrics must be sums over images .* received '{kind.__name__}/most', which is none"
+    message = f"metrics must be sums over images .* received '{kind.__name__}/most', which is not"
     with pytest.raises(ValueError, match=message) as raised:
         metric_trials.check_sums(model, *spec(ONE_HOT))
     assert "\n" not in str(raised.value)
@@ -77,7 +77,7 @@ def test_of_one_that_cannot_be_tried_the_declaration_counts(aggregation):
     if aggregation == "sum":
         metric_trials.check_sums(model, *spec(ONE_HOT))
     else:
-        with pytest.raises(ValueError, match="received 'MaxOutput/most', which is none"):
+        with pytest.raises(ValueError, match="received 'MaxOutput/most', which is not"):
             metric_trials.check_sums(model, *spec(ONE_HOT))
 
 

@@ -1,7 +1,7 @@
-"""A training that is stopped anywhere and resumed is one that was never stopped: bits and records.
+"""A training that is stopped anywhere and resumed equals one that never stopped: bits and records.
 
-Everything a program's run has that keeps a state: dropout, mixture normalization with its
-statistics switched to running ones, a schedule, metrics, logs and TensorBoard.
+It has all that keeps a state in a program's run: dropout, mixture normalization with the switch to
+running statistics, a schedule, metrics, logs and TensorBoard.
 """
 
 import json
@@ -18,7 +18,7 @@ from tfadv.checkpoint_files import Progress
 from tfadv.training import checkpoints
 from tfadv.training.schedules import WarmupSteps
 
-# After eight updates they are indeed not what they will be.
+# After eight updates the statistics have indeed not reached those of the batches.
 pytestmark = pytest.mark.filterwarnings("ignore:RunningStatistics trains from epoch")
 EPOCHS, STEPS = 3, 4
 X, Y = cases.images(4 * EPOCHS * STEPS)
@@ -29,7 +29,7 @@ class Killed(Exception):
 
 
 class Kill(keras.callbacks.Callback):
-    """Ends `fit` at a moment: after an update, or, standing somewhere, at the end of an epoch."""
+    """Ends `fit` after an update, or at the end of an epoch at its place among the callbacks."""
 
     def __init__(self, epoch, batch=None):
         super().__init__()
@@ -67,7 +67,7 @@ def train(directory, kill=None, before=""):
         keras.utils.set_random_seed(99)  # as a new process has other global random states
         progress = checkpoints.restore(model, path)
     stream = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4, drop_remainder=True)
-    found = [
+    fit_callbacks = [
         callbacks.AdversarialTraining(
             tfadv.attacks.PGD(epsilon=30, num_steps=2, start_from_clean=0.5),
             value_range=(0, 1),
@@ -80,8 +80,8 @@ def train(directory, kill=None, before=""):
         callbacks.Checkpoint(directory / "checkpoints", "adv_accuracy", minutes=1e-6),
     ]
     if kill is not None:
-        names = [type(each).__name__ for each in found]
-        found.insert(names.index(before) if before in names else len(names), kill)
+        names = [type(each).__name__ for each in fit_callbacks]
+        fit_callbacks.insert(names.index(before) if before in names else len(names), kill)
     model.fit(
         stream.skip(STEPS * progress.epoch + progress.step).repeat(),
         epochs=EPOCHS,
@@ -89,7 +89,7 @@ def train(directory, kill=None, before=""):
         steps_per_epoch=STEPS,
         shuffle=False,
         verbose=0,
-        callbacks=found,
+        callbacks=fit_callbacks,
     )
     return model, progress
 
@@ -107,7 +107,7 @@ def scalars(directory):
 
 
 def records(directory):
-    """All that a training left besides its weights, without the seconds it took."""
+    """All that a training leaves besides its weights, without the times."""
     log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     shown = {run: scalars(directory / "tensorboard" / run) for run in ("train", "adv", "clean")}
     checkpoint = directory / "checkpoints"
@@ -123,26 +123,26 @@ def records(directory):
 def undisturbed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed")
     model, _ = train(directory)
-    found = records(directory)
-    assert [line["step"] for line in found["log"]] == [4, 8, 12]
-    steps = {tag: [step for step, _ in tags] for tag, tags in found["tensorboard"]["adv"].items()}
+    left = records(directory)
+    assert [line["step"] for line in left["log"]] == [4, 8, 12]
+    steps = {tag: [step for step, _ in tags] for tag, tags in left["tensorboard"]["adv"].items()}
     assert steps["loss"] == [4, 8, 12]
     assert steps["within_epochs/loss"] == [2, 4, 6, 8, 10, 12]
-    assert found["files"] == ["best.json", "best.keras"] + [
+    assert left["files"] == ["best.json", "best.keras"] + [
         f"epoch-000{epoch}.keras" for epoch in (1, 2, 3)
     ]
-    return cases.state(model), found
+    return cases.state(model), left
 
 
 @pytest.mark.parametrize(
     "kills, goes_on",
     [
-        # An update after the last checkpoint; behind one; and at the end of an epoch that is in
-        # TensorBoard and in the log, and has no checkpoint.
+        # One update after the last checkpoint; right after one; and at the end of an epoch that is
+        # in TensorBoard and in the log but has no checkpoint.
         ([(Kill(0, 1), "Checkpoint"), (Kill(0, 1), ""), (Kill(1), "Checkpoint")], (1, 3)),
         # After an epoch's last update; and with running statistics.
         pytest.param([(Kill(0, 3), ""), (Kill(2, 0), "")], (2, 1), marks=pytest.mark.slow),
-        # With the last update alone to make: its checkpoint is its epoch's, behind the records.
+        # With only the last update left: its checkpoint is that of the epoch, after the records.
         ([(Kill(0, 2), ""), (Kill(0), "Checkpoint")], (0, 3)),
         # When nothing is left to do.
         ([(Kill(2), "")], (3, 0)),
@@ -170,5 +170,5 @@ def test_progress_belongs_to_one_epoch():
         model.fit(X, Y, **fit)
     model.fit(X, Y, initial_epoch=1, epochs=3, **fit)
     assert int(model.optimizer.iterations) == 1 + 4
-    model.fit(X, Y, **fit)  # once it is behind, a training like any other
+    model.fit(X, Y, **fit)  # once it is over, a training like any other
     assert int(model.optimizer.iterations) == 1 + 4 + 4

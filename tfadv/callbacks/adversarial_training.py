@@ -1,11 +1,12 @@
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
 from tfadv.attacks import Attack, checks
 from tfadv.models import contracts, rematerialization
-from tfadv.training import AdversarialStep
-from tfadv.training.faults import TrainingError
+from tfadv.training import AdversarialStep, Progress, TrainingError
 from tfadv.training.lockstep import Lockstep
 
 
@@ -14,66 +15,66 @@ class AdversarialTraining(keras.callbacks.Callback):
 
     `loss = alpha * J(clean images) + (1 - alpha) * J(adversarial images)`   (Eq. 1)
 
-    Any compiled classifier can be trained so, with any optimizer, from NumPy arrays or a
+    Any compiled classifier can be trained this way, with any optimizer, from NumPy arrays or a
     `tf.data.Dataset`, with sparse or one-hot labels and sample or class weights. The model stays a
-    Keras model, and once `fit` ends, however it ends, its training is Keras's own again.
+    Keras model, and once `fit` ends, however it ends, it trains plainly again.
 
-    Adversarial images are made by the network as it is at inference, through the adv branch of
-    every mixture, and clean and adversarial images share one forward and backward pass.
+    The attack sees the network as it is at inference, through the adv branch of every mixture.
+    Clean and adversarial images share one forward and backward pass.
 
     Under Horovod each worker takes its own batches, and all begin with the variables of rank 0.
     Gradients, moving statistics and metrics are averaged at every step, the metrics of
     `validation_data` at the end of the epoch: put callbacks that read the logs after this one. If
-    data end early on one worker, the epoch ends after the same update on all; if one stops
-    (`model.stop_training`), all do. It is an error if the workers differ in the epochs, the steps
+    the data of one worker end early, the epoch ends after the same update on all; if one stops
+    (`model.stop_training`), all stop. It is an error if the workers differ in the epochs, the steps
     per epoch, the variables or, before any update, in a number of the optimizer, such as its
     learning rate.
 
-    A model's own `compute_loss` and `compute_metrics` are used; its own `train_step` is refused,
-    since this callback makes the step. `jit_compile` is kept off for it, whose collective
-    operations XLA does not know. On GPUs XLA compiles the attack alone.
+    A model's own `compute_loss` and `compute_metrics` are used. Its own `train_step` is refused,
+    because this callback makes the step, without `jit_compile`: XLA does not know its collective
+    operations. On GPUs XLA compiles the attack alone.
 
     Args:
         attack: A `tfadv.attacks.Attack`; None trains on clean images alone ("0% adv + 100% clean").
         clean_ratio: Float in [0, 1], the share of the clean images that stay in the mini-batch
-            beside all adversarial ones (Section 4.1); rounded to whole images, halves up, at least
-            one image unless it is 0.
+            beside all adversarial ones (Section 4.1); rounded to whole images, halves up, and at
+            least one image unless it is 0.
         clean_weight: Float in [0, 1], alpha of Eq. 1. None (default) takes the mean over all images
             of the mini-batch, which is alpha = 1/2 at a ratio of 100%.
         pairing_weight: Float, the weight of adversarial logit pairing, the mean squared difference
             of the paired logits. Needs clean images and a model that ends in logits.
-        accumulation_steps: Integer, how many parts of a batch, each with an attack and with batch
-            statistics of its own, share one update. Batches must have a fixed size it divides.
+        accumulation_steps: Integer, how many parts of a batch share one update. Each part has its
+            own attack and batch statistics. Batches must have a fixed size that it divides.
         value_range: `(low, high)` of the images; None reads the model's input contract.
-        seed: Integer, of all random draws.
-        rematerialize: What computes activations again, block by block, in place of keeping them
-            for the gradient: `"step"`, the update's pass; `"all"`, the attack's too, where most of
-            the time goes; `"none"`. For functional and sequential models that do not fit in memory;
-            a subclassed one is refused. The attack keeps less than the update's pass: inference
-            needs less, and there are no clean images. (Evaluations keep all of theirs.)
-        attack_precision: What the network computes in while it is attacked, `"float32"`,
-            `"bfloat16"` or `"float16"`, as of `tfadv.models.Frozen`. The training's own pass is not
-            touched.
-        compression: Of the gradients between workers: `"none"`, or `"fp16"`, which sends them, and
-            neither moving statistics nor metrics, in half the bytes. They are rounded to 11 bits,
-            and those below 6e-8 vanish: not the paper's training, nor known to be as good.
-        max_bad_steps: Integer, how many updates with a loss or gradient that is not finite may be
-            left out, on all workers, before `fit` raises `TrainingError`. None of them changes the
-            model in any case.
-        progress: The `Progress` of a training that goes on, as `tfadv.training.checkpoints.restore`
-            returns it. The updates that its epoch has behind it are counted by `fit` and not made,
-            and their images not read: give `fit` data that begin behind them, all
-            `steps_per_epoch`, and `initial_epoch=progress.epoch`.
-        stall_seconds: Number; if no worker makes any progress for so long, the job is aborted with
-            one line that names those that hang. More than the longest step with its compilation,
-            or work of other callbacks between two epochs, takes; 0 watches nothing.
+        seed: Integer, the seed of all random draws.
+        rematerialize: Which passes compute activations again, block by block, instead of keeping
+            them for the gradient: `"none"`, `"step"` (that of the update) or `"all"` (those of the
+            attack too, where most of the time goes). For functional and sequential models that
+            do not fit in memory; a subclassed one is refused. An attack keeps less than an update:
+            inference needs less, and there are no clean images. (Evaluations keep all
+            activations.)
+        attack_precision: The precision in which the network is attacked, `"float32"`, `"bfloat16"`
+            or `"float16"`, as in `tfadv.models.Frozen`. The pass of the update is not changed.
+        compression: How gradients travel between workers: `"none"`, or `"fp16"` in half the bytes.
+            They are then rounded to 11 bits, and those below 6e-8 vanish: this is not the paper's
+            training, nor known to be as good. Moving statistics and metrics are not compressed.
+        max_bad_steps: Integer, how many updates with a loss or gradient that is not finite all
+            workers may skip before `fit` raises `TrainingError`. None of them changes the model.
+        progress: The `Progress` of a resumed training, from `tfadv.training.checkpoints.restore`.
+            `fit` counts the finished updates of its epoch without making them again or reading
+            images: give it data that begin after them, all `steps_per_epoch`, and
+            `initial_epoch=progress.epoch`.
+        stall_seconds: Number; if no worker makes progress for this long, the job is aborted with
+            one line that names the workers that hang. It must be longer than the longest step with
+            its compilation, or than the work of other callbacks between two epochs; 0 disables it.
 
     Raises:
-        ValueError: Of a value outside of these rules; and from `fit`, for a model or a setting that
-            it cannot train: a model not built yet, several inputs or outputs, an own `train_step`,
-            a `fit` that trains by other means than Keras's, a second `AdversarialTraining`, a
-            `tf.distribute` strategy, and, with several workers, `steps_per_execution` above 1 and
-            metrics that are no sums over images.
+        ValueError: For an argument outside of these rules; and from `fit`, for a model or setting
+            that it cannot train: a model that is not built, several inputs or outputs, an own
+            `train_step`, a `fit` that does not train as Keras's does, a second
+            `AdversarialTraining`, a `tf.distribute` strategy, and, with several workers,
+            `steps_per_execution` above 1 or metrics that are not sums over images.
+        TrainingError: From `fit`, if the workers differ, or too many updates are not finite.
 
     Example:
 
@@ -84,22 +85,25 @@ class AdversarialTraining(keras.callbacks.Callback):
     ```
     """
 
+    step: AdversarialStep
+    lockstep: Lockstep
+
     def __init__(
         self,
-        attack,
-        clean_ratio=1.0,
-        clean_weight=None,
-        pairing_weight=0.0,
-        accumulation_steps=1,
-        value_range=None,
-        seed=0,
-        rematerialize="none",
-        attack_precision="float32",
-        compression="none",
-        max_bad_steps=0,
-        progress=None,
-        stall_seconds=1800,
-    ):
+        attack: Attack | None,
+        clean_ratio: float = 1.0,
+        clean_weight: float | None = None,
+        pairing_weight: float = 0.0,
+        accumulation_steps: int = 1,
+        value_range: tuple[float, float] | None = None,
+        seed: int = 0,
+        rematerialize: str = "none",
+        attack_precision: str = "float32",
+        compression: str = "none",
+        max_bad_steps: int = 0,
+        progress: Progress | None = None,
+        stall_seconds: float = 1800,
+    ) -> None:
         super().__init__()
         if attack is not None and not isinstance(attack, Attack):
             raise ValueError(f"attack must be a tfadv.attacks.Attack or None; received {attack!r}")
@@ -118,11 +122,9 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.accumulation_steps = arguments.integer("accumulation_steps", accumulation_steps, 1)
         self.value_range = value_range
         self.seed = arguments.integer("seed", seed, 0)
-        if rematerialize not in ("none", "step", "all"):
-            raise ValueError(
-                f'rematerialize must be "none", "step" or "all"; received {rematerialize!r}'
-            )
-        self.rematerialize = rematerialize
+        self.rematerialize = arguments.choice(
+            "rematerialize", rematerialize, ("none", "step", "all")
+        )
         self.attack_precision = arguments.choice(
             "attack_precision", attack_precision, models.PRECISIONS
         )
@@ -130,15 +132,12 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.max_bad_steps = arguments.integer("max_bad_steps", max_bad_steps, 0)
         self.progress = progress
         self.stall_seconds = arguments.number("stall_seconds", stall_seconds, 0, float("inf"))
-        self.step = None
-        self.lockstep = None
-        self._epoch = self._batch = 0
-        self._armed = False
-        self._built = False
-        self._traced = False
-        self._function = None
+        self._epoch = 0
+        self._batch: int | None = None
+        self._running = self._armed = self._built = self._traced = False
+        self._function: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         model = self.model
         self._check(model)
         self._armed = self._built = self._traced = False
@@ -163,10 +162,11 @@ class AdversarialTraining(keras.callbacks.Callback):
         )
         self.lockstep = Lockstep(model, self.params, self.step, self.stall_seconds, self.progress)
         distributed.broadcast(model.variables + model.optimizer.variables)
+        self._running = True
         self.install()
 
-    def install(self):
-        """Puts the step, traced anew, into the model; `fit` takes it up at its next batch."""
+    def install(self) -> None:
+        """Puts the step into the model, to be traced again at the next batch of `fit`."""
         model = self.model
         jit_compile, model.jit_compile = model.jit_compile, False
         model.train_step = self._train_step
@@ -179,9 +179,10 @@ class AdversarialTraining(keras.callbacks.Callback):
         history = getattr(model, "history", None)
 
         def train_function(iterator):
-            # After Ctrl-C or an exception nobody told us that training ended, and Keras keeps the
-            # function for the next `fit` or `train_on_batch`. Ours is only a batch that this
-            # callback announced, in the `fit` that it was made for: each has its own history.
+            # After Ctrl-C or an exception no callback hears that training has ended, and Keras
+            # keeps this function for the next `fit` or `train_on_batch`. So it trains adversarially
+            # only the batches that this callback announced, in the `fit` that it was made for:
+            # each `fit` has its own history.
             same_fit = history is getattr(model, "history", None)
             if self._armed and same_fit and isinstance(iterator, tf.data.Iterator):
                 self._armed = False
@@ -200,16 +201,16 @@ class AdversarialTraining(keras.callbacks.Callback):
             model.make_train_function(force=True)
             return model.train_function(iterator)
 
-        # A callback that a `fit` was interrupted with may be in another `fit` by now, with other
-        # parameters: all callbacks of one `fit` share those.
-        train_function.callback, train_function.params = self, self.params
         self._function = model.train_function = train_function
+        # An exception may leave the function, and its callback may be in another `fit` by now, with
+        # other parameters: all callbacks of one `fit` share those.
+        self._function.callback, self._function.params = self, self.params
 
-    def _train_step(self, data):
+    def _train_step(self, data: Any) -> dict[str, tf.Tensor]:
         self._traced = True
         return self.step(data)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.step.reset()
         self._epoch, self._batch = epoch, None
         if self.progress is not None and epoch != self.progress.epoch:
@@ -217,8 +218,8 @@ class AdversarialTraining(keras.callbacks.Callback):
                 f"initial_epoch must be {self.progress.epoch}, that of progress; received {epoch}"
             )
 
-    def on_train_batch_begin(self, batch, logs=None):
-        # A callback's own `train_on_batch` puts Keras's function in the place of ours.
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        # A `train_on_batch` by another callback replaces our function with Keras's.
         self.model.train_function = self._function
         if self._batch is None:
             self.lockstep.begin_epoch(self._epoch)
@@ -226,40 +227,39 @@ class AdversarialTraining(keras.callbacks.Callback):
         self._armed = True
         watchdog.beat(f"in step {batch + 1} of an epoch")
 
-    def on_train_batch_end(self, batch, logs=None):
-        watchdog.beat(f"behind step {batch + 1} of an epoch")
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        watchdog.beat(f"after step {batch + 1} of an epoch")
         if self._armed:
             raise ValueError(_bypassed(self.model, "fit", "train_function"))
-        self.step.extremes.tell()
+        self.step.extremes.warn()
         self.lockstep.updated(batch)
-        left_out = self.step.faults.updates
-        if left_out > self.max_bad_steps:
-            workers = ", ".join(map(str, self.step.faults.workers)) or "all, in their mean"
+        agreement = self.step.agreement
+        if agreement.skipped_updates > self.max_bad_steps:
+            workers = ", ".join(map(str, agreement.faulty_workers)) or "all, in their mean"
             raise TrainingError(
-                "loss and gradients must be finite, but in max_bad_steps updates that are left "
-                f"out; received {left_out}, the last of them number "
-                f"{int(self.model.optimizer.iterations)}, of worker(s) {workers}{_hint()}"
+                f"skipped {agreement.skipped_updates} update(s) whose loss or gradients were not "
+                f"finite, more than max_bad_steps={self.max_bad_steps}; the last was update "
+                f"{int(self.model.optimizer.iterations)}, on worker(s) {workers}{_hint()}"
             )
 
-    def on_test_begin(self, logs=None):
-        if self.lockstep is not None:  # within `fit`
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        if self._running:  # not an evaluation by itself
             self.lockstep.leave()
 
-    def on_test_batch_begin(self, batch, logs=None):
+    def on_test_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         watchdog.beat(f"in step {batch + 1} of a validation")
 
-    def on_test_end(self, logs=None):
-        if self.lockstep is not None:
+    def on_test_end(self, logs: dict | None = None) -> None:
+        if self._running:
             self.lockstep.validated(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.lockstep.end_epoch(logs)
-        self.progress = None  # from here on it is a training like any other
+        self.progress = None  # from here on, nothing is passed over
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self.lockstep.end()
-        self.lockstep = None
-        self._armed = False
+        self._running = self._armed = False
         self._function = self.model.train_function = None
 
     def _check(self, model):
@@ -286,7 +286,7 @@ class AdversarialTraining(keras.callbacks.Callback):
                 f"received {model.steps_per_execution}"
             )
         if self.rematerialize != "none":
-            rematerialization.blocks(model)  # which a subclassed model may not have
+            rematerialization.blocks(model)  # raises for a subclassed model
         if self.pairing_weight and not models.ends_in_logits(model):
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a "
@@ -298,15 +298,15 @@ def _hint():
     if keras.config.floatx() != "float16":
         return ""
     return (
-        "; sums in float16 end at 65504, where keras.config.set_dtype_policy('mixed_float16') and "
-        "floatx float32 have room"
+        "; sums in float16 end at 65504: use keras.config.set_dtype_policy('mixed_float16') with "
+        "floatx float32"
     )
 
 
 def _bypassed(model, method, avoided):
     return (
         f"the {method} of {type(model).__name__} {model.name!r} must train through "
-        f"model.{avoided}, which AdversarialTraining makes adversarial; it trained without"
+        f"model.{avoided}, which AdversarialTraining replaces; it trained without"
     )
 
 

@@ -11,47 +11,66 @@ _ARRAYS = ("moving_mean", "moving_variance", "gamma", "beta")
 
 
 class BatchNormStatistics(ValidatedWeights):
-    """Writes what batch normalization holds to TensorBoard, by layer and domain, during `fit`.
+    """Writes the variables of batch normalization to TensorBoard, by layer and domain.
 
-    The statistics of plain batch normalization, tfadv's or Keras's, become one TensorBoard run,
-    and each branch of a mixture one more, so that the two domains of a layer share a chart:
+    Plain batch normalization, tfadv's or Keras's, becomes one TensorBoard run, and each branch of
+    the mixtures another, so that the two domains of a layer share a chart:
 
     - `{log_dir}/batch_norm/adv` and `{log_dir}/batch_norm/clean`: the branches of mixtures
-    - `{log_dir}/batch_norm`: plain batch normalization; what compares the two domains
+    - `{log_dir}/batch_norm`: plain batch normalization, and the distances between the two domains
 
-    with these tags, where `{path}` is the layer's (see `tfadv.inspection.statistics`):
+    with these tags, where `{path}` is the path of the layer (see `tfadv.inspection.statistics`):
 
     - histograms `moving_mean/{path}`, `moving_variance/{path}`, `gamma/{path}`, `beta/{path}`
     - scalars `mean_moving_mean/{path}` and `mean_moving_variance/{path}`, means over the channels
     - scalars `domain_distance/{path}`, and `mean_domain_distance` over all mixtures of the model,
-      also those that have no charts (`tfadv.inspection.distance`)
+      including those without charts (`tfadv.inspection.distance`)
     - image `figure5`: the two sets of statistics of one mixture (the paper's Figure 5)
 
-    It writes at the end of epochs and of training, by rank 0 alone. The step is the number of
-    updates, `optimizer.iterations`, and so goes on counting in a resumed training; what a killed
+    Rank 0 writes alone, at the end of epochs and of the training. The step is the number of
+    updates, `optimizer.iterations`, which a resumed training goes on counting; what a killed
     training wrote after the checkpoint is then struck out. A model without a mixture gets neither
     distances nor the image.
 
-    The cost is bounded: at most `max_layers` layers, evenly spread over the depth from the first to
+    The cost is bounded: at most `max_layers` layers, spread evenly over the depth from the first to
     the last, have charts. With 32 mixtures these are 256 histograms, 160 scalars and one image. For
     the 641 mixtures of ResNet-638 all of it took 1.7 s of one core, mostly to read the statistics
     of every layer for `mean_domain_distance`.
 
     Args:
-        log_dir: String or path, the run's directory.
+        log_dir: String or path, the directory of the run.
         every: Integer, write after every so many epochs.
         max_layers: Integer, how many layers have charts; a mixture is one layer.
         layer: String, the path of the mixture in the image; None takes the middle one of the stage
             `res3`, as in the paper, or of the network.
         channels: Integer, how many channels the image shows.
-        seed: Integer, which channels.
+        seed: Integer, the seed of the choice of channels.
 
     Raises:
-        ValueError: Of a value outside of these rules; and from `fit`, for a model without batch
-            normalization, or without a mixture of the path `layer`.
+        ValueError: For an argument outside of these rules; and from `fit`, for a model without
+            batch normalization, or without a mixture of the path `layer`.
+
+    Example:
+
+    ```python
+    mixed = tfadv.models.convert(model, "mbn")
+    mixed.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    mixed.fit(images, labels, callbacks=[
+        tfadv.callbacks.AdversarialTraining(attack),
+        tfadv.callbacks.BatchNormStatistics("runs/x"),
+    ])
+    ```
     """
 
-    def __init__(self, log_dir, every=1, max_layers=32, layer=None, channels=20, seed=0):
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        every: int = 1,
+        max_layers: int = 32,
+        layer: str | None = None,
+        channels: int = 20,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.log_dir = os.fspath(log_dir)
         self.every = arguments.integer("every", every, 1)
@@ -59,11 +78,11 @@ class BatchNormStatistics(ValidatedWeights):
         self.layer = layer
         self.channels = arguments.integer("channels", channels, 1)
         self.seed = arguments.integer("seed", seed, 0)
-        self._files = {}
-        self._first_step = None
-        self._written_step = None
+        self._files: dict[str | None, EventFile] = {}
+        self._first_step = 0
+        self._written_step: int | None = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         # On every rank: an error that stopped rank 0 alone would leave the others waiting.
         records = inspection.statistics(self.model)
         if not records:
@@ -75,15 +94,15 @@ class BatchNormStatistics(ValidatedWeights):
             figures.mixture_path(self.model, self.layer)
         self._close()  # of a training that an exception ended
         self._first_step = self._step()
-        # Made now, so that a directory that cannot be written is known before training.
+        # Now, so that a directory that cannot be written fails before training.
         self._open({record.domain for record in records} | {None}, self._first_step)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if (epoch + 1) % self.every == 0:
             with self.validated_weights():
                 self._write()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         step = self._step()
         if step == self._first_step != self._written_step:
             # A resumed training with nothing left to do: the one before it may have written this.
@@ -149,7 +168,7 @@ def _write_record(file, record, step):
 
 
 def _spread(paths, most):
-    """At most `most` of a list, evenly spread, the first and the last among them."""
+    """At most `most` of a list, evenly spread, including the first and the last."""
     if len(paths) <= most:
         return set(paths)
     if most == 1:

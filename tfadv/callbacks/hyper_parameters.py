@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterable, Mapping
 
 import keras
 
@@ -7,34 +8,46 @@ from tfadv.event_files import EventFile
 
 
 class HyperParameters(keras.callbacks.Callback):
-    """Writes what a training was started with to TensorBoard's HPARAMS tab; on rank 0.
+    """Writes the settings of a training to TensorBoard's HPARAMS tab, on rank 0.
 
-    Trainings below one `--logdir` then stand in one table there, beside their metrics, and whether
-    they came to their end. TensorBoard takes the columns from one of the trainings.
+    There all trainings below one `--logdir` make one table, with their metrics and whether they
+    have finished. TensorBoard takes the columns from one of the trainings.
 
     Args:
-        log_dir: String or path, the run's directory. It should hold no other event files than those
-            of its sub-runs.
+        log_dir: String or path, the directory of the run. It should hold no event files other than
+            those of its sub-runs.
         values: Dictionary, name -> string, number or boolean.
         metrics: List of pairs (sub-run, tag) of the scalars to show, such as
             `("validation", "robust_accuracy/pgd10")` of `TrainingScalars`; a sub-run is a path
             below `log_dir`.
+
+    Example:
+
+    ```python
+    settings = tfadv.callbacks.HyperParameters("runs/x", {"norm": "mbn", "epsilon": 16.0})
+    model.fit(images, labels, callbacks=[settings])
+    ```
     """
 
-    def __init__(self, log_dir, values, metrics=()):
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        values: Mapping[str, str | float | bool],
+        metrics: Iterable[tuple[str, str]] = (),
+    ) -> None:
         super().__init__()
         self.log_dir = os.fspath(log_dir)
         self.values = dict(values)
         self.metrics = list(metrics)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         if distributed.rank() == 0:
-            # A resumed training begins the row again: what it wrote before is struck out.
+            # The row of a resumed training begins again: what it wrote before is struck out.
             file = EventFile(self.log_dir, -1)
             file.hyper_parameters(self.values, self.metrics)
             file.close()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         if distributed.rank() == 0:
             file = EventFile(self.log_dir, 0)
             file.success()

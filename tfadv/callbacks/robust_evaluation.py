@@ -1,6 +1,9 @@
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tfadv import arguments, distributed, keras_internals
+from tfadv.attacks import Attack
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
 from tfadv.results import key as log_key
@@ -10,8 +13,8 @@ from tfadv.training.lockstep import leave_epoch
 class RobustEvaluation(ValidatedWeights):
     """Evaluates under attack at the end of epochs.
 
-    Adds to the epoch's logs, where `History`, Keras's progress bar and the callbacks after this one
-    find them, the same on every worker:
+    Adds these values to the logs of the epoch, for `History`, Keras's progress bar and the
+    callbacks after this one, the same on every worker:
 
         val_clean_accuracy                      of clean images
         val_pgd10_accuracy, val_pgd10_success   for each number of steps, by the attack's name
@@ -19,35 +22,35 @@ class RobustEvaluation(ValidatedWeights):
 
     The first ones are those of the adv branch, or of a model without a mixture. Callbacks that
     monitor one of them (`ModelCheckpoint`, `EarlyStopping`, `ReduceLROnPlateau`, `Checkpoint`) must
-    stand after this one, or see the logs without it; where one stands before, a warning says so.
-    Keras also has to be told by `mode="max"` that more is better.
+    come after this one; a warning names one that comes before. Those of Keras also need
+    `mode="max"`, because more is better.
 
     The model is evaluated with the weights that Keras's own validation sees: with
     `keras.callbacks.SwapEMAWeights` in the same `fit`, wherever it stands, the averaged ones.
     (Without it, an optimizer with `use_ema=True` puts them into the model only after `fit`.)
-    Graphs are compiled once for all epochs, and nothing is left on the model. What the results
-    alone give reason to doubt (`tfadv.evaluation.doubts`) is a Python warning.
+    Graphs are compiled once for all epochs, and nothing is left on the model. If the results give
+    reason to doubt them (`tfadv.evaluation.doubts`), a warning says so.
 
     Args:
-        validation: Data, as of `tfadv.evaluation.evaluate`: of several workers, on each all images
-            or a share of its own. What they hold is compared when `fit` begins.
-        attack: A `tfadv.attacks.Attack`, or None to look at clean images alone.
+        validation: Data, as for `tfadv.evaluation.evaluate`: with several workers, all images on
+            each, or a share of its own. The shares are compared when `fit` begins.
+        attack: A `tfadv.attacks.Attack`, or None to evaluate clean images alone.
         num_steps: Integer or list of integers, at least 1; None for the attack's own, or for an
             attack without steps.
-        domains: Of `"adv"` and `"clean"`: the branches to attack, each by itself.
-        every: Evaluates at the end of every so many epochs; or a function of the epoch, from 0,
+        domains: List of `"adv"` and `"clean"`, the branches to attack, each by itself.
+        every: Integer, evaluate after every so many epochs; or a function of the epoch, from 0,
             that says whether to.
-        batch_size: Images per worker.
-        limit: Only the first `limit` images; None for all.
-        seed: Integer, with an image's index the key of its targets and starts, which so are the
-            same at every epoch.
-        name_prefix: String, how the names in the logs begin.
+        batch_size: Integer, images per worker.
+        limit: Integer, evaluate only the first `limit` images; None for all.
+        seed: Integer; together with the index of an image it determines its targets and starts,
+            which are therefore the same at every epoch.
+        name_prefix: String, the beginning of the names in the logs.
         value_range: `(low, high)` of the images; None reads the model's input contract.
-        progress: Function of (done batches, total batches), or None.
+        progress: Function of (finished batches, all batches), or None.
 
     Raises:
-        ValueError: Of a value outside of these rules; and at the start of `fit`, of data that do
-            not fit the model.
+        ValueError: For an argument outside of these rules; and from `fit`, before training, for
+            data that do not fit the model.
 
     Example:
 
@@ -65,18 +68,18 @@ class RobustEvaluation(ValidatedWeights):
 
     def __init__(
         self,
-        validation,
-        attack,
-        num_steps=None,
-        domains=("adv",),
-        every=1,
-        batch_size=64,
-        limit=None,
-        seed=0,
-        name_prefix="val_",
-        value_range=None,
-        progress=None,
-    ):
+        validation: Any,
+        attack: Attack | None,
+        num_steps: int | Sequence[int] | None = None,
+        domains: Sequence[str] = ("adv",),
+        every: int | Callable[[int], bool] = 1,
+        batch_size: int = 64,
+        limit: int | None = None,
+        seed: int = 0,
+        name_prefix: str = "val_",
+        value_range: tuple[float, float] | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
         super().__init__()
         self.validation = validation
         self.attack = attack
@@ -89,14 +92,14 @@ class RobustEvaluation(ValidatedWeights):
         self.name_prefix = name_prefix
         self.value_range = value_range
         self.progress = progress
-        self.results = []
-        self._evaluator = None
+        self.results: list = []
+        self._evaluator: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._evaluator = Evaluator(
             self.model, self.attack, self.num_steps, self.domains, self.value_range, self.seed
         )
-        # What does not fit should be known before an epoch has been trained.
+        # Data that do not fit must be known before an epoch has been trained.
         self._evaluator.open(self.validation, self.batch_size, self.limit)
         if distributed.rank() == 0:
             self._warn_of_order()
@@ -112,7 +115,7 @@ class RobustEvaluation(ValidatedWeights):
                     stacklevel=3,
                 )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if not self._is_due(epoch):
             return
         leave_epoch(self.model)
@@ -126,7 +129,7 @@ class RobustEvaluation(ValidatedWeights):
         if logs is not None:
             logs.update(self._named(self.results))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self._evaluator = None  # and with it the graphs
 
     def _is_due(self, epoch):
@@ -134,14 +137,14 @@ class RobustEvaluation(ValidatedWeights):
 
     def _names(self):
         """All names that this callback adds to the logs."""
-        attacked = (log_key(attack.name) for attack in self._evaluator.attacks.values())
-        keys = ("clean", *attacked)
+        evaluator = self._evaluator
+        keys = ("clean", *(log_key(attack.name) for attack in evaluator.attacks.values()))
         return {
-            self._name(key, what, domain)
-            for domain in self._evaluator.domains
+            self._name(key, value, domain)
+            for domain in evaluator.domains
             for key in keys
-            for what in ("accuracy", "success")
-            if (key, what) != ("clean", "success")
+            for value in ("accuracy", "success")
+            if (key, value) != ("clean", "success")
         }
 
     def _named(self, results):
@@ -152,6 +155,6 @@ class RobustEvaluation(ValidatedWeights):
                 named[self._name(result.key, "success", result.domain)] = result.success
         return named
 
-    def _name(self, key, what, domain):
+    def _name(self, key, value, domain):
         branch = "_clean_branch" if domain == "clean" else ""
-        return f"{self.name_prefix}{key}_{what}{branch}"
+        return f"{self.name_prefix}{key}_{value}{branch}"

@@ -9,44 +9,50 @@ from tfadv import distributed, whole_files
 
 
 class RunLog(keras.callbacks.Callback):
-    """Writes a line of JSON for every epoch, and says how long the rest will take; on rank 0.
+    """Writes a line of JSON after every epoch and prints an estimate of the time left, on rank 0.
 
     A line holds `epoch` (finished epochs), `step` (finished updates), `seconds` (of this epoch, in
-    the process that finished it), `learning_rate` and every value of Keras's logs. Put it behind
-    the callbacks that add to them and before `Checkpoint`, so that no epoch with a checkpoint lacks
-    its line. A training that goes on from a checkpoint strikes out what a killed one wrote after
-    it: the lines of later updates, by `optimizer.iterations`.
+    the process that finished it), `learning_rate` and every value of Keras's logs. Put it after
+    the callbacks that add to them and before `Checkpoint`, so that every epoch with a checkpoint
+    has its line. A resumed training strikes out what a killed one wrote after the checkpoint: the
+    lines with more updates than `optimizer.iterations`.
 
     Args:
-        path: Of the file, which is added to.
+        path: Path of the file, to which lines are added.
         print_time_left: Whether to print a line after every epoch.
+
+    Example:
+
+    ```python
+    model.fit(images, labels, epochs=2, callbacks=[tfadv.callbacks.RunLog("log.jsonl")])
+    ```
     """
 
-    def __init__(self, path, print_time_left=True):
+    def __init__(self, path: str | os.PathLike, print_time_left: bool = True) -> None:
         super().__init__()
         self.path = pathlib.Path(path)
         self.print_time_left = print_time_left
-        self._first_epoch = None
-        self._began = None
+        self._first_epoch: int | None = None
+        self._began = self._epoch_began = 0.0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._first_epoch = None
         if distributed.rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_file():
                 self._strike_out(self._step())
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch_began = time.monotonic()
         if self._first_epoch is None:
             self._first_epoch, self._began = epoch, self._epoch_began
         elif self.print_time_left and distributed.rank() == 0:
-            # Here, since Keras ends the line of an epoch only after `on_epoch_end`. By the epochs
-            # of this process: the first, with its compilation, among them.
+            # Here, because Keras ends the line of an epoch only after `on_epoch_end`. The mean is
+            # over the epochs of this process, including the first one with its compilation.
             mean = (self._epoch_began - self._began) / (epoch - self._first_epoch)
             print(f"about {_duration(mean * (self.params['epochs'] - epoch))} left", flush=True)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if distributed.rank() != 0:
             return
         entry = {

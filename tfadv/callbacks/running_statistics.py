@@ -9,9 +9,9 @@ from tfadv.callbacks.adversarial_training import installed
 from tfadv.models import calling
 
 # Medians over the channels of a layer: how far its moving mean may be off, in standard deviations
-# of the batches, and by what factor its standard deviation. Where one of them was larger, accuracy
-# on the moving statistics was half of that on the batches' and less; below, it was the same to a
-# few percent (three convolutions on handwritten digits, momentum 0.9 to 0.999, 4 to 256 updates).
+# of the batches, and by what factor its standard deviation. Where either was larger, accuracy on
+# the moving statistics was half of that on the batches' or less; below, it was the same to a few
+# percent (three convolutions on handwritten digits, momentum 0.9 to 0.999, 4 to 256 updates).
 _FAR_MEAN = 0.3
 _FAR_DEVIATION = 1.4
 
@@ -21,20 +21,20 @@ class RunningStatistics(keras.callbacks.Callback):
 
     In these epochs batch normalization, tfadv's or Keras's, normalizes with its moving statistics,
     which stand still, while gamma and beta go on learning; so it behaves in training as it does in
-    testing. Put it after `AdversarialTraining`. Inside of subclassed models and layers it must be
+    testing. Put it after `AdversarialTraining`. Inside subclassed models and layers it must be
     tfadv's, `tfadv.layers.BatchNormalization`, which has the variables of Keras's.
 
-    Moving statistics need some `1 / (1 - momentum)` updates to arrive at those of the batches: 10
-    at tfadv's momentum of 0.9, 100 at Keras's of 0.99. If they are still far from them when the
-    network is switched to them, which ruins it, a warning says so.
+    Moving statistics need about `1 / (1 - momentum)` updates to reach the statistics of the
+    batches: 10 at tfadv's momentum of 0.9, 100 at Keras's of 0.99. If they are still far away when
+    the network is switched to them, which ruins it, a warning says so.
 
     Args:
-        last_epochs: Integer, how many (10 of the paper's 110).
+        last_epochs: Integer, how many epochs (10 of the paper's 110).
 
     Raises:
-        ValueError: If `last_epochs` is no such number; and from `fit`, without
+        ValueError: If `last_epochs` is not an integer of at least 0; and from `fit`, without
             `AdversarialTraining`, for a model without batch normalization, or for one with Keras's
-            inside of a subclassed model or layer.
+            inside a subclassed model or layer.
 
     Example:
 
@@ -46,13 +46,13 @@ class RunningStatistics(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, last_epochs=10):
+    def __init__(self, last_epochs: int = 10) -> None:
         super().__init__()
         self.last_epochs = arguments.integer("last_epochs", last_epochs, 0)
-        self._layers = []
-        self._before = None
+        self._layers: list[keras.layers.BatchNormalization] = []
+        self._before: tuple[int, list[np.ndarray]] | None = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         installed(self)
         self._before = None
         self._layers = [
@@ -64,7 +64,7 @@ class RunningStatistics(keras.callbacks.Callback):
             raise ValueError("RunningStatistics needs a model with batch normalization")
         calling.check_running_statistics(self.model)  # now, not in the last epochs
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         training = installed(self)
         first = self.params["epochs"] - self.last_epochs
         use = epoch >= first
@@ -87,16 +87,23 @@ class RunningStatistics(keras.callbacks.Callback):
         ]
 
     def _compare(self, epoch):
-        after = self._statistics()
-        if self._before is None:
-            if all(np.all(mean == 0) and np.all(variance == 1) for mean, variance in after):
+        """Warns of moving statistics that are far from those of the batches."""
+        start, after = f"RunningStatistics trains from epoch {epoch + 1} on", self._statistics()
+        if self._before is not None:
+            first, before = self._before
+            count = "the {} of the last epoch"
+        else:
+            # This `fit` begins with the switch: all updates before it moved them from 0 and 1.
+            first, before = 0, [np.zeros_like(each) + [[0.0], [1.0]] for each in after]
+            count = "the {} so far"
+            if all(map(np.array_equal, before, after)):
                 warnings.warn(
-                    f"RunningStatistics trains from epoch {epoch + 1} on moving statistics that no "
-                    "update has moved yet: last_epochs must leave some epochs before them",
+                    f"{start} moving statistics that no update has moved yet: last_epochs must "
+                    "leave some epochs before them",
                     stacklevel=3,
                 )
-            return
-        updates, before = self._updates() - self._before[0], self._before[1]
+                return
+        updates = self._updates() - first
         distances = [
             _distance(*statistics, layer.momentum**updates, layer.epsilon)
             for layer, *statistics in zip(self._layers, before, after, strict=True)
@@ -106,20 +113,19 @@ class RunningStatistics(keras.callbacks.Callback):
         if sizes[worst] > 1:
             layer, (mean, off) = self._layers[worst], distances[worst]
             warnings.warn(
-                f"RunningStatistics trains from epoch {epoch + 1} on moving statistics that have "
-                f"not arrived at those of the batches: in {layer.path!r} the mean is "
-                f"{mean:.2g} standard deviations off, and the standard deviation by a factor of "
-                f"{off:.2g}. Give the layers a lower momentum than {layer.momentum:g} or more "
-                f"updates than the {updates} of the last epoch",
+                f"{start} moving statistics that have not reached those of the batches: in "
+                f"{layer.path!r} the mean is {mean:.2g} standard deviations off, and the standard "
+                f"deviation by a factor of {off:.2g}. Give the layers a lower momentum than "
+                f"{layer.momentum:g}, or more updates than {count.format(updates)}",
                 stacklevel=3,
             )
 
 
 def _distance(before, after, kept, epsilon):
-    """How far moving statistics are from those of an epoch's batches, medians over the channels.
+    """How far moving statistics are from those of the batches, as medians over the channels.
 
     `after = kept * before + (1 - kept) * batches`, where `kept` is the momentum to the power of
-    the number of updates, gives the mean of what the batches had, later ones weighted more.
+    the number of updates, gives the mean of the batches' statistics, later ones weighted more.
 
     Returns:
         How far the moving mean is off in standard deviations, and the factor, of at least 1,

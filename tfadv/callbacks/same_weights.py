@@ -3,23 +3,33 @@ import hashlib
 import keras
 
 from tfadv import distributed
-from tfadv.training.faults import TrainingError
+from tfadv.training import TrainingError
 from tfadv.training.lockstep import leave_epoch
 
 
 class SameWeights(keras.callbacks.Callback):
-    """Makes sure, after every epoch, that all workers hold the same bits.
+    """Checks after every epoch that all workers hold the same bits.
 
-    They do by design: every worker changes its variables by the same means. A kernel that gives
-    other bits on another machine, or memory that fails, breaks that silently, and each worker then
-    trains a network of its own. What is compared is a digest of every variable of the model and the
-    optimizer; put it before `Checkpoint`, so that nothing is written of which that is not true.
+    They do by design: every worker changes its variables by the same means. A kernel that computes
+    other bits on another machine, or failing memory, breaks that silently, and then each worker
+    trains its own network. This callback compares a digest of every variable of the model and the
+    optimizer. Put it before `Checkpoint`, so that diverged weights are never saved.
 
     Raises:
-        TrainingError: From `fit`, on all workers, with the first variable that differs.
+        TrainingError: From `fit`, on all workers, naming the first variable that differs.
+
+    Example:
+
+    ```python
+    model.fit(images, labels, callbacks=[
+        tfadv.callbacks.AdversarialTraining(attack),
+        tfadv.callbacks.SameWeights(),
+        tfadv.callbacks.Checkpoint("checkpoints"),
+    ])
+    ```
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if distributed.size() == 1:
             return
         leave_epoch(self.model)

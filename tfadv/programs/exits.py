@@ -90,7 +90,7 @@ def input_errors(program, state=None):
     trained any further, to which `state()` adds what is left of the training.
     """
     from tfadv import data
-    from tfadv.training.faults import TrainingError
+    from tfadv.training import TrainingError
 
     try:
         yield

@@ -145,6 +145,8 @@ class TrainingRun:
         start = f", continued after {self.progress}" if str(self.progress) else ""
         if settings.resume and not start:
             start = ", from the beginning: it holds no checkpoint to resume from"
+            if checkpoint_files.find(self.directory.checkpoints):
+                start = ", resumed before the first update"
         if self.progress.epoch >= settings.epochs:
             start += ", to its end: nothing is left to train"
         before = self.progress.workers

@@ -1,26 +1,27 @@
+import dataclasses
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfadv import distributed, keras_internals
+from tfadv.attacks import Attack
 from tfadv.models import Frozen, calling, ends_in_logits, logits, structures
 from tfadv.training import metric_trials
 from tfadv.training.agreement import Agreement
 from tfadv.training.batches import Mixture, split
 from tfadv.training.changes import Changes
-from tfadv.training.communication import Communication
-from tfadv.training.extremes import Extremes
-from tfadv.training.faults import Faults
 from tfadv.training.losses import mixture_loss
-from tfadv.training.meters import Meters
-from tfadv.training.requests import Requests
+from tfadv.training.meters import Communication, Extremes, Meters
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class AdversarialStep:
-    """One step of adversarial training: attack, forward and backward, all-reduce, update.
+    """One step of adversarial training: attack, forward and backward pass, all-reduce, update.
 
-    For every batch of `b` clean images it makes `b` adversarial ones with the network as it is at
-    inference (moving statistics, adv domain: pipeline), and takes one step on Eq. 1 over both,
-    in one forward and backward pass. All that the workers have to agree on travels in one ordered
+    For every batch of `b` clean images the attack makes `b` adversarial ones with the network as it
+    is at inference (moving statistics, adv domain). Then the step minimizes Eq. 1 over both, in one
+    forward and backward pass. All that the workers have to agree on is sent in one ordered
     collective operation, which no branch of the graph can skip.
 
     Args:
@@ -31,106 +32,91 @@ class AdversarialStep:
         clean_weight: Float in [0, 1], alpha of Eq. 1; None weights by the counts.
         pairing_weight: Float, the weight of adversarial logit pairing.
         accumulation_steps: Integer, how many parts of a batch share one update.
-        seed: Integer; with the step and the worker it keys all random draws.
-        rematerialize, attack_precision: As of `AdversarialTraining`.
-        compression: `"none"` or `"fp16"`, of gradients between workers.
+        seed: Integer; together with the step and the worker it determines all random draws.
+        rematerialize, attack_precision: As in `AdversarialTraining`.
+        compression: `"none"` or `"fp16"`, of the gradients between workers.
 
     Attributes:
         running_statistics: Boolean, whether batch normalization trains on its moving statistics
             (Section 4.3). Read when the step is traced.
         meters: The `Meters` of this epoch.
-        requests: The workers' `Requests` of each other: to `"stop"`, or to write a `"checkpoint"`.
         agreement: The `Agreement` of the workers on each update.
-        communication: The `Communication` between workers; None for one.
-        faults: `Faults`: the updates that were left out.
+        communication: The `Communication` between workers; None with a single one.
         extremes: The `Extremes` of images and outputs, which may call for a warning.
 
     Call arguments:
-        data: What Keras gives a `train_step`: `(images, labels)` or `(images, labels, weights)`.
+        data: As for a `train_step` of Keras: `(images, labels)` or `(images, labels, weights)`.
 
     Returns:
-        A dictionary of scalar tensors: the compiled metrics, over the whole mini-batch, and
-        `loss`, `adv_loss`, `adv_accuracy`, `attack_success`, `clean_loss` and `clean_accuracy`,
-        as means over the images of all workers in this epoch so far; what else a model's own
-        `compute_metrics` returns, of the last part and as a mean over workers; and of several
-        workers `communication_share`.
+        A dictionary of scalar tensors: the compiled metrics, over the whole mini-batch; `loss`,
+        `adv_loss`, `adv_accuracy`, `attack_success`, `clean_loss` and `clean_accuracy`, as means
+        over the images of all workers in this epoch so far; what else a model's own
+        `compute_metrics` returns, for the last part and as a mean over the workers; and with
+        several workers `communication_share`.
     """
 
-    def __init__(
-        self,
-        model,
-        attack,
-        value_range,
-        clean_ratio=1.0,
-        clean_weight=None,
-        pairing_weight=0.0,
-        accumulation_steps=1,
-        seed=0,
-        rematerialize="none",
-        attack_precision="float32",
-        compression="none",
-    ):
-        self.model = model
-        self.attack = attack
-        self.value_range = value_range
-        self.clean_ratio = clean_ratio
-        self.clean_weight = clean_weight
-        self.pairing_weight = pairing_weight
-        self.accumulation_steps = accumulation_steps
-        self.seed = seed
-        self.rematerialize = rematerialize
-        self.compression = compression
+    model: keras.Model
+    attack: Attack | None
+    value_range: tuple[float, float] | None
+    clean_ratio: float = 1.0
+    clean_weight: float | None = None
+    pairing_weight: float = 0.0
+    accumulation_steps: int = 1
+    seed: int = 0
+    rematerialize: str = "none"
+    attack_precision: str = "float32"
+    compression: str = "none"
+
+    def __post_init__(self) -> None:
+        model, attack = self.model, self.attack
         self.running_statistics = False
-        attacked = ("adv",) if attack is not None else ()
-        clean = ("clean",) if attack is None or clean_ratio > 0 else ()
-        self.meters = Meters(attacked + clean, targeted=attack is None or attack.targeted)
-        self.requests = Requests("stop", "checkpoint")
+        adv = ("adv",) if attack is not None else ()
+        clean = ("clean",) if attack is None or self.clean_ratio > 0 else ()
+        self.meters = Meters(adv + clean, targeted=attack is None or attack.targeted)
         self.agreement = Agreement(model.optimizer)
         self.communication = Communication() if distributed.size() > 1 else None
-        self.faults = Faults()
-        self._own_results = []
-        # Through a final softmax the attack's gradient is zero in float32.
+        self._own_results: list[str] = []
+        # Through a final softmax the attack's gradient would be zero in float32.
         self._attacked_network = Frozen(
-            logits(model), "adv", attack_precision, rematerialize=rematerialize == "all"
+            logits(model),
+            "adv",
+            self.attack_precision,
+            rematerialize=self.rematerialize == "all",
         )
-        self.extremes = Extremes(value_range, logits=ends_in_logits(model))
+        self.extremes = Extremes(self.value_range, logits=ends_in_logits(model))
 
-    def build(self, spec):
+    def build(self, spec: Any) -> None:
         """Builds what the compiled loss and metrics need, before the first call.
 
-        Metrics get their variables with their first batch, which would be lost to them here; and
-        variables made inside of a `tf.function` have it traced a second time.
+        Metrics make their variables with their first batch, which would then be lost to them; and
+        a `tf.function` that makes variables is traced a second time.
 
         Args:
-            spec: The `tf.TypeSpec`s of what the step will be called with.
+            spec: The `tf.TypeSpec`s of the data of the calls.
 
         Raises:
             ValueError: For several tensors of images, labels, weights or outputs; and, with several
-                workers, for a metric that is no sum over images.
+                workers, for a metric that is not a sum over images.
         """
         spec = tf.nest.map_structure(lambda s: s if isinstance(s, tf.TensorSpec) else None, spec)
-        parts = keras.utils.unpack_x_y_sample_weight(spec)
-        for part, name in zip(parts, ("images", "labels", "weights"), strict=True):
-            structures.single(part, name)
-        outputs = calling.output_spec(self.model, parts[0])
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(spec)
+        structures.single(images, "images")
+        structures.single(labels, "labels")
+        structures.single(weights, "weights")
+        data = images, labels, weights, calling.output_spec(self.model, images)
         keras_internals.build_compiled(self.model, spec)
-        self._own_results = metric_trials.own_results(self.model, *parts, outputs)
+        self._own_results = metric_trials.own_results(self.model, *data)
         if distributed.size() > 1:
-            metric_trials.check_sums(self.model, *parts, outputs)
+            metric_trials.check_sums(self.model, *data)
 
-    def __call__(self, data):
+    def __call__(self, data: Any) -> dict[str, tf.Tensor]:
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         labels = tf.nest.map_structure(tf.convert_to_tensor, labels)
         communication = self.communication
         if communication is not None:
             communication.begin(structures.single(images, "images"))
         changes = Changes(
-            self.model,
-            self.meters.shape,
-            self.faults,
-            self.compression,
-            communication,
-            self.agreement,
+            self.model, self.meters.sums.shape, self.agreement, self.compression, communication
         )
         parts, abandoned = self.accumulation_steps, False
         metrics, own = changes.metric_states(), tf.zeros([len(self._own_results)])
@@ -140,55 +126,49 @@ class AdversarialStep:
             stacked = split((images, labels, weights), parts)
 
             def body(part, sums, metrics, _):
-                taken = tf.nest.map_structure(lambda t: None if t is None else t[part], stacked)
-                added, metrics, own = self._part(changes, metrics, *taken, part)
+                data = tf.nest.map_structure(lambda t: None if t is None else t[part], stacked)
+                added, metrics, own = self._part(changes, metrics, *data, part)
                 sums = [total + new for total, new in zip(sums, added, strict=True)]
                 return part + 1, sums, metrics, own
 
             def goes_on(part, sums, *_):
                 with tf.control_dependencies(sums):  # after each part, not before
-                    return (part < 1) | ((part < parts) & ~self.requests.hurried)
+                    return (part < 1) | ((part < parts) & ~self.agreement.hurried)
 
             part, sums, metrics, own = tf.while_loop(
                 goes_on, body, (0, changes.zeros(), metrics, own), parallel_iterations=1
             )
             abandoned = part < parts
-        # As late as possible: what was asked in the meantime counts already.
-        with tf.control_dependencies(sums):
-            asked = self.requests.asked
-        if communication is not None:
-            asked = tf.concat([asked, communication.measured], axis=0)
-        counts, answers = changes.apply(
-            sums, metrics, parts, tf.concat([asked, own], axis=0), abandoned
+        measured = tf.zeros([0]) if communication is None else communication.measured
+        counts, values = changes.apply(
+            sums, metrics, parts, tf.concat([measured, own], axis=0), abandoned
         )
-        answers, own = tf.split(answers, [asked.shape[0], own.shape[0]])
-        number = len(self.requests.names)
-        self.requests.agree(answers[:number])
+        measured, own = tf.split(values, [measured.shape[0], own.shape[0]])
         results = {**self.model.get_metrics_result(), **self.meters.add(counts)}
         results.update(zip(self._own_results, tf.unstack(own), strict=True))
         if communication is not None:
-            results |= communication.add(answers[number:])
+            results |= communication.add(measured)
         return results
 
-    def results(self):
+    def results(self) -> dict[str, tf.Tensor]:
         """The means of this epoch so far, as `__call__` returns them."""
         results = {**self.model.get_metrics_result(), **self.meters.results()}
         return results | (self.communication.results() if self.communication else {})
 
-    def reset(self):
-        """Starts a new epoch: what this step, and not the model, has means of."""
+    def reset(self) -> None:
+        """Starts a new epoch for the means that are this step's and not the model's."""
         self.meters.reset()
         if self.communication is not None:
             self.communication.reset()
 
     @property
-    def sums(self):
-        """What the epoch's means are made of so far, as a dictionary of nested lists of numbers."""
+    def sums(self) -> dict[str, list]:
+        """The sums of the epoch's means so far, as a dictionary of nested lists of numbers."""
         metrics = [variable.numpy().tolist() for variable in self.model.metrics_variables]
         return {"metrics": metrics, "meters": self.meters.sums.numpy().tolist()}
 
     @sums.setter
-    def sums(self, sums):
+    def sums(self, sums: dict[str, list]) -> None:
         for variable, value in zip(self.model.metrics_variables, sums["metrics"], strict=True):
             variable.assign(value)
         self.meters.sums.assign(sums["meters"])
@@ -208,7 +188,7 @@ class AdversarialStep:
                     running_statistics=self.running_statistics,
                     rematerialize=self.rematerialize != "none",
                 )
-            # And so what the model's loss and metrics assign.
+            # The same for what the model's loss and metrics assign.
             with changes.after(layers, metrics) as state:
                 loss, by_domain = mixture_loss(
                     self.model, batch, outputs, self.clean_weight, self.pairing_weight
@@ -232,7 +212,7 @@ class AdversarialStep:
         )
 
     def _attacked(self, images, labels, part):
-        """Adversarial images, in the structure of the images, and what the attack aimed at."""
+        """The adversarial images, in the structure of the images, and the attack's targets."""
         if self.attack is None:
             return None, None
         outputs = getattr(self.model, "outputs", None)
@@ -251,6 +231,6 @@ class AdversarialStep:
         # One worker with two parts draws what two workers with one part each draw.
         worker = distributed.rank() * self.accumulation_steps + part
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(worker, tf.int64)])
-        # Batches, where `iterations` counts updates: Keras too can accumulate gradients.
+        # Batches; `iterations` counts updates, and Keras can accumulate gradients too.
         step = tf.cast(keras_internals.batch_counter(self.model.optimizer).value, tf.int64)
         return tf.random.fold_in(seed, step, alg="philox")

@@ -1,16 +1,18 @@
 """The mini-batch of adversarial training: adversarial images first, then clean ones."""
 
+from typing import Any
+
 import tensorflow as tf
 
 
-def clean_count(batch_size, ratio):
+def clean_count(batch_size: Any, ratio: float) -> Any:
     """How many clean images stay in a mini-batch with `batch_size` adversarial ones.
 
     The share is rounded to the nearest whole image, halves up, and is at least one image: 20% of
     32 are 6, and 20% of 2 are 1.
 
     Args:
-        batch_size: Integer, or a scalar integer tensor where it is known only in the graph.
+        batch_size: Integer, or a scalar integer tensor if it is known only in the graph.
         ratio: Float above 0 and up to 1.
 
     Returns:
@@ -22,12 +24,11 @@ def clean_count(batch_size, ratio):
     return tf.maximum(1, tf.cast(share, tf.int32))
 
 
-def split(tensors, parts):
-    """Splits the batch of each tensor (or None) into `parts` equal ones: `[parts, batch, ...]`.
+def split(tensors: Any, parts: int) -> Any:
+    """Splits each tensor (or None) of a structure into equal parts: `[parts, batch / parts, ...]`.
 
-    Args:
-        tensors: A nested structure of them.
-        parts: Integer.
+    Raises:
+        ValueError: If the parts do not divide the batch, or its size is not fixed.
     """
 
     def split_one(tensor):
@@ -45,53 +46,48 @@ def split(tensors, parts):
 
 
 class Mixture:
-    """Adversarial images, and after them the clean ones that stay, with labels and weights.
+    """A mini-batch of adversarial images, the clean ones that stay, their labels and weights.
 
     Each is a tensor, or a dictionary, list or tuple of one, as the model and its loss take it.
 
     Args:
         images: Clean images, float32 `[batch, ...]`.
         adversarial: Their adversarial counterparts, or None to train on clean images alone.
-        labels: Of the clean images, sparse or one-hot.
+        labels: Labels of the clean images, sparse or one-hot.
         weights: Sample weights `[batch]`, or None.
-        clean_ratio: Share of clean images kept beside adversarial ones; the first of the batch,
-            each of which is the counterpart of the adversarial image in the same place.
+        clean_ratio: Share of the clean images to keep beside adversarial ones. They are the first
+            ones of the batch, so that each has its counterpart in the same place.
 
     Attributes:
         images, labels, weights: The whole mini-batch.
-        domain: Of `tfadv.models.call`.
+        domain: For `tfadv.models.call`.
         num_adversarial, num_clean: Integers, or scalar tensors.
-        parts: Which of the two domains there are, of `("adv", "clean")`.
+        parts: The domains that it has, of `("adv", "clean")`.
     """
 
-    def __init__(self, images, adversarial, labels, weights, clean_ratio):
+    def __init__(
+        self, images: Any, adversarial: Any, labels: Any, weights: Any, clean_ratio: float
+    ) -> None:
         first = tf.nest.flatten(images)[0]
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
+        self.num_adversarial, self.num_clean, self.domain = size, 0, "adv"
+        self.parts: tuple[str, ...] = ("adv",)
         if adversarial is None:
             self.num_adversarial, self.num_clean, self.domain = 0, size, "clean"
-            self.parts = ("clean",)
-        elif clean_ratio == 0:
-            self.num_adversarial, self.num_clean, self.domain = size, 0, "adv"
-            self.parts = ("adv",)
-        else:
-            self.num_adversarial, self.num_clean = size, clean_count(size, clean_ratio)
-            self.domain = size
+            self.parts, adversarial = ("clean",), images
+        elif clean_ratio:
+            self.num_clean, self.domain = clean_count(size, clean_ratio), size
             self.parts = ("adv", "clean")
 
         def join(adversarial, clean):
             pieces = {"adv": adversarial, "clean": clean[: self.num_clean]}
             return tf.concat([pieces[part] for part in self.parts], axis=0)
 
-        def join_all(adversarial, clean):
-            if adversarial is None:
-                return tf.nest.map_structure(lambda tensor: join(None, tensor), clean)
-            return tf.nest.map_structure(join, adversarial, clean)
+        self.images = tf.nest.map_structure(join, adversarial, images)
+        self.labels = tf.nest.map_structure(join, labels, labels)
+        self.weights = None if weights is None else tf.nest.map_structure(join, weights, weights)
 
-        self.images = join_all(adversarial, images)
-        self.labels = join_all(labels, labels)
-        self.weights = None if weights is None else join_all(weights, weights)
-
-    def part(self, tensor, domain):
+    def part(self, tensor: Any, domain: str) -> Any:
         """The adversarial or the clean part of a tensor of the whole mini-batch (or of None)."""
         if tensor is None:
             return None

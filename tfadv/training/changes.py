@@ -1,33 +1,41 @@
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfadv import distributed, keras_internals
+from tfadv.training.agreement import Agreement
+from tfadv.training.meters import Communication
 
 
 class Changes:
     """What one step changes in a model, held back until all workers agree on it.
 
-    Gradients, the changes of moving statistics and of compiled metrics, and counts, in the one
-    order in which they travel. A moving average is linear, so the mean of the workers' changes is
-    the change of the mean of what they would have kept alone.
+    Gradients, the changes of moving statistics and of compiled metrics, and counts, in the order in
+    which they are sent. A moving average is linear, so the mean of the workers' changes is the
+    change by the mean of their batch statistics.
 
     Args:
         model: A compiled and built Keras model.
-        counts_shape: Of the counts that travel with them.
-        compression: `"none"`, or `"fp16"`: gradients, and nothing else, are sent in float16.
-        communication: A `Communication` that measures the all-reduce, or None.
-        faults: `Faults`, which notes updates that are left out.
-        agreement: An `Agreement`, which says whether an update is void, or None.
+        counts_shape: Shape of the counts that are sent with them.
+        agreement: The `Agreement` of the workers.
+        compression: `"fp16"` sends gradients, and nothing else, in float16.
+        communication: Measures the all-reduce, if it is not None.
     """
 
     def __init__(
-        self, model, counts_shape, faults, compression="none", communication=None, agreement=None
-    ):
+        self,
+        model: keras.Model,
+        counts_shape: tf.TensorShape,
+        agreement: Agreement,
+        compression: str = "none",
+        communication: Communication | None = None,
+    ) -> None:
         self.model = model
+        self.agreement = agreement
         self.compression = compression
         self.communication = communication
-        self.faults = faults
-        self.agreement = agreement
         self.trainable = model.trainable_variables
         state = model.non_trainable_variables
         self.moving = [v for v in state if keras.backend.is_float_dtype(v.dtype)]
@@ -35,35 +43,27 @@ class Changes:
         self._other_before = [tf.identity(v.value) for v in self.other]
         self.metrics = model.metrics_variables
         self._counts_shape = counts_shape
-        self._touched = None
-        self._weights = {}
+        self._touched: list[bool] = []
+        self._weights: dict[int, Any] = {}
 
-    def zeros(self):
-        """Where a sum over the parts of a batch starts: a list of tensors."""
+    def zeros(self) -> list[tf.Tensor]:
+        """Where the sum of what `collect` returns over the parts of a batch begins."""
         variables = self.trainable + self.moving
         return [tf.zeros(v.shape, v.dtype) for v in variables] + [tf.zeros(self._counts_shape)]
 
-    def metric_states(self, scope=None):
-        """The states of the metrics as a `keras.StatelessScope` leaves them; None: as they are.
+    def metric_states(self, scope: keras.StatelessScope | None = None) -> list[tf.Tensor]:
+        """The states of the metrics as a scope leaves them, or as they are.
 
-        A metric sees one part of a batch after the other, so that its state need not add up.
+        A metric sees the parts of a batch one after the other, because its states need not add up.
         """
         values = [scope and scope.get_current_value(v) for v in self.metrics]
         return [
-            tf.convert_to_tensor(v.value) if value is None else tf.convert_to_tensor(value)
+            tf.convert_to_tensor(v.value if value is None else value)
             for v, value in zip(self.metrics, values, strict=True)
         ]
 
-    def after(self, layers, metrics):
-        """A scope for the model's loss and metrics, which go on from what its call assigned.
-
-        Args:
-            layers: The `keras.StatelessScope` of the model's call.
-            metrics: List of tensors, the states of the metrics.
-
-        Returns:
-            A `keras.StatelessScope`.
-        """
+    def after(self, layers: keras.StatelessScope, metrics: list[tf.Tensor]) -> keras.StatelessScope:
+        """A scope for the model's loss and metrics, which continues the one of its call."""
         # Keras's regularizers take the weights from the scope.
         weights = [(v, v.value) for v in self.trainable]
         state = keras.StatelessScope([*weights, *self._metrics_and(metrics)])
@@ -71,13 +71,12 @@ class Changes:
         state.state_mapping.update(layers.state_mapping)
         return state
 
-    def collect(self, gradients, state, counts):
-        """Puts what one part of a batch changes, other than metrics, into a list of tensors.
+    def collect(
+        self, gradients: list[tf.Tensor | None], state: keras.StatelessScope, counts: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Lists what one part of a batch changes, except metrics.
 
-        Args:
-            gradients: List, of `trainable`; None where a variable had no part in the loss.
-            state: The `keras.StatelessScope` that holds what was assigned.
-            counts: Tensor.
+        The gradient of a variable that is not in the loss is None.
 
         Raises:
             ValueError: If a layer or the loss assigns a variable that gradients train.
@@ -88,8 +87,8 @@ class Changes:
                     "layers must not assign what gradients train, as SpectralNormalization does; "
                     f"received {variable.path!r}"
                 )
-        # Variables that no image of any worker reaches, as those of a mixture's clean branch
-        # where there are no clean images, stay exactly as they are; and, as frozen ones, at home.
+        # Variables that no image of any worker reaches, such as those of a mixture's clean branch
+        # without clean images, stay exactly as they are; neither they nor frozen ones are sent.
         self._touched = [gradient is not None for gradient in gradients]
         self._touched += [state.get_current_value(v) is not None for v in self.moving]
         self._touched.append(True)
@@ -103,87 +102,83 @@ class Changes:
                 value = state.get_current_value(variable)
                 if value is not None:
                     variable.assign(value)
-        return [
-            *dense,
-            *[_change(state, v) for v in self.moving],
-            counts,
-        ]
+        return [*dense, *[_change(state, v) for v in self.moving], counts]
 
-    def apply(self, sums, metrics, parts, requests, abandoned=False):
+    def apply(
+        self,
+        sums: list[tf.Tensor],
+        metrics: list[tf.Tensor],
+        parts: int,
+        values: tf.Tensor,
+        abandoned: Any = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Averages the sums over parts and workers, and changes the model by them.
 
-        If any of them is not finite, on whichever worker, the update is left out: it counts as one,
-        and changes nothing. (Gradients of a `LossScaleOptimizer` are its own to look at, as long as
-        its scale is above 1.) The states of metrics may be anything: a maximum begins at -inf. If
-        the update is void, by the `Agreement`, everything is as before it, the number of updates
-        too.
+        If any sum is not finite, on any worker, the update is skipped: it counts as one and changes
+        nothing. (A `LossScaleOptimizer` looks after its own gradients while its scale is above 1.)
+        The states of metrics may be anything: a maximum begins at -inf. If the update is void by
+        the `Agreement`, everything stays as before, the number of updates too.
 
         Args:
-            sums: List of tensors, as of `collect`.
-            metrics: List of tensors, as of `metric_states`. The changes of several workers add up,
-                as `tfadv.training.additive_metrics` makes sure.
-            parts: Integer, how many parts of a batch they are sums over.
-            requests: A float tensor of this worker, which travels with them.
-            abandoned: Boolean tensor, whether the sums lack some parts, which makes it void.
+            sums: Sums of what `collect` returns, over the parts of a batch.
+            metrics: The states of the metrics; the changes of several workers are added up.
+            parts: The number of parts.
+            values: A vector to be averaged too.
+            abandoned: Whether the sums lack some parts, which makes the update void.
 
         Returns:
-            The mean counts, zeros if nothing changes; and the mean of all workers' requests.
+            The mean counts, zeros if nothing changes; and the mean of `values`.
         """
         sent = [value / parts for value, on in zip(sums, self._touched, strict=True) if on]
         gradients = sum(self._touched[: len(self.trainable)])
         half = gradients if self.compression == "fp16" else 0
         scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
-        flags = self.faults.flags(sent[gradients:] if scaled else sent)
+        finite = _are_finite(sent[gradients:] if scaled else sent)
         if scaled:
-            # It leaves them out itself and lowers the scale; at 1 that is not what they come from.
-            unscaled = tf.cast(self.model.optimizer.dynamic_scale.value <= 1.0, tf.float32)
-            flags = tf.maximum(flags, unscaled * self.faults.flags(sent[:gradients]))
+            # It skips the update and lowers the scale; at 1 the scale is not the cause.
+            unscaled = self.model.optimizer.dynamic_scale.value <= 1.0
+            finite &= _are_finite(sent[:gradients]) | ~unscaled
         number, several = len(sent), distributed.size() > 1
         if several:
             sent += [_metric_change(v, state) for v, state in self._metrics_and(metrics)]
-        row = tf.zeros([0]) if self.agreement is None else self.agreement.row(abandoned)
-        sent.append(tf.concat([requests, flags, row], 0))
-        if self.agreement is not None:
-            self.agreement.note(sent, half)
+        # As late as possible, so that what was requested in the meantime counts already.
+        with tf.control_dependencies(sums):
+            row = self.agreement.row(abandoned, ~finite)
+        sent.append(tf.concat([values, row], 0))
+        self.agreement.note(sent, half)
 
         def reduce():
             return distributed.mean(sent, "tfadv_step", half)
 
-        *means, answers = (
-            self.communication.around(sent, reduce) if self.communication else reduce()
-        )
+        *means, last = self.communication.around(sent, reduce) if self.communication else reduce()
         if several:
             metrics = [_metric_sum(v, mean) for v, mean in self._metrics_and(means[number:])]
             means = means[:number]
-        answers, flags, rows = tf.split(
-            answers, [requests.shape[0], distributed.size(), row.shape[0]]
-        )
-        void = tf.constant(False) if self.agreement is None else self.agreement.take(rows)
-        left_out = tf.reduce_any(flags > 0)
-        if half and not scaled:  # which may overflow on their way
-            finite = [tf.reduce_all(tf.math.is_finite(mean)) for mean in means[:half]]
-            left_out |= ~tf.reduce_all(tf.stack(finite))
-        left_out &= ~void  # what is not finite is no fault where nobody takes it
-        self.faults.note(left_out, flags)
-        # What is in a branch is this worker's alone: the collective operation is behind it.
+        values, rows = tf.split(last, [values.shape[0], row.shape[0]])
+        void, skipped = self.agreement.take(rows)
+        if half and not scaled:  # gradients may overflow on their way
+            skipped |= ~_are_finite(means[:half])
+        skipped &= ~void
+        self.agreement.skip(skipped)
+        # Branches hold only what is this worker's own: the collective operation is over.
         tf.cond(
             void,
             self._undo,
-            lambda: tf.cond(left_out, self._leave_out, lambda: self._change(means, metrics)),
+            lambda: tf.cond(skipped, self._skip, lambda: self._change(means, metrics)),
         )
-        return tf.where(left_out | void, 0.0, means[-1]), answers
+        return tf.where(skipped | void, 0.0, means[-1]), values
 
     def _undo(self):
         for variable, value in zip(self.other, self._other_before, strict=True):
             variable.assign(value)
         return tf.constant(0)
 
-    def _leave_out(self):
+    def _skip(self):
         # Counted all the same: the learning rate, the data and the random draws go on.
         keras_internals.batch_counter(self.model.optimizer).assign_add(1)
         return tf.constant(0)
 
-    def _metrics_and(self, tensors):
+    def _metrics_and(self, tensors) -> Iterator[tuple[keras.Variable, tf.Tensor]]:
         return zip(self.metrics, tensors, strict=True)
 
     def _change(self, means, metrics):
@@ -196,6 +191,11 @@ class Changes:
             variable.assign(state)
         self.model.optimizer.apply([g for g, _ in pairs], [v for _, v in pairs])
         return tf.constant(0)
+
+
+def _are_finite(tensors):
+    finite = [tf.reduce_all(tf.math.is_finite(t)) for t in tensors if t.dtype.is_floating]
+    return tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
 
 
 def _change(scope, variable):
@@ -213,7 +213,7 @@ def _metric_change(variable, state):
 
 
 def _metric_sum(variable, mean):
-    """The state of a metric after the changes of all workers, of which there is the mean."""
+    """The state of a metric after the changes of all workers, given their mean."""
     change = mean * distributed.size()
     if not keras.backend.is_float_dtype(variable.dtype):
         change = tf.round(change)  # a mean times its number may be 6.9999995

@@ -1,48 +1,65 @@
 """Saved models that hold the state of a training, written whole or not at all."""
 
 import dataclasses
+import os
 
 import keras
+import tensorflow as tf
 
 from tfadv import checkpoint_files, keras_internals, models, whole_files
 from tfadv.checkpoint_files import Progress
-from tfadv.training import averages
+
+Path = str | os.PathLike
 
 
-def save(model, path, progress=None):
-    """Writes a model, its optimizer included, so that a reader never meets a half-written file.
+def save(model: keras.Model, path: Path, progress: Progress | None = None) -> None:
+    """Writes a model and its optimizer, so that no reader ever sees a half-written file.
 
     Args:
         model: A compiled Keras model.
-        path: Of a `.keras` file.
+        path: Path of a `.keras` file.
         progress: The `Progress` of its training.
 
     Raises:
-        OSError: Naming the file, if it cannot be written; what was there before is as it was.
+        OSError: If the file cannot be written; it names the file, whose old content stays.
     """
     with whole_files.aside(path) as temporary:
         write(model, temporary, progress)
 
 
-def write(model, path, progress=None):
-    """Does the same at a path that nobody reads yet."""
+def write(model: keras.Model, path: Path, progress: Progress | None = None) -> None:
+    """Writes like `save`, to a path that nobody reads yet."""
     model.save(path)
     generators = [variable.numpy().tolist() for variable in _generators(model)]
     checkpoint_files.stamp(path, progress or Progress(), generators)
 
 
-def restore(model, path):
+def restore(model: keras.Model, path: Path) -> Progress:
     """Gives a model, its optimizer and its random layers the values of a saved one.
 
     Args:
-        model: A compiled Keras model, of the same architecture.
-        path: Of a `.keras` file that `save` wrote.
+        model: A compiled Keras model of the same architecture.
+        path: Path of a `.keras` file that `save` or `tfadv.callbacks.Checkpoint` wrote.
 
     Returns:
         The `Progress` of its training.
 
     Raises:
-        ValueError: At the first layer or variable that the two do not share.
+        ValueError: For the first layer or variable that differs.
+
+    Example:
+
+    ```python
+    from tfadv.training import checkpoints
+
+    training = tfadv.callbacks.AdversarialTraining(attack)
+    saving = tfadv.callbacks.Checkpoint("checkpoints")
+    model.fit(images, labels, epochs=1, callbacks=[training, saving])
+
+    progress = checkpoints.restore(model, "checkpoints/epoch-0001.keras")
+    training = tfadv.callbacks.AdversarialTraining(attack, progress=progress)
+    model.fit(images, labels, initial_epoch=progress.epoch, epochs=2, callbacks=[training, saving])
+    ```
     """
     progress, generators = checkpoint_files.read(path)
     saved = models.load(path, name="checkpoint")
@@ -59,25 +76,25 @@ def restore(model, path):
     for variable, value in zip(_generators(model), generators, strict=True):
         variable.assign(value)
     if progress.averaged:
-        averages.exchange(model.optimizer)
+        exchange_averages(model.optimizer)
     return dataclasses.replace(progress, averaged=False)
 
 
-def initialize(model, path):
-    """Gives a model the weights and moving statistics of a saved one, and no optimizer's state.
+def initialize(model: keras.Model, path: Path) -> None:
+    """Gives a model the weights and moving statistics of a saved one, without the optimizer.
 
-    What may differ, since it is how a network trains and not what it is: regularizers, dtype
-    policies, and which layers are trainable.
+    The two may differ in how they train: in regularizers, dtype policies, and the layers that are
+    trainable.
 
     Args:
-        model: A Keras model, of the same architecture.
-        path: Of a `.keras` file.
+        model: A Keras model of the same architecture.
+        path: Path of a `.keras` file.
 
     Raises:
-        ValueError: If it does not load, or at the first layer or variable that they do not share.
+        ValueError: If the file does not load, or for the first layer or variable that differs.
     """
     saved = models.load(path, compile=False, name="init_from")
-    # In the order of the layers: what is trainable, and so comes first, may differ.
+    # In the order of the layers: in that of the model, trainable variables come first.
     sources, targets = (
         [variable for layer in _leaves(each) for variable in layer.variables]
         for each in (saved, model)
@@ -88,6 +105,20 @@ def initialize(model, path):
         target.assign(source)
 
 
+def exchange_averages(optimizer: keras.optimizers.Optimizer) -> None:
+    """Exchanges weights and the moving averages that an optimizer with `use_ema=True` keeps.
+
+    A second exchange undoes the first to the bit.
+
+    Args:
+        optimizer: A built Keras optimizer; it may be a `LossScaleOptimizer` or `MultiOptimizer`.
+    """
+    for variable, average in keras_internals.averaged_variables(optimizer):
+        weights = tf.identity(variable.value)
+        variable.assign(tf.identity(average.value))
+        average.assign(weights)
+
+
 def _generators(model):
     """The states of random layers, such as dropout, which Keras does not save."""
     saved = {id(variable) for variable in model.weights}
@@ -95,7 +126,7 @@ def _generators(model):
 
 
 def _check_layers(saved, model, path, free=()):
-    # Group, layer and instance normalization, for example, have the same variables.
+    # Their variables may be the same: those of group, layer and instance normalization are.
     for here, there in zip(_leaves(model), _leaves(saved), strict=False):
         mine, its = _settings(here, free), _settings(there, free)
         if mine != its:
@@ -113,7 +144,7 @@ def _leaves(model):
 
 
 def _settings(layer, free):
-    """What a layer computes, by its kind and configuration; not how its variables began."""
+    """A layer's class and configuration, without its name and how its variables began."""
     config = {
         name: value
         for name, value in layer.get_config().items()
@@ -134,7 +165,7 @@ def _check_variables(sources, targets, path):
 
 
 def _differ(source, target):
-    # The name of the model itself, which is counted up in a process, is no difference.
+    # Not by path, which begins with the model's own name, numbered in each process.
     return source.name != target.name or tuple(source.shape) != tuple(target.shape)
 
 

@@ -1,12 +1,22 @@
 """The losses of adversarial training over one mini-batch."""
 
 import inspect
+from typing import Any
 
+import keras
 import tensorflow as tf
 
+from tfadv.training.batches import Mixture
 
-def mixture_loss(model, batch, outputs, clean_weight=None, pairing_weight=0.0):
-    """The loss of Eq. 1, and of adversarial logit pairing on top of it.
+
+def mixture_loss(
+    model: keras.Model,
+    batch: Mixture,
+    outputs: Any,
+    clean_weight: float | None = None,
+    pairing_weight: float = 0.0,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """The loss of Eq. 1, plus that of adversarial logit pairing.
 
     `loss = alpha * J(clean) + (1 - alpha) * J(adv) + w * mean((z_adv - z_clean)^2)`
 
@@ -16,21 +26,20 @@ def mixture_loss(model, batch, outputs, clean_weight=None, pairing_weight=0.0):
 
     Args:
         model: A compiled Keras model.
-        batch: A `tfadv.training.batches.Mixture`.
-        outputs: What the model returns for it.
+        batch: The mini-batch.
+        outputs: The model's outputs for it.
         clean_weight: Float, alpha. None weights by the counts, so that the loss is the mean over
             all images of the mini-batch: alpha = 1/2 at a clean ratio of 100% (Section 4.1).
         pairing_weight: Float, w.
 
     Returns:
-        The loss, a scalar; and a dictionary of J by domain. They are float32, or float64 where the
-        model's own are.
+        The loss, a scalar; and J by domain. They are float32, or float64 if the model's own are.
     """
-    # As Keras calls it: one of a user may have other names, and none for `training`.
-    options = inspect.signature(model.compute_loss).parameters
-    options = {"training": True} if "training" in options else {}
+    # As Keras calls it: a user's own may name its arguments otherwise, and lack `training`.
+    takes_training = "training" in inspect.signature(model.compute_loss).parameters
+    options = {"training": True} if takes_training else {}
     by_domain = {
-        domain: at_least_float32(
+        domain: _at_least_float32(
             model.compute_loss(
                 batch.part(batch.images, domain),
                 batch.part(batch.labels, domain),
@@ -54,12 +63,11 @@ def mixture_loss(model, batch, outputs, clean_weight=None, pairing_weight=0.0):
     return loss, by_domain
 
 
-def at_least_float32(tensor):
-    """A tensor as it is, or in float32 if it has 16 bits, which are few for a loss."""
-    return tf.cast(tensor, tf.float32) if tensor.dtype.size < 4 else tensor
+def _at_least_float32(tensor):
+    return tf.cast(tensor, tf.float32) if tensor.dtype.size < 4 else tensor  # 16 bits are few
 
 
-def logit_pairing(batch, outputs):
+def logit_pairing(batch: Mixture, outputs: tf.Tensor) -> tf.Tensor:
     """Mean squared difference of the logits of clean images and their adversarial counterparts."""
     clean = tf.cast(batch.part(outputs, "clean"), tf.float32)
     adversarial = tf.cast(batch.part(outputs, "adv"), tf.float32)[: batch.num_clean]

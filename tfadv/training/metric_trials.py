@@ -1,5 +1,7 @@
 """Tries a model's metrics on random data, to learn what nothing declares."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,30 +9,24 @@ import tensorflow as tf
 _COUNT = 16  # images of a trial
 
 
-def own_results(model, x, y, sample_weight, outputs):
-    """Names of the scalars that a model's own `compute_metrics` returns beside its metrics.
+def own_results(model: keras.Model, x: Any, y: Any, sample_weight: Any, outputs: Any) -> list[str]:
+    """Names of the scalars that a model's own `compute_metrics` returns besides its metrics.
 
     Args:
         model: A compiled and built Keras model.
-        x, y, sample_weight: The `tf.TensorSpec`s of a batch, as the model takes it, or None.
-        outputs: What the model returns, as of `tfadv.models.calling.output_spec`.
+        x, y, sample_weight: The `tf.TensorSpec`s of a batch as the model takes it, or None.
+        outputs: The Keras tensors that the model returns, as from `calling.output_spec`.
     """
     if type(model).compute_metrics is keras.Model.compute_metrics:
         return []
     outputs = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), outputs)
     results = {}
 
-    def trace(*arguments):
+    def trace(x, y, y_pred, weights):
         with keras.StatelessScope():
-            given = iter(arguments)
-            x, y, y_pred, weights = tf.nest.map_structure(
-                lambda spec: None if spec is None else next(given), specs
-            )
             results.update(model.compute_metrics(x, y, y_pred, sample_weight=weights) or {})
 
-    specs = (x, y, outputs, sample_weight)
-    leaves = [spec for spec in tf.nest.flatten(specs) if spec is not None]
-    tf.function(trace, autograph=False).get_concrete_function(*leaves)
+    tf.function(trace, autograph=False).get_concrete_function(x, y, outputs, sample_weight)
     known = model.get_metrics_result()
     return [
         name
@@ -39,15 +35,15 @@ def own_results(model, x, y, sample_weight, outputs):
     ]
 
 
-def check_sums(model, x, y, sample_weight, outputs):
+def check_sums(model: keras.Model, x: Any, y: Any, sample_weight: Any, outputs: Any) -> None:
     """Raises for a metric whose changes by several workers do not add up.
 
-    Keras's own metrics are sums over images. Others, such as a maximum, seldom say that they are
-    not: their variables have Keras's default `aggregation="sum"` as well. So what a batch adds to
-    each variable is compared between two states of the metric, where it must be the same.
+    Keras's own metrics are sums over images. Others, such as a maximum, seldom declare that they
+    are not: their variables also have Keras's default `aggregation="sum"`. So this compares what a
+    batch adds to each variable in two states of the metric; it must be the same.
 
     Args:
-        model, x, y, sample_weight, outputs: As of `own_results`.
+        model, x, y, sample_weight, outputs: As in `own_results`.
 
     Raises:
         ValueError: Naming the metric's variable.
@@ -63,25 +59,26 @@ def check_sums(model, x, y, sample_weight, outputs):
             for batch in data[:2]:
                 later = _update(model, later, batch)
             ends = [_update(model, states, data[2]) for states in (start, later)]
-        except Exception:  # a metric of a user may raise anything for data that are no images
+        except Exception:  # a user's metric may raise anything for data that are not images
             continue
         for place, states in enumerate(zip(start, ends[0], later, ends[1], strict=True)):
-            states = np.array([state.numpy().astype("float64") for state in states])
-            if np.isfinite(states).all():
+            values = np.array([state.numpy().astype("float64") for state in states])
+            if np.isfinite(values).all():
                 tried[place] = True
-                sums[place] &= _same_change(*states, variables[place].dtype)
+                sums[place] &= _same_change(values, variables[place].dtype)
     for place, variable in enumerate(variables):
         declared = variable.aggregation == "sum" and np.isfinite(start[place].numpy()).all()
         if not (sums[place] if tried[place] else declared):
             raise ValueError(
                 "metrics must be sums over images to be added up over several workers; received "
-                f"{variable.path!r}, which is none: compute it on validation_data, or in a callback"
+                f"{variable.path!r}, which is not: compute it on validation_data or in a callback"
             )
 
 
-def _same_change(start, end, later, later_end, dtype):
+def _same_change(values, dtype):
+    start, end, later, later_end = values
     tolerance = 1e-4 if dtype not in ("float16", "bfloat16") else 3e-2
-    size = np.abs([start, end, later, later_end]).max(axis=0)
+    size = np.abs(values).max(axis=0)
     return bool(np.all(np.abs((end - start) - (later_end - later)) <= tolerance * size))
 
 
@@ -91,14 +88,13 @@ def _update(model, states, data):
     weights = [(v, v.value) for v in model.trainable_variables]
     x, y, outputs, sample_weight = data
     with keras.StatelessScope([*weights, *zip(variables, states, strict=True)]) as scope:
-        # Which may update metrics as well.
-        model.compute_loss(x, y, outputs, sample_weight)
+        model.compute_loss(x, y, outputs, sample_weight)  # it may update metrics too
         model.compute_metrics(x, y, outputs, sample_weight=sample_weight)
     return [scope.get_current_value(v) for v in variables]
 
 
 def _data(x, y, sample_weight, outputs, seed, scale):
-    """A random batch with outputs: logits of a scale, or probabilities for None."""
+    """A random batch and outputs for it: logits of a scale, or probabilities for None."""
     rng = np.random.default_rng(seed)
 
     def uniform(each):

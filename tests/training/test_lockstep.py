@@ -1,4 +1,7 @@
-"""Validation metrics over the images of several workers, one after the other in this process."""
+"""Validation metrics over the images of several workers, here one after the other in one process.
+
+Real workers: tests/callbacks/test_lockstep_workers.py.
+"""
 
 import keras
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 
 from tests.training import cases
 from tfadv import distributed
-from tfadv.training.validation_logs import ValidationLogs
+from tfadv.training.lockstep import ValidationLogs
 
 ANY = cases.images(1)  # of a worker that trains, and does not validate
 
@@ -68,7 +71,7 @@ def test_metrics_that_are_no_means_are_of_all_images_too(monkeypatch):
     assert abs(of_all - mean) > 0.01
 
 
-def test_who_did_not_validate_has_the_logs_of_those_who_did(monkeypatch):
+def test_a_worker_that_did_not_validate_gets_the_logs_of_those_that_did(monkeypatch):
     x, y = cases.images(12)
     workers = Workers(monkeypatch, compiled, [(x, y), None])
     expected = workers.models[0].evaluate(x, y, verbose=0, return_dict=True)
@@ -77,7 +80,7 @@ def test_who_did_not_validate_has_the_logs_of_those_who_did(monkeypatch):
     assert nobody.logs == {"loss": 1.0, "val_pgd10_accuracy": 0.25, "val_loss": 9.0}
 
 
-def test_logs_of_a_test_step_of_ones_own_are_means_by_images(monkeypatch):
+def test_logs_of_an_own_test_step_are_means_over_images(monkeypatch):
     x, y = cases.images(12)
     model = compiled()
     mine = ValidationLogs(model)
