@@ -27,7 +27,9 @@ PUBLIC |= {
 CLASSES = [
     name
     for name, value in PUBLIC.items()
-    if inspect.isclass(value) and not dataclasses.is_dataclass(value)
+    if inspect.isclass(value)
+    and not dataclasses.is_dataclass(value)
+    and not issubclass(value, Exception)
 ]
 
 
