@@ -211,14 +211,13 @@ def test_nothing_is_traced_again(monkeypatch):
     model = cases.mixture()
     x, y = cases.images(model, 14)
     traced = []
-    call = models.call
+    run = calling.run
 
     def counted(*args, **options):
         traced.append(options)
-        return call(*args, **options)
+        return run(*args, **options)
 
-    monkeypatch.setattr(models, "call", counted)
-    monkeypatch.setattr(calling, "call", counted)
+    monkeypatch.setattr(calling, "run", counted)
     attack = PGD(4, num_steps=4, restarts=2)
     evaluator = evaluation.Evaluator(model, attack, [2, 4, 6], domains=("adv", "clean"))
     evaluator((x, y), batch_size=4)
