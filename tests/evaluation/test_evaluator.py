@@ -11,7 +11,6 @@ from tests import workers
 from tests.evaluation import cases
 from tfadv import data, evaluation, models
 from tfadv.attacks import PGD
-from tfadv.models import calling
 
 
 def counts(results):
@@ -207,27 +206,36 @@ def test_the_model_is_left_as_it_was():
     assert set(vars(model)) == attributes
 
 
-def test_nothing_is_traced_again(monkeypatch):
-    model = cases.mixture()
+class Counted(keras.layers.Layer):
+    """Counts how often it is traced."""
+
+    count = 0
+
+    def call(self, x):
+        self.count += 1
+        return x
+
+
+def test_nothing_is_traced_again():
+    mixture, layer = cases.mixture(), Counted()
+    inputs = keras.Input(cases.SHAPE)
+    model = keras.Model(inputs, mixture(layer(inputs)))
     x, y = cases.images(model, 14)
-    traced = []
-    run = calling.run
-
-    def counted(*args, **options):
-        traced.append(options)
-        return run(*args, **options)
-
-    monkeypatch.setattr(calling, "run", counted)
-    attack = PGD(4, num_steps=4, restarts=2)
-    evaluator = evaluation.Evaluator(model, attack, [2, 4, 6], domains=("adv", "clean"))
-    evaluator((x, y), batch_size=4)
-    # For each branch: the prediction, and one attack for both step sizes.
-    assert len(traced) == 2 * (1 + 1)
+    counts_of_traces = []
+    for num_steps in (4, [2, 4, 6]):
+        evaluator = evaluation.Evaluator(
+            model, PGD(4, restarts=2), num_steps, ("adv", "clean"), value_range=(0, 255)
+        )
+        layer.count = 0
+        evaluator((x, y), batch_size=4)
+        counts_of_traces.append(layer.count)
+    # One graph serves all step sizes and numbers of steps.
+    assert counts_of_traces[0] == counts_of_traces[1] > 0
     first = evaluator((x, y), batch_size=4)
     for variable in model.trainable_variables:
         variable.assign(variable.value * 0.5)
     second = evaluator((x[:9], y[:9]), batch_size=4)
-    assert len(traced) == 2 * (1 + 1)
+    assert layer.count == counts_of_traces[1]
     # The compiled graphs read the current weights.
     assert second[0].accuracy != first[0].accuracy
     assert second[0].correct == np.sum(cases.predict(model, x[:9]) == y[:9])
