@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -337,15 +338,20 @@ def test_a_program_says_it_in_one_line_without_tensorflow():
     assert (done.stdout, done.stderr) == ("", line)
 
 
-def test_only_rank_0_speaks():
-    environment = {**os.environ, "HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"}
-    done = subprocess.run(
+def test_another_worker_leaves_a_mistake_to_rank_0_whose_end_ends_it(tmp_path):
+    status = tmp_path / "status"
+    launch = {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "TFADV_STATUS_FILE": str(status)}
+    with subprocess.Popen(
         [sys.executable, "-m", "tfadv.train", "--epsilon=-1"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+        env=os.environ | launch,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as worker:
+        while worker.poll() is None and not (status.exists() and status.read_text()):
+            time.sleep(0.05)
+        worker.terminate()  # as the launcher does when rank 0 has ended
+        assert worker.stdout.read() == b""
+    assert status.read_text() == "2"
 
 
 def test_an_epsilon_of_other_libraries_is_warned_of_before_anything_runs():
