@@ -1,4 +1,4 @@
-"""How programs start: absl's own flags, their help, and what is printed before a program speaks."""
+"""The start of programs: help, absl's own flags, and what is printed while TensorFlow loads."""
 
 import importlib
 import os
@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tfadv.programs import settings, start
+from tfadv import settings
+from tfadv.programs import start
 
 PROGRAMS = ("train", "evaluate", "inspect", "predict", "plan", "report")
 
@@ -57,7 +58,7 @@ def test_only_check_args_and_undefok(tmp_path):
     assert "tfadv.train: epochs must be between 1 and 1000000; received 0\n" in wrong.stderr
 
 
-def test_the_greeting_of_tensorflows_libraries_is_left_out_and_nothing_else(monkeypatch, capfd):
+def test_only_the_greeting_of_tensorflows_libraries_is_left_out(monkeypatch, capfd):
     def greet(name):
         assert name == "tensorflow"
         os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are ...\n")
@@ -69,7 +70,7 @@ def test_the_greeting_of_tensorflows_libraries_is_left_out_and_nothing_else(monk
     assert capfd.readouterr().err == "E0000 00:00:1.2 3 cuda.cc:1] failed call to cuInit\n"
 
 
-def test_what_is_printed_before_an_import_fails_is_shown(monkeypatch, capfd):
+def test_output_of_a_failing_import_is_shown(monkeypatch, capfd):
     def fail(name):
         os.write(2, b"libcudart.so: cannot open shared object file\n")
         raise ImportError("broken")
@@ -80,11 +81,16 @@ def test_what_is_printed_before_an_import_fails_is_shown(monkeypatch, capfd):
     assert capfd.readouterr().err == "libcudart.so: cannot open shared object file\n"
 
 
-def test_roles():
-    Role = settings.Role
-    # A resumed run may have another of these, and of no other.
-    free = settings.names(settings.TRAIN, Role.FREE)
-    assert {"resume", "data_dir", "eval_every", "stall_seconds"} <= set(free)
-    assert not {"seed", "epsilon", "norm", "init_from", "gradient_compression"} & set(free)
-    inspected = set(settings.names(settings.INSPECT, Role.MINI_BATCH))
-    assert inspected == set(settings.names(settings.TRAIN, Role.MINI_BATCH))
+def test_a_wrong_flag_is_one_line_without_tensorflow():
+    done = run("train", "--epsilon=-1")
+    assert done.returncode == 2 and done.stdout == ""
+    assert not {"tensorflow", "keras", "numpy"} & imported(done)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert said == ["tfadv.train: epsilon must be between 0 and 255 (pixels of 255); received -1.0"]
+
+
+def test_only_rank_0_reports_a_wrong_flag(monkeypatch):
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    done = run("train", "--epsilon=-1")
+    assert (done.returncode, done.stdout) == (2, "") and "epsilon" not in done.stderr
