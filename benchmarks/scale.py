@@ -11,7 +11,7 @@ import keras
 
 from benchmarks import measuring
 from tfadv import models
-from tfadv.programs import command_lines, costs
+from tfadv.programs import costs
 from tfadv.programs import plan as plan_program
 from tfadv.programs.time_model import Work, predict
 from tfadv.tables import devices, networks
@@ -151,7 +151,7 @@ def published(cost):
 def answer(name, workers, device, cost):
     """What `python -m tfadv.plan` says of a flagfile: its prediction, and the work."""
     flags = [f"--flagfile=flags/{name}.flags", f"--workers={workers}", f"--device={device}"]
-    settings = command_lines.plan(flags)
+    settings = plan_program.parse(flags)
     work = plan_program.work(settings, workers)
     device = devices.known_device(device)
     prediction = predict(
@@ -176,7 +176,7 @@ def run(options):
     mixtures = {}
     answers = []
     for name, count, device in ANSWERS:
-        settings = command_lines.plan([f"--flagfile=flags/{name}.flags", f"--workers={count}"])
+        settings = plan_program.parse([f"--flagfile=flags/{name}.flags", f"--workers={count}"])
         if settings.depth not in by_depth:
             continue
         key = settings.depth, settings.norm

@@ -13,6 +13,7 @@ ORDER = (
     ("train", "evaluate", "inspect", "report", "predict", "plan"),
     ("programs",),
     ("paper",),
+    ("settings",),
     ("__init__",),
     ("callbacks",),
     ("training",),

@@ -19,17 +19,10 @@ from tests.data import miniature_imagenet
 from tfadv import event_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-TINY = [
-    "--flagfile=flags/quickstart.flags",
-    "--epochs=2",
-    "--steps_per_epoch=3",
-    "--batch_size=8",
-    "--images_per_worker=4",
-    "--num_steps=2",
-    "--eval_every=1",
-    "--eval_limit=10",
-    "--width=4",
-]
+TINY = (
+    "--flagfile=flags/quickstart.flags --epochs=2 --steps_per_epoch=3 --batch_size=8 "
+    "--images_per_worker=4 --num_steps=2 --eval_every=1 --eval_limit=10 --width=4"
+).split()
 
 
 def program(name, *flags, workers=1, check=True):
@@ -58,13 +51,13 @@ def variables(path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of two epochs on two workers, in one go."""
+    """A run of two epochs on two workers that is not interrupted."""
     directory = tmp_path_factory.mktemp("runs") / "whole"
     done = program("train", *TINY, f"--run_dir={directory}", workers=2)
     return directory, done
 
 
-def test_a_run_leaves_what_it_should(run):
+def test_a_run_writes_its_files(run):
     directory, done = run
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
@@ -76,7 +69,7 @@ def test_a_run_leaves_what_it_should(run):
     assert (directory / "statistics.png").read_bytes().startswith(b"\x89PNG")
     flags = (directory / "flags.txt").read_text().splitlines()
     assert "--norm=mbn" in flags and "--batch_size=8" in flags and "--momentum=0.9" in flags
-    # One voice: rank 0's.
+    # Only rank 0 prints.
     assert done.stdout.count("Epoch 1/2") == 1 and "[1]" not in done.stdout
     assert "tensorboard --logdir" in done.stdout
     saved = keras.saving.load_model(directory / "checkpoints/epoch-0002.keras")
@@ -88,7 +81,7 @@ def test_a_run_leaves_what_it_should(run):
 
 
 def shown(directory):
-    """Run -> tag -> steps, of all that TensorBoard shows of a training."""
+    """Everything that TensorBoard shows of a training: run -> tag -> steps."""
     runs = plugin_event_multiplexer.EventMultiplexer()
     runs.AddRunsFromDirectory(str(directory / "tensorboard"))
     runs.Reload()
@@ -100,7 +93,7 @@ def shown(directory):
 
 def test_tensorboard_shows_training_and_evaluation(run):
     directory, _ = run
-    found = shown(directory)
+    runs = shown(directory)
     names = {
         "train": ("learning_rate", "loss", "accuracy", "attack_success"),
         "adv": ("loss", "accuracy"),
@@ -110,17 +103,17 @@ def test_tensorboard_shows_training_and_evaluation(run):
         "batch_norm/adv": ("moving_mean/norm0", "gamma/norm0"),
     }
     for part, tags in names.items():
-        assert [found[part][tag] for tag in tags] == [[3, 6]] * len(tags)
+        assert [runs[part][tag] for tag in tags] == [[3, 6]] * len(tags)
     scalars = event_files.read_scalars(directory / "tensorboard" / "adv")
     lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
     assert {step: tags["loss"] for step, tags in scalars.items()} == pytest.approx(
         {line["step"]: line["adv_loss"] for line in lines}
     )
-    assert set(found["."]) >= {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    assert set(runs["."]) >= {"_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(run, tmp_path):
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(run, tmp_path):
     directory, _ = run
     # As if killed in the second epoch, after its scalars were written and before its checkpoint.
     again = tmp_path / "again"
@@ -135,7 +128,7 @@ def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(run, tmp_path
 
 
 def started(directory, *flags, until):
-    """A launch by the real script on two workers, when its output has come to a text."""
+    """Launches the real script on two workers, and returns when it prints a text."""
     if not (pathlib.Path(sys.executable).parent / "horovodrun").exists():
         pytest.skip("needs Horovod")
     process = subprocess.Popen(
@@ -149,11 +142,11 @@ def started(directory, *flags, until):
     for line in process.stdout:
         if until in line:
             return process
-    raise AssertionError(f"it ended with {process.wait()} before it said {until!r}")
+    raise AssertionError(f"it ended with {process.wait()} before it printed {until!r}")
 
 
 def log(directory):
-    """Its lines, without what is measured in seconds."""
+    """The lines of the log, without measured times."""
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     return [
         {name: v for name, v in line.items() if name not in ("seconds", "communication_share")}
@@ -170,28 +163,27 @@ def assert_as_if_never_stopped(directory, expected):
     assert log(directory) == log(expected)
 
 
-def assert_sigterm_stops_behind_a_checkpoint(directory):
+def assert_sigterm_stops_after_a_checkpoint(directory):
     with started(directory, until="Epoch 1/2") as process:
-        # The first update, which is compiled, takes seconds: there is time for more than this.
+        # The first update is compiled, which takes seconds, so the signal comes before its end.
         process.send_signal(signal.SIGTERM)
         said = process.stdout.read()
         assert process.wait(120) == 75, said
-    found = [*(directory / "checkpoints").iterdir()]
-    assert len(found) == 1, said
-    assert f"\nstopped by SIGTERM, to be resumed from {found[0]}\n" in said
+    [checkpoint] = (directory / "checkpoints").iterdir()
+    assert f"\nstopped by SIGTERM, to be resumed from {checkpoint}\n" in said
     assert "Traceback" not in said and "[1]" not in said
     assert not (directory / "model.keras").exists()
 
 
-def test_sigterm_stops_all_workers_behind_a_checkpoint(tmp_path):
-    assert_sigterm_stops_behind_a_checkpoint(tmp_path / "run")
+def test_sigterm_stops_all_workers_after_a_checkpoint(tmp_path):
+    assert_sigterm_stops_after_a_checkpoint(tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_a_run_stopped_by_sigterm_and_resumed_ends_as_if_never_stopped(run, tmp_path):
+def test_a_run_resumed_after_sigterm_ends_as_if_never_stopped(run, tmp_path):
     directory, _ = run
     again = tmp_path / "again"
-    assert_sigterm_stops_behind_a_checkpoint(again)
+    assert_sigterm_stops_after_a_checkpoint(again)
     done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
     assert f"run:         {again}, continued after " in done.stdout
     assert_as_if_never_stopped(again, directory)
@@ -243,18 +235,18 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
             workers=workers,
         )
         assert "adv branch" in done.stdout and "PGD-5" in done.stdout
-        found = json.loads(output.read_text())
-        doubts.append(found["doubts"])
-        assert done.stdout.count("warning: ") == len(found["doubts"])
-        assert done.stdout.count("sanity checks: no doubts") == (not found["doubts"])
-        results = found["results"]
+        document = json.loads(output.read_text())
+        doubts.append(document["doubts"])
+        assert done.stdout.count("warning: ") == len(document["doubts"])
+        assert done.stdout.count("sanity checks: no doubts") == (not document["doubts"])
+        results = document["results"]
         counts.append([(r["domain"], r["num_steps"], r["correct"], r["total"]) for r in results])
     assert counts[0] == counts[1] and doubts[0] == doubts[1]
     assert [row[:2] for row in counts[0]] == [
         (domain, steps) for domain in ("adv", "clean") for steps in (0, 2, 5)
     ]
     assert {row[3] for row in counts[0]} == {21}
-    # In TensorBoard too, at the model's step; once, though they were measured twice.
+    # TensorBoard has them once, at the model's step, though they were measured twice.
     tags = "robust_accuracy/clean robust_accuracy/pgd2 robust_accuracy/pgd5 "
     tags += "attack_success/pgd2 attack_success/pgd5"
     for part in ("evaluation", "evaluation/clean"):
@@ -270,7 +262,7 @@ def test_data_that_do_not_fit_the_model_are_refused(run):
 
 
 @pytest.mark.slow
-def test_a_mistake_found_by_a_worker_is_one_line_and_status_2(tmp_path):
+def test_an_unreadable_image_is_one_line_and_status_2(tmp_path):
     folder = tmp_path / "images"
     for split in ("train", "val"):
         for label in range(2):
@@ -280,16 +272,10 @@ def test_a_mistake_found_by_a_worker_is_one_line_and_status_2(tmp_path):
                 (folder / split / f"class{label}" / f"{i}.jpg").write_bytes(picture)
     broken = folder / "train" / "class1" / "2.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
-    flags = ["--dataset=image_folder", f"--data_dir={folder}", "--image_size=32", "--epochs=1"]
-    flags += [
-        "--depth=8",
-        "--blocks=1,1",
-        "--width=4",
-        "--num_steps=1",
-        "--batch_size=4",
-        "--images_per_worker=2",
-    ]
-    flags += ["--eval_num_steps=", "--strong_eval_num_steps=", f"--run_dir={tmp_path / 'run'}"]
+    flags = "--image_size=32 --epochs=1 --depth=8 --blocks=1,1 --width=4 --num_steps=1 "
+    flags += "--batch_size=4 --images_per_worker=2 --eval_num_steps= --strong_eval_num_steps="
+    where = [f"--data_dir={folder}", f"--run_dir={tmp_path / 'run'}"]
+    flags = ["--dataset=image_folder", *where, *flags.split()]
     done = program("train", *flags, workers=2, check=False)
     assert done.returncode == 2
     ours = [line for line in done.stderr.splitlines() if "unreadable image file" in line]
@@ -303,33 +289,21 @@ def test_imagenet_whole(tmp_path):
         tmp_path / "data", num_train_per_class=2, num_classes=2, num_validation=4
     )
     run_dir = tmp_path / "run"
-    program(
-        "train",
-        f"--data_dir={tmp_path / 'data'}",
-        f"--run_dir={run_dir}",
-        "--norm=mbn",
-        "--depth=8",
-        "--blocks=1,1",
-        "--width=8",
-        "--epochs=1",
-        "--steps_per_epoch=1",
-        "--batch_size=2",
-        "--images_per_worker=2",
-        "--num_steps=1",
-        "--eval_num_steps=",
-        "--strong_eval_num_steps=",
-    )
+    flags = "--norm=mbn --depth=8 --blocks=1,1 --width=8 --epochs=1 --steps_per_epoch=1 "
+    flags += "--batch_size=2 --images_per_worker=2 --num_steps=1 --eval_num_steps= "
+    flags += "--strong_eval_num_steps="
+    program("train", f"--data_dir={tmp_path / 'data'}", f"--run_dir={run_dir}", *flags.split())
     flags = ["--num_steps=1", "--images_per_worker=2", "--sanity_checks=false"]
     program("evaluate", f"--run_dir={run_dir}", *flags)
     results = json.loads((run_dir / "evaluation.json").read_text())
     assert results["image_shape"] == [224, 224, 3]
     assert [result["total"] for result in results["results"]] == [4, 4]
-    assert "doubts" not in results  # nothing was checked
+    assert "doubts" not in results  # there were no checks
 
 
 @pytest.mark.slow
 def test_fine_tuning_trains_the_normalization_alone(run, tmp_path):
-    """Section 4.4, from a run of its own flags, with the optimizer and decay of Appendix A."""
+    """Section 4.4, from another run, with the optimizer and decay of Appendix A."""
     directory, _ = run
     flags = [f"--init_from={os.path.relpath(directory, ROOT)}", f"--run_dir={tmp_path}"]
     flags += "--trainable=norm --epochs=1 --optimizer=rmsprop --decay=exponential".split()

@@ -17,7 +17,7 @@ from tfadv.evaluation.sources import open_source
 from tfadv.layers import MixtureBatchNormalization, scope
 from tfadv.models import calling
 from tfadv.programs import flagfiles, flags
-from tfadv.programs.settings import TRAIN
+from tfadv.settings import TRAIN
 from tfadv.training import batches, schedules
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from tfadv.programs import command_lines, flags
-from tfadv.programs.settings import TRAIN
+from tfadv.programs import flags
+from tfadv.settings import TRAIN
 
 
 def report(*arguments, options=(), cwd=None):
@@ -68,15 +68,6 @@ def test_a_mistake_is_one_line(runs):
         "run of tfadv.train (no flags.txt); runs/b: not evaluated yet (python -m tfadv.evaluate)\n"
     )
     assert not (runs / "report").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments,words",
-    [([], "directories must be given"), (["--what=1", "runs"], "Unknown command line flag 'what'")],
-)
-def test_arguments_that_are_refused(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        command_lines.report(arguments)
 
 
 def test_an_unreadable_file_shows_in_the_status(runs):

@@ -1,4 +1,4 @@
-"""What the attack's benchmark compares: our own contestants, of a network of a few weights."""
+"""The attack's benchmark: our own contestants, on a network of a few weights."""
 
 import types
 
@@ -31,7 +31,7 @@ def batch(task):
     return task.batch(images, tf.range(8), 3)
 
 
-def test_ours_starts_and_aims_as_the_others_are_told(task, batch):
+def test_ours_has_the_starts_and_targets_of_the_others(task, batch):
     run = attackers.ours(task, precision="float32", fold=False)
     advanced = task.attack.advance(
         task.model, batch.images, batch.start, batch.targets, 2, None, task.value_range
@@ -61,10 +61,10 @@ def test_strength_counts_each_batch_once():
     ours, theirs = contestant([0, 1, 2, 9]), contestant([5, 1, 2, 3])
     assert all(ours() >= 0 for _ in range(3))
     theirs()
-    found = attack.strength(ours, ours)
-    assert found == {"images": 8, "percent": 37.5, "percent_of_tfadv_float32": 37.5}
-    # Beside ours of the images that both had.
-    found = attack.strength(theirs, ours)
-    assert found == {"images": 4, "percent": 75.0, "percent_of_tfadv_float32": 75.0}
+    strength = attack.strength(ours, ours)
+    assert strength == {"images": 8, "percent": 37.5, "percent_of_tfadv_float32": 37.5}
+    # Ours is counted on the images that both had.
+    strength = attack.strength(theirs, ours)
+    assert strength == {"images": 4, "percent": 75.0, "percent_of_tfadv_float32": 75.0}
     with pytest.raises(RuntimeError, match="left its ball"):
         contestant([0, 0, 0, 0], change=2.0)()

@@ -42,12 +42,12 @@ def test_quick_contestants_fill_their_turn():
     assert seconds == {"quick": [0.25], "slow": [2.0]}
 
 
-def test_contestants_may_bring_their_own_seconds():
+def test_contestants_may_measure_their_own_seconds():
     seconds = measuring.interleaved({"child": lambda: 7.0}, 2, own_clock=True)
     assert seconds == {"child": [7.0, 7.0]}
 
 
-def test_the_hopeless_sit_out():
+def test_contestants_that_are_much_slower_take_fewer_turns():
     clock = Clock()
     contestants = {"a": clock.takes("a", 1.0), "b": clock.takes("b", 5.0)}
     seconds = measuring.interleaved(contestants, 4, warm_up=2, patience=9.0, clock=clock)
@@ -107,7 +107,7 @@ def test_the_command_line_writes_json_and_table(page):
     assert before == "<!-- tried -->\n\n" and after.endswith("2026-01-01.\n\n<!-- end -->\n")
 
 
-def test_another_machine_has_a_file_and_a_table_of_its_own(page):
+def test_another_machine_has_its_own_file_and_table(page):
     page.write_text(page.read_text() + "<!-- tried.big -->\n<!-- end -->\n")
     measuring.main("tried", run, table, argv=["--machine=big", "--note=Borrowed."])
     assert measuring.read("tried") is None and measuring.read("tried.big")["results"]
@@ -125,7 +125,7 @@ def test_quick_writes_nothing(page, capsys):
     assert page.read_text() == before and measuring.read("tried") is None
 
 
-def test_the_machine_can_be_written_down():
+def test_the_machine_can_be_written_as_json():
     machine = hardware.machine(["pytest", "no-such-package"])
     assert json.loads(json.dumps(machine)) == machine
     assert machine["cores"] >= 1 and machine["memory_gib"] > 0

@@ -1,4 +1,4 @@
-"""docs/performance.md: tables between markers, prose left alone."""
+"""docs/performance.md: tables between markers are replaced, and prose is not."""
 
 import importlib
 import re
@@ -99,7 +99,7 @@ def attack_report(name="small", flags=()):
     }
 
 
-def test_the_attacks_table_says_what_was_required_and_what_was_reached():
+def test_the_attacks_table_compares_requirements_and_results():
     attack = importlib.import_module("benchmarks.attack")
     table = attack.table(attack_report())
     one = "1.02 (1.02 to 1.02)"
@@ -114,6 +114,6 @@ def test_the_attacks_table_says_what_was_required_and_what_was_reached():
         in table
     )
     assert "| small | at most 1 point apart | 0.5 points apart | yes |" in table
-    # The issue asks for no speed of the mixture, which is measured all the same.
+    # There is no requirement for the speed of the mixture, which is measured all the same.
     mixture = attack.table(attack_report("mixture"))
     assert f"| tfadv float32 | floor | mixture |  | {one} |  |" in mixture

@@ -1,9 +1,10 @@
-"""The paper's rows, and the flagfiles that the tests of this directory read."""
+"""The paper's rows, and the flagfiles."""
 
 import csv
 import pathlib
 
-from tfadv.programs import flags, settings
+from tfadv import settings
+from tfadv.programs import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = ROOT / "flags"

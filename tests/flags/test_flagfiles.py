@@ -1,4 +1,4 @@
-"""The paper's experiments as data: what every file resolves to, and every number that it quotes."""
+"""Flagfiles of the paper's experiments: their settings, and the numbers that they quote."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from tests.flags import cases
 from tests.flags.cases import FLAGS, NUMBERS, ROWS, RUNS, name, row_of, train
 from tfadv.programs import flagfiles, flags
-from tfadv.programs.settings import EVALUATE
+from tfadv.settings import EVALUATE
 
 PUBLISHED = cases.ROOT.parent / "shared" / "paper" / "table7.tsv"
 
@@ -21,7 +21,7 @@ def test_there_are_52_runs_in_three_tables():
     }
 
 
-def test_the_52_runs_are_distinct_in_what_they_do_and_where_they_are_kept():
+def test_the_52_runs_differ_in_settings_and_directory():
     settings = {run: vars(train(run)) for run in RUNS}
     assert len({each["run_dir"] for each in settings.values()}) == 52
     for each in settings.values():
@@ -29,7 +29,7 @@ def test_the_52_runs_are_distinct_in_what_they_do_and_where_they_are_kept():
     assert len({str(sorted(each.items(), key=str)) for each in settings.values()}) == 52
 
 
-# By the words of the row alone: what a reader of the table would write on a command line.
+# The expected settings come from the row's words alone, as a reader of the table understands them.
 @pytest.mark.parametrize("row", [r for r in ROWS if r["table"] == "7"], ids=lambda r: r["flagfile"])
 def test_a_row_of_table_7_is_what_its_words_say(row):
     settings = train(row["flagfile"])
@@ -53,13 +53,13 @@ def test_a_row_of_table_7_is_what_its_words_say(row):
 
 def published_setting(row):
     words, _ = first_line(row["flagfile"])
-    found = re.fullmatch(r"Table 7: (ResNet-\d+), batch (\d+), PGD-(\d+), (.*)", words)
-    assert found[4] == row["label"]
-    return found[1], int(found[2]), int(found[3])
+    parts = re.fullmatch(r"Table 7: (ResNet-\d+), batch (\d+), PGD-(\d+), (.*)", words)
+    assert parts[4] == row["label"]
+    return parts[1], int(parts[2]), int(parts[3])
 
 
 def first_line(flagfile):
-    """Of a file that the paper gives numbers for: its row in words, and the numbers."""
+    """The row in words and the paper's numbers, from the first line of a file."""
     first = cases.file(flagfile).read_text().splitlines()[0]
     return re.fullmatch(r"# (.*)\. Paper: (.*)\.", first).groups()
 
@@ -109,7 +109,7 @@ CLEAN_BRANCH = {"table1/mbn": 0.4, "table1/mbn_alp": -0.5}
 )
 def test_files_that_include_a_row_of_table_7_are_that_row(path):
     if name(path) == "table1/clean_only":
-        return  # a run of its own
+        return  # it includes no row of Table 7
     _, include = path.read_text().splitlines()
     row = row_of("7", re.fullmatch(r"--flagfile=\.\./(table7/.*)\.flags", include)[1])
     words, numbers = first_line(name(path))
@@ -169,10 +169,10 @@ def test_files_state_only_their_difference(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     if path.name in ("base.flags", "quickstart.flags"):
-        return  # the one states the defaults, the other is read by itself
+        return  # these state every value, as defaults and as an example
     given = [line for line in lines if not line.startswith("#")]
     includes = [line for line in given if line.startswith("--flagfile=")]
-    assert given[: len(includes)] == includes  # else they would win over the file's own
+    assert given[: len(includes)] == includes  # later ones would override the file's own flags
     seen = dict(flag.split("=", 1) for flag in flagfiles.expand(_beside(path, includes)))
     for flag in given[len(includes) :]:
         key, value = flag.split("=", 1)

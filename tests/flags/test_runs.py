@@ -1,6 +1,6 @@
-"""Every run of `flags/`, its sizes cut down and its strategy as it is, on a few synthetic images.
+"""Every run of `flags/` in small: its own strategy, on a few synthetic images.
 
-`make test` takes three of different kinds, `make test-runs` all.
+`make test` runs three of different kinds, `make test-runs` all.
 """
 
 import json
@@ -12,7 +12,6 @@ import pytest
 import tfadv  # noqa: F401 - registers what saved models are made of
 from tests.flags import cases
 from tests.flags.cases import FLAGS
-from tfadv.programs import command_lines
 from tfadv.programs import evaluate as evaluate_program
 from tfadv.programs import train as train_program
 from tfadv.programs.run_directory import RunDirectory
@@ -35,11 +34,11 @@ ALL += [f"figure7/{path.stem}" for path in sorted((FLAGS / "figure7").iterdir())
 
 
 def train(name, directory, *flags):
-    """A few steps of a flagfile's run; its settings."""
+    """Trains a flagfile's run for a few steps; returns the settings of the flagfile."""
     settings = cases.train(name)
     last = ["--running_statistics=1"] if settings.running_statistics else []
     arguments = [f"--flagfile={cases.file(name)}", *SIZES, *last, f"--run_dir={directory}"]
-    train_program.prepare(*command_lines.train([*arguments, *flags])).run()
+    train_program.prepare(*train_program.parse([*arguments, *flags])).run()
     return settings
 
 
@@ -58,7 +57,7 @@ def changed(before, after):
 def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
     settings = train(name, tmp_path / "run")
     run = tmp_path / "run"
-    # What was cut down are sizes: the strategy went into the run as the file says it.
+    # Only sizes are smaller: the strategy is that of the file.
     kept = RunDirectory(run).settings()
     sizes = {flag.split("=")[0].strip("-") for flag in SIZES} | {"run_dir", "running_statistics"}
     for key, value in vars(settings).items():
@@ -78,9 +77,9 @@ def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
         assert statistics == (not settings.running_statistics)
 
     flags = [f"--run_dir={run}", "--num_steps=2", "--limit=5", "--domain=both"]
-    # Its self-checks take longer than all the rest, and have tests of their own.
+    # The self-checks take longer than all the rest, and have their own tests.
     flags += ["--images_per_worker=4", "--sanity_checks=false"]
-    evaluate_program.prepare(*command_lines.evaluate(flags)).run()
+    evaluate_program.prepare(*evaluate_program.parse(flags)).run()
     results = json.loads((run / "evaluation.json").read_text())["results"]
     domains = ["adv", "clean"] if settings.norm == "mbn" else [None]
     assert [(r["domain"], r["num_steps"], r["total"]) for r in results] == [

@@ -8,17 +8,16 @@ import pandas as pd
 import pytest
 
 from tfadv.evaluation import Result
-from tfadv.programs import command_lines
 from tfadv.programs import flags as program_flags
 from tfadv.programs import report as report_program
-from tfadv.programs.settings import TRAIN
+from tfadv.settings import TRAIN
 
 IMAGENET = dict(dataset="imagenet2012", image_shape=[224, 224, 3], whole_validation_set=True)
 
 
 @pytest.fixture(scope="session")
 def result():
-    """Function (num_steps, percent, ...) -> a `Result` of the paper's attack, but for changes."""
+    """Function (num_steps, percent, ...) -> a `Result` of the paper's attack, with changes."""
 
     def make(num_steps, percent, total=50000, domain=None, **changes):
         correct = round(percent * total / 100)
@@ -67,7 +66,7 @@ def make_report(tmp_path_factory):
     def make(*directories):
         output = tmp_path_factory.mktemp("report")
         arguments = [f"--output={output}", *map(str, directories)]
-        return report_program.prepare(command_lines.report(arguments)).report
+        return report_program.prepare(report_program.parse(arguments)).report
 
     return make
 

@@ -1,4 +1,4 @@
-"""Runs that were trained or measured in another way never stand beside the paper's numbers."""
+"""Runs that were trained or measured differently never stand beside the paper's numbers."""
 
 import pytest
 
@@ -82,7 +82,7 @@ def test_a_branch_stands_beside_its_own_numbers_alone(make_run, result, make_rep
     ]
 
 
-def test_what_the_paper_leaves_open_stands_in_its_table_without_a_number(
+def test_rows_that_the_paper_lacks_stand_in_its_table_without_a_number(
     make_run, result, make_report, read
 ):
     report = make_report(

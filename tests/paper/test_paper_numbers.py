@@ -1,4 +1,4 @@
-"""Runs that reach the paper's numbers exactly: every table must be the paper's own."""
+"""Runs with exactly the paper's numbers: every table must be the paper's own."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tests.flags.cases import NUMBERS, ROWS, train
 from tfadv.paper import figures
 
-# As the paper prints them (Tables 1 to 6): numbers, and what it states as changes.
+# Tables 1 to 6 as the paper prints them, partly as changes.
 BN, ALP = "100% adv + 100% clean", "100% adv + 100% clean, ALP"
 ADV = "100% adv + 0% clean"
 PAPER = {
@@ -43,7 +43,7 @@ def report(tmp_path_factory, write_run, result, make_report):
         runs[f"table7/resnet152-pgd30-{name}"]["clean"] = result(0, percent, domain="clean")
     root = tmp_path_factory.mktemp("paper")
     for number, (flagfile, results) in enumerate(runs.items()):
-        # Its name says nothing: a run is known by its settings.
+        # A run is known by its settings and not by its name.
         flags = [f"--flagfile=flags/{flagfile}.flags"]
         write_run(root / f"run{number}", flags, list(results.values()))
     return make_report(root)
@@ -57,7 +57,7 @@ def test_every_number_and_every_change_is_the_papers(report, read):
     for number, printed in PAPER.items():
         table = read(files[f"table{number}.csv"])
         assert table["ours"].equals(table["paper"]) and (table["difference"] == 0).all()
-        # What the paper states as a change is one here too, and nothing else is.
+        # Exactly those numbers are changes that the paper prints as changes.
         expected = printed.replace("|", "").split()
         changes = [text[0] in "+-" for text in expected]
         assert table["change"].notna().tolist() == changes

@@ -1,4 +1,4 @@
-"""Which settings train the same thing, and what a strategy is called."""
+"""Which settings train the same thing, and the names of strategies and networks."""
 
 import pytest
 
@@ -6,18 +6,17 @@ from tests.flags.cases import ROWS, train
 from tfadv import paper
 from tfadv.paper.settings import network, strategy
 from tfadv.programs import flags as program_flags
-from tfadv.programs import report as report_program
-from tfadv.programs.settings import TRAIN
+from tfadv.settings import TRAIN
 
 
 def canonical(*flags):
     settings = program_flags.parse(TRAIN, list(flags))
-    return paper.trained(vars(settings), report_program.FREE)
+    return paper.trained(vars(settings))
 
 
 def test_the_52_rows_are_different_trainings_called_as_in_the_paper():
     rows = {row["flagfile"]: row for row in reversed(ROWS)}
-    runs = {name: paper.trained(vars(train(name)), report_program.FREE) for name in rows}
+    runs = {name: paper.trained(vars(train(name))) for name in rows}
     assert len({str(run) for run in runs.values()}) == len(rows) == 52
     for name, row in rows.items():
         if row["table"] != "3":
@@ -36,7 +35,7 @@ def test_the_52_rows_are_different_trainings_called_as_in_the_paper():
         ["--decay_rate=0.5", "--rmsprop_rho=0.5"],
     ],
 )
-def test_what_trains_the_same_is_the_same(flags):
+def test_equal_trainings_have_equal_settings(flags):
     assert canonical(*flags) == canonical()
 
 
@@ -48,22 +47,22 @@ def test_what_trains_the_same_is_the_same(flags):
     "--image_size=160 --init_from=runs/x --trainable=norm --running_statistics=5 "
     "--dataset=synthetic".split(),
 )
-def test_what_trains_something_else_is_not(flag):
+def test_different_trainings_have_different_settings(flag):
     assert canonical(flag) != canonical()
 
 
-def test_the_step_size_is_what_its_rule_makes_of_it():
+def test_the_step_size_is_the_one_that_its_rule_gives():
     assert canonical("--num_steps=10")["step_size"] == 1.6
     assert canonical("--num_steps=10") == canonical("--num_steps=10", "--step_size=1.6")
     assert canonical("--num_steps=10", "--step_size_rule=fixed")["step_size"] == 1.0
 
 
-def test_nothing_is_clipped_of_a_start_from_the_image():
+def test_a_start_from_the_image_is_not_clipped():
     image = "--start_from_clean=1"
     assert canonical(image) == canonical(image, "--clip_start") != canonical("--clip_start")
 
 
-def test_an_attack_means_nothing_without_adversarial_images():
+def test_the_attack_has_no_effect_without_adversarial_images():
     clean = canonical("--adversarial=false")
     assert clean == canonical("--adversarial=false", "--clip_start")
     assert clean == canonical("--adversarial=false", "--epsilon=8", "--num_steps=5")
@@ -81,7 +80,7 @@ def test_an_attack_means_nothing_without_adversarial_images():
         (["--running_statistics=3"], None, "100% adv + 100% clean* (last 3)"),
     ],
 )
-def test_names_of_what_the_paper_does_not_have(flags, domain, name):
+def test_names_of_strategies_that_the_paper_does_not_have(flags, domain, name):
     assert strategy(canonical(*flags), domain) == name
 
 

@@ -1,4 +1,4 @@
-"""Runs a program in this process on what it must refuse."""
+"""Runs a program in this process with arguments that it must refuse."""
 
 import importlib
 import os
@@ -9,15 +9,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 def refused(program, arguments, capsys):
-    """The one line that `python -m tfadv.PROGRAM` says; anything else it does is a failure.
+    """The line with which `python -m tfadv.PROGRAM` refuses arguments, without the program's name.
 
-    Args:
-        program: Its name.
-        arguments: List of strings.
-        capsys: The fixture.
-
-    Returns:
-        The line, without the program's name.
+    Fails if the program prints anything else, ends with another status or writes anything.
     """
     import keras
 
@@ -48,11 +42,11 @@ def refused(program, arguments, capsys):
 
 
 def listing():
-    """All that lies in the working directory: names, sizes and times."""
-    found = {}
+    """Sizes and times of everything in the working directory, by name."""
+    entries = {}
     for folder, folders, files in os.walk("."):
         for name in (*folders, *files):
             status = os.lstat(os.path.join(folder, name))
-            # A directory is read for its files; a lock may be taken and given back.
-            found[folder, name] = status.st_size, status.st_mtime_ns
-    return found
+            # A directory is read for its files; a lock may be taken and released.
+            entries[folder, name] = status.st_size, status.st_mtime_ns
+    return entries

@@ -39,7 +39,7 @@ def _move(path, target):
 
 RESUME = [*FINE, "--run_dir=run", "--resume"]
 CHECKPOINT = RUN / "checkpoints" / "epoch-0001.keras"
-# What is done to the run, the command line, and words of the message.
+# A change to the run, the command line, and words of the message.
 RUNS = {
     "not resumed": (None, ["train", *FINE, "--run_dir=run"], "run_dir must be new, or --resume"),
     "another run": (None, ["train", *RESUME, "--epsilon=8"], "epsilon must be 80.0 to continue"),
@@ -118,7 +118,7 @@ RUNS = {
 TRAIN = pathlib.Path("folder/train")
 FOLDER = "train --dataset=image_folder --data_dir=folder --depth=8 --blocks=1,1 --image_size=32"
 FOLDER = [*FOLDER.split(), "--batch_size=2", "--images_per_worker=2", "--run_dir=new"]
-# What is done to the folder, and words of the message.
+# A change to the folder, and words of the message.
 FOLDERS = {
     "no val": (lambda: shutil.rmtree("folder/val"), "folder/val is not there"),
     "train in a file": (lambda: (shutil.rmtree(TRAIN), _make(TRAIN)), "folder/train is not there"),
@@ -152,7 +152,7 @@ FOLDERS = {
     ),
 }
 
-# What is changed in a result of tfadv.evaluate, and words of the message.
+# A change to a results file of tfadv.evaluate, and words of the message.
 DOCUMENTS = {
     "cut off": (lambda text: text[:99], "Expecting"),
     "no text": (lambda text: b"\xff\xfe\x00", "codec can't decode"),
@@ -169,6 +169,13 @@ DOCUMENTS = {
     "infinite": (lambda text: text.replace("16.0", "Infinity"), "epsilon=inf"),
     "beyond floats": (lambda text: text.replace("16.0", "1e999"), "epsilon=inf"),
     "steps below none": (lambda text: text.replace('s": 10', 's": -10'), "-10 steps"),
+    "list for a precision": (lambda text: text.replace('"seed": 0', '"precision": [3]'), "[3]"),
+    "no seed": (lambda text: text.replace('"seed": 0', '"seed": null'), "seed=None"),
+    "truth for a number": (lambda text: text.replace('"hits": 9', '"hits": true'), "hits=True"),
+    "more steps than a table holds": (
+        lambda text: text.replace('s": 10', f's": {10**30}'),
+        f"{10**30} steps, 50 images",
+    ),
     "another branch": (lambda text: text.replace('"adv"', '"both"'), "'both'"),
     "of no branch": (lambda text: text.replace('"adv"', "null"), "PGD-10 is of no branch, of norm"),
     "doubts of another kind": (

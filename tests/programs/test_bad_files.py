@@ -1,7 +1,4 @@
-"""Model files, run directories, data directories and results that are refused: one line, status 2.
-
-Nothing is written, and no code that a file holds is run.
-"""
+"""Model files that are refused: one line, status 2, and no code that they hold is run."""
 
 import json
 import os
@@ -17,7 +14,7 @@ from PIL import Image
 import tfadv
 from tests.programs.refusals import refused
 from tfadv.programs import flags
-from tfadv.programs.settings import TRAIN
+from tfadv.settings import TRAIN
 
 FINE = ["--flagfile=flags/quickstart.flags", "--width=4", "--depth=8"]
 RESULT = {
@@ -33,7 +30,7 @@ RESULTS = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A directory of good files, from which each test makes bad ones."""
+    """A directory of good files, which each test turns into bad ones."""
     root = tmp_path_factory.mktemp("bad")
     network = tfadv.models.SmallResNet(8, norm="mbn", image_size=8, channels=1, width=4, seed=1)
     network.compile("sgd", loss="categorical_crossentropy")
@@ -70,7 +67,7 @@ def head(*layers):
 
 
 def members(change=None, **more):
-    """Writes bad.keras, of the members of ok.keras with a changed configuration, and of others."""
+    """Writes bad.keras: the members of ok.keras, its configuration changed, and further members."""
     with zipfile.ZipFile("ok.keras") as source, zipfile.ZipFile("bad.keras", "w") as target:
         for name in source.namelist():
             content = source.read(name)
@@ -83,7 +80,7 @@ def members(change=None, **more):
 
 
 def names(module, name, kind="function"):
-    """Lets the last layer's activation be something of another module."""
+    """Makes the last layer's activation an object of another module."""
 
     def change(config):
         config["config"]["layers"][-1]["config"]["activation"] = {
@@ -94,7 +91,7 @@ def names(module, name, kind="function"):
 
 
 def layer(module, kind, **settings):
-    """Puts another layer in the place of the last one."""
+    """Replaces the last layer."""
 
     def change(config):
         config["config"]["layers"][-1].update(
@@ -143,7 +140,7 @@ def _network(**options):
 
 
 NO_MODEL = "must be a Keras file that loads; bad.keras: "
-# What makes bad.keras, and words of the message.
+# How bad.keras is written, and words of the message.
 MODELS = {
     "empty": (lambda: _write("bad.keras", ""), NO_MODEL),
     "text": (lambda: _write("bad.keras", "model"), NO_MODEL),
@@ -186,10 +183,10 @@ MODELS = {
 def test_bad_models(case, directory, capsys, monkeypatch):
     make, words = MODELS[case]
     make()
-    # A module that could be imported.
+    # This module could be imported.
     _write("evil.py", "open('evil', 'w')\n")
     monkeypatch.syspath_prepend(str(directory))
-    # Each program in turn; all load through one function.
+    # The programs take turns, since all load through one function.
     program, flags = [
         ("evaluate", ["--dataset=digits"]),
         ("predict", ["images"]),
@@ -199,13 +196,13 @@ def test_bad_models(case, directory, capsys, monkeypatch):
     assert not os.path.exists("evil")
 
 
-def test_unsafe_deserialization_that_was_enabled_does_not_matter(directory):
+def test_enabled_unsafe_deserialization_is_ignored(directory):
     import threading
 
     _lambda()
     raised = []
 
-    def load():  # what is enabled is so for a thread
+    def load():  # it is enabled for a thread
         keras.config.enable_unsafe_deserialization()
         keras.saving.load_model("bad.keras")
         try:
@@ -220,7 +217,7 @@ def test_unsafe_deserialization_that_was_enabled_does_not_matter(directory):
     assert len(raised) == 1 and "Requested the deserialization of a `Lambda`" in raised[0]
 
 
-# Models that load, and what they do not fit.
+# Options of models that load, command lines that they do not fit, and words of the message.
 UNFIT = [
     ({"num_classes": 7}, "evaluate --dataset=digits", "7 classes, as the outputs of model"),
     ({"channels": 3}, "evaluate --dataset=digits", "shape (8, 8, 3), which model"),
@@ -231,6 +228,7 @@ UNFIT = [
     ({}, "evaluate --dataset=digits --value_range=0,1", "value_range must be (0.0, 255.0)"),
     ({}, "inspect --output=new --layer=conv9", "layer must be a mixture of model"),
     ({"num_classes": 7}, "predict --class_names --dataset=digits images", "the model's 7 classes"),
+    ({}, "predict --class_names --dataset=synthetic images", "needs a data set that has them"),
 ]
 INITIAL = [
     ({"num_classes": 7}, "logits/kernel (16, 7) there and logits/kernel (16, 10) here"),
@@ -248,7 +246,7 @@ def test_models_that_do_not_fit(options, line, words, directory, capsys):
 
 
 @pytest.mark.parametrize("options, words", INITIAL, ids=[str(options) for options, _ in INITIAL])
-def test_networks_that_a_training_cannot_begin_with(options, words, directory, capsys):
+def test_networks_that_a_training_cannot_start_from(options, words, directory, capsys):
     _network(**options)
     line = refused("train", [*FINE, "--init_from=bad.keras", "--run_dir=new"], capsys)
     assert words in line and "bad.keras" in line

@@ -1,4 +1,4 @@
-"""How a program ends otherwise than well, in the words and the status that its caller sees."""
+"""Exit statuses and error messages, as the caller of a program sees them."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def test_a_file_that_cannot_be_written_is_one_line_and_status_1(number, status, 
     )
 
 
-def test_before_the_work_it_is_the_users_mistake(status, capsys):
+def test_an_error_in_the_setup_is_a_usage_error(status, capsys):
     with pytest.raises(SystemExit) as ended, exits.user_errors("train"):
         raise PermissionError(errno.EACCES, "Permission denied", "/root/run")
     assert ended.value.code == 2 and status.read_text() == "2"
@@ -39,8 +39,8 @@ def test_before_the_work_it_is_the_users_mistake(status, capsys):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC])
-def test_a_machine_that_fails_is_no_mistake_of_the_users(number, status, monkeypatch, capsys):
-    monkeypatch.setenv("HOROVOD_RANK", "1")  # no other worker knows of it
+def test_a_failing_machine_is_no_usage_error(number, status, monkeypatch, capsys):
+    monkeypatch.setenv("HOROVOD_RANK", "1")  # only the worker that meets it knows
     with pytest.raises(SystemExit) as ended, exits.user_errors("train"):
         raise OSError(number, os.strerror(number), "data/train")
     assert ended.value.code == 1 and status.read_text() == "1"
@@ -80,7 +80,9 @@ def test_the_status_of_the_worker_that_ended_first_counts(status):
 
 
 @pytest.mark.parametrize("detail, code", [("", 2), (" (a BMP with a palette)", 2), (FAILED, 1)])
-def test_an_image_is_the_users_mistake_and_its_disk_is_not(detail, code, status, tmp_path, capsys):
+def test_an_unreadable_image_is_a_usage_error_and_a_failing_disk_is_not(
+    detail, code, status, tmp_path, capsys
+):
     (tmp_path / "1.jpg").touch()
     text = f"assertion failed: [{UNREADABLE}] [{tmp_path}/1.jpg{detail}]"
     with pytest.raises(SystemExit) as ended, exits.input_errors("train"):
@@ -89,7 +91,7 @@ def test_an_image_is_the_users_mistake_and_its_disk_is_not(detail, code, status,
     assert capsys.readouterr().err == f"tfadv.train: {UNREADABLE}: {tmp_path}/1.jpg{detail}\n"
 
 
-def test_a_status_file_of_another_machine_is_no_mistake(monkeypatch, tmp_path):
+def test_a_status_file_on_another_machine_is_ignored(monkeypatch, tmp_path):
     monkeypatch.setenv("TFADV_STATUS_FILE", str(tmp_path / "elsewhere" / "status"))
     launcher.report_status(75)
     assert list(tmp_path.iterdir()) == []
@@ -110,8 +112,8 @@ print("went on")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_update_loses_nothing(number, status):
-    # In a process of its own, whose handlers no other test has set.
+def test_a_signal_before_the_first_update_asks_for_a_restart(number, status):
+    # In a new process, where no other test has set handlers.
     done = subprocess.run(
         [sys.executable, "-c", PREPARATION.format(number=int(number))],
         capture_output=True,
@@ -131,7 +133,7 @@ def test_a_warning_is_one_line_once_and_from_rank_0(monkeypatch, capsys):
             warnings.warn("epsilon=0.03 is\nin pixels of 255", stacklevel=1)
         monkeypatch.setenv("HOROVOD_RANK", "1")
         warnings.warn("another", stacklevel=1)
-        # One of a library's that is not meant for a user stays as Python prints it.
+        # Python still prints a library's warning that is not meant for users.
         warnings.warn("overflow", RuntimeWarning, stacklevel=1)
     said = capsys.readouterr()
     assert said.err == "tfadv.train: warning: epsilon=0.03 is in pixels of 255\n"

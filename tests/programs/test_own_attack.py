@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from tfadv import event_files
-from tfadv.programs import command_lines, flags
-from tfadv.programs.settings import TRAIN
+from tfadv.programs import flags, train
+from tfadv.settings import TRAIN
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -114,12 +114,12 @@ def test_it_is_inspected_and_planned(house, trained):
 def test_a_run_without_the_flag_attack_is_one_of_pgd(tmp_path):
     """Runs from before there was a choice can be continued and evaluated."""
     given = [f"--flagfile={ROOT}/flags/quickstart.flags", f"--run_dir={tmp_path}"]
-    settings, run = command_lines.train(given)
+    settings, run = train.parse(given)
     text = flags.flagfile(TRAIN, settings)
     assert "--attack=pgd\n" in text
     run.flags.write_text(text.replace("--attack=pgd\n", ""))
     assert run.settings().attack == "pgd"
-    command_lines.train([*given, "--resume"])
+    train.parse([*given, "--resume"])
 
 
 def test_a_wrong_name_is_answered_with_both(house):

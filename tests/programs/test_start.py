@@ -1,15 +1,17 @@
-"""How programs start: absl's own flags, their help, and what is printed before a program speaks."""
+"""The start of programs: help, absl's own flags, and what is printed while TensorFlow loads."""
 
 import importlib
 import os
 import re
 import subprocess
 import sys
+import time
 from xml.etree import ElementTree
 
 import pytest
 
-from tfadv.programs import settings, start
+from tfadv import settings
+from tfadv.programs import start
 
 PROGRAMS = ("train", "evaluate", "inspect", "predict", "plan", "report")
 
@@ -57,7 +59,7 @@ def test_only_check_args_and_undefok(tmp_path):
     assert "tfadv.train: epochs must be between 1 and 1000000; received 0\n" in wrong.stderr
 
 
-def test_the_greeting_of_tensorflows_libraries_is_left_out_and_nothing_else(monkeypatch, capfd):
+def test_only_the_greeting_of_tensorflows_libraries_is_left_out(monkeypatch, capfd):
     def greet(name):
         assert name == "tensorflow"
         os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are ...\n")
@@ -69,7 +71,7 @@ def test_the_greeting_of_tensorflows_libraries_is_left_out_and_nothing_else(monk
     assert capfd.readouterr().err == "E0000 00:00:1.2 3 cuda.cc:1] failed call to cuInit\n"
 
 
-def test_what_is_printed_before_an_import_fails_is_shown(monkeypatch, capfd):
+def test_output_of_a_failing_import_is_shown(monkeypatch, capfd):
     def fail(name):
         os.write(2, b"libcudart.so: cannot open shared object file\n")
         raise ImportError("broken")
@@ -80,11 +82,25 @@ def test_what_is_printed_before_an_import_fails_is_shown(monkeypatch, capfd):
     assert capfd.readouterr().err == "libcudart.so: cannot open shared object file\n"
 
 
-def test_roles():
-    Role = settings.Role
-    # A resumed run may have another of these, and of no other.
-    free = settings.names(settings.TRAIN, Role.FREE)
-    assert {"resume", "data_dir", "eval_every", "stall_seconds"} <= set(free)
-    assert not {"seed", "epsilon", "norm", "init_from", "gradient_compression"} & set(free)
-    inspected = set(settings.names(settings.INSPECT, Role.MINI_BATCH))
-    assert inspected == set(settings.names(settings.TRAIN, Role.MINI_BATCH))
+def test_a_wrong_flag_is_one_line_without_tensorflow():
+    done = run("train", "--epsilon=-1")
+    assert done.returncode == 2 and done.stdout == ""
+    assert not {"tensorflow", "keras", "numpy"} & imported(done)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert said == ["tfadv.train: epsilon must be between 0 and 255 (pixels of 255); received -1.0"]
+
+
+def test_another_worker_leaves_a_mistake_to_rank_0_whose_end_ends_it(tmp_path):
+    status = tmp_path / "status"
+    launch = {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2", "TFADV_STATUS_FILE": str(status)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tfadv.train", "--epsilon=-1"],
+        env=os.environ | launch,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as worker:
+        while worker.poll() is None and not (status.exists() and status.read_text()):
+            time.sleep(0.05)
+        worker.terminate()  # as the launcher does when rank 0 has ended
+        assert worker.stdout.read() == b""
+    assert status.read_text() == "2"

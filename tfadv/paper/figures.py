@@ -49,16 +49,17 @@ class Chart:
 def charts(section: Section) -> list[Chart]:
     """The paper's figures as far as a section fills them.
 
-    Beside the paper's curve a single point of ours makes a figure; elsewhere one curve needs two.
+    One point of ours beside the paper's curve makes a figure; elsewhere a curve needs two points.
     """
     least = 1 if section.paper else 2
-    made = []
-    for chart in filter(None, (make(section) for make in (_figure1, _figure2, _figure3, _figure7))):
+    charts = []
+    layouts = (_figure1, _figure2, _figure3, _figure7)
+    for chart in filter(None, (layout(section) for layout in layouts)):
         count = (chart.points["n"] > 0).groupby(chart.points["label"]).transform("sum")
         chart.points = chart.points[count > 0]
         if (count >= least).any():
-            made.append(chart)
-    return made
+            charts.append(chart)
+    return charts
 
 
 def _chart(section, name, title, x, panels, points):
@@ -92,7 +93,7 @@ def _figure2(section):
 
 
 def _figure3(section):
-    # Every network whose normalization does not mix the domains; LN and IN are ours.
+    # Every network whose normalization does not mix the domains. LN and IN are not in the paper.
     apart = (ADV, MBN, MBN_ALP, *(f"{norm}, {BN}" for norm in ("GN", "LN", "IN")))
     return _by_steps(section, "Figure 3", "Each domain normalized by itself", apart)
 
@@ -106,9 +107,9 @@ def _by_steps(section, name, title, strategies):
     ]
     label = section.results["evaluation.attack"].dropna().iloc[0] if points else ""
     chart = _chart(section, name, title, f"{label} iterations", ("accuracy (%)",), points)
-    # Where an attack has several step sizes, the smallest: the one that a rule raises least.
+    # Of several step sizes of an attack the smallest, which the step size rule raised least.
     chart.points = chart.points.drop_duplicates(["label", "x"])
-    # The network trained on adversarial images alone is there for comparison.
+    # The network trained on adversarial images alone is only there for comparison.
     compared = chart.points["label"] != ADV
     return chart if (chart.points.loc[compared, "n"] > 0).any() else None
 
@@ -126,7 +127,7 @@ def _figure7(section):
     panels = (f"{section.columns.get(robust, '')} accuracy (%)", "clean accuracy (%)")
     chart = _chart(section, "Figure 7", "Deeper networks", "depth", panels, points)
     points = chart.points.drop_duplicates(["label", "x"], keep="last")
-    # A single depth says nothing of depth.
+    # A single depth shows no trend.
     chart.points = points[points.groupby("label")["x"].transform("size") > 1]
     return chart
 
@@ -134,9 +135,9 @@ def _figure7(section):
 def draw(chart: Chart, subtitle: str = "") -> Figure:
     """Draws our numbers, and the paper's behind them in grey.
 
-    A bar at a mark is the 95% interval that its number of images leaves, or over several runs their
-    standard deviation. Figures 1, 2 and 3 begin at zero, so that they can be laid side by side;
-    Figure 7 is about gains, and a percent is as high in one panel as in the other.
+    The error bars are 95% intervals, or over several runs standard deviations. Figures 1, 2 and 3
+    begin at zero, so that they can be compared; Figure 7 is about gains, and one percent has the
+    same height in both panels.
 
     Args:
         chart: The figure of the paper.
@@ -160,7 +161,7 @@ def draw(chart: Chart, subtitle: str = "") -> Figure:
     _scale(axes, chart)
     for ax, (_, points) in zip(axes, panels, strict=True):
         ours = points.dropna(subset="ours").groupby("label", sort=False)["ours"]
-        # Where the axis is reversed the smallest x is at the right end.
+        # The axis of Figure 1 is reversed, so the smallest x is at the right end.
         _label(ax, ours.first() if chart.name == "Figure 1" else ours.last(), styles)
     axes[-1].set_xlabel(chart.x)
     figure.suptitle(
@@ -180,7 +181,7 @@ def render(figure: Figure, kind: str) -> bytes:
     """
     buffer = io.BytesIO()
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    # Otherwise the names inside of an SVG are drawn at random.
+    # Otherwise the names inside an SVG are random.
     with matplotlib.rc_context({"svg.hashsalt": "tfadv"}):
         figure.savefig(buffer, format=kind, dpi=figure.dpi, metadata=metadata)
     return buffer.getvalue()
@@ -209,7 +210,7 @@ def _draw(ax, curve, style):
 
 def _scale(axes, chart):
     positions = sorted(chart.points["x"].unique())
-    ax = axes[-1]  # which all share
+    ax = axes[-1]  # all share its horizontal axis
     if chart.name in ("Figure 2", "Figure 3"):
         ax.set_xscale("log")
     if chart.name == "Figure 1":
@@ -229,20 +230,20 @@ def _scale(axes, chart):
 
 
 def _label(ax, ends, styles):
-    """Names the lines at their right ends, apart from each other."""
+    """Names the lines at their right ends without overlaps."""
     low, high = ax.get_ylim()
     ends = sorted((height, label) for label, height in ends.items())
     heights = _apart([height for height, _ in ends], 0.065 * (high - low))
     for (_, label), y in zip(ends, heights, strict=True):
         at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", va="center")
         ax.annotate(label, (1.0, y), xytext=(14, 0), color="#222222", fontsize=9.5, **at)
-        # Its mark too: grey letters would not tell which line is meant.
+        # The mark shows which line it is, since the letters have no colour.
         mark = dict(markersize=6, markeredgecolor="white", clip_on=False, **styles[label])
         ax.plot([1.012], [y], transform=ax.get_yaxis_transform(), **mark)
 
 
 def _apart(heights, gap):
-    """Ascending heights, moved as little as keeps them `gap` apart (isotonic regression)."""
+    """Ascending heights, moved as little as possible to be `gap` apart (isotonic regression)."""
     steps = gap * np.arange(len(heights))
     levels = np.array(heights) - steps
     moved = [

@@ -1,12 +1,13 @@
-"""The report: every table and figure, ours beside the paper's, and what was left out."""
+"""The report: every table and figure with our numbers beside the paper's, and what is left out."""
 
 import re
 import types
 
 import pandas as pd
 
-from tfadv.paper import figures, results, sections, settings, tables
+from tfadv.paper import figures, results, sections, tables
 from tfadv.paper.results import ATTACK, COLUMN, DATA
+from tfadv.settings import TRAIN, Role, names
 
 _LEGEND = (
     "Accuracy in percent, with the 95% Wilson interval that the number of images leaves in "
@@ -30,9 +31,10 @@ class Report:
 
     Args:
         published: The paper's numbers, from `results.published`.
-        evaluation: The flags of `flags/eval/paper.flags`.
-        runs: The runs.
-        problems: What was left out and why, a line each.
+        evaluation: The settings of `flags/eval/paper.flags`.
+        runs: The results of each run, from `results.merged`.
+        doubts: The doubts that their evaluations have about themselves, a line each.
+        problems: The files and results that were left out, a line each.
 
     Attributes:
         paper: The `Section` of the paper's own setting.
@@ -43,14 +45,15 @@ class Report:
         self,
         published: pd.DataFrame,
         evaluation: types.SimpleNamespace,
-        runs: list[results.Run],
+        runs: list[pd.DataFrame],
+        doubts: list[str],
         problems: list[str],
     ):
         self.runs = runs
+        self.doubts = doubts
         self.problems = problems
         self._training = results.setting_names(published)
-        measured = results.table(row for run in runs for row in run.rows)
-        self.paper, others = sections.split(published, measured, evaluation)
+        self.paper, others = sections.split(published, pd.concat(runs), evaluation)
         self.others = dict(zip(_names(others), others, strict=True))
 
     @property
@@ -72,9 +75,9 @@ class Report:
         parts = [f"# Report\n\n```\n{self.summary}\n```"]
         if self.problems:
             parts.append("Left out:\n\n" + "\n".join(f"- {each}" for each in self.problems))
-        doubts = [f"- {run.name}: {doubt}" for run in self.runs for doubt in run.doubts]
-        if doubts:
-            parts.append("Evaluations that doubt themselves:\n\n" + "\n".join(doubts))
+        if self.doubts:
+            lines = "\n".join(f"- {each}" for each in self.doubts)
+            parts.append(f"Evaluations that doubt themselves:\n\n{lines}")
         parts.append("## The paper's tables")
         if self.paper.entries["filled"].any():
             how = _protocol(self.paper.setting)
@@ -154,7 +157,7 @@ def _results(name, section):
 
 
 def _title(section):
-    """What a section is of: `"digits, small_resnet, epsilon 80"`."""
+    """The setting of a section in words: `"digits, small_resnet, epsilon 80"`."""
     setting = section.setting
     parts = [setting["evaluation.dataset"], setting["network"]]
     if setting["evaluation.epsilon"] is not None:
@@ -175,24 +178,28 @@ def _names(others):
 def _protocol(setting):
     """How a section was measured, in words."""
     dataset, image_size, images, whole, checkpoint = setting[DATA]
-    attack, epsilon, targeted, loss, chance, clipped, restarts, precision = setting[ATTACK]
     words = (
         f"{images} images of {dataset}, {'the whole' if whole else 'a part of the'} validation set"
         f", at {image_size} pixels; {checkpoint} network"
     )
-    if epsilon is None:
+    attack = {name.removeprefix("evaluation."): setting[name] for name in ATTACK}
+    if attack["epsilon"] is None:
         return words
-    parts = [f"{'targeted' if targeted else 'untargeted'} {attack}", f"epsilon {epsilon:g} of 255"]
-    if loss is not None:
-        parts.append(f"loss {loss}")
+    parts = [
+        f"{'targeted' if attack['targeted'] else 'untargeted'} {attack['attack']}",
+        f"epsilon {attack['epsilon']:g} of 255",
+    ]
+    if attack["attack_loss"] is not None:
+        parts.append(f"loss {attack['attack_loss']}")
+    chance = attack["start_from_clean"]
     if chance is not None:
         start = {0: "random start", 1: "start from the image"}.get(
             chance, f"start from the image with probability {chance:g}"
         )
-        parts.append(start + (", clipped to the range" if clipped else ""))
-    parts.append(f"restarts {restarts}")
-    if precision != "float32":
-        parts.append(f"attacked in {precision}")
+        parts.append(start + (", clipped to the range" if attack["clip_start"] else ""))
+    parts.append(f"restarts {attack['restarts']}")
+    if attack["attack_precision"] != "float32":
+        parts.append(f"attacked in {attack['attack_precision']}")
     return f"{words}; {', '.join(parts)}"
 
 
@@ -208,18 +215,19 @@ def _base(section):
 
 def _differences(here, paper, training):
     """How the setting of a section differs from the paper's: a table in Markdown."""
-    varied = {*settings.STRATEGY, *settings.AXES}
+    varied = Role.STRATEGY | Role.AXIS
     if here["epsilon"] is None:
-        # It was trained without an attack, and one in evaluation says nothing of it.
-        varied |= {*settings.ATTACK}
-    names = {name: f"training: {name}" for name in training if name not in varied}
-    names |= {name: name.replace(".", ": ") for name in DATA}
-    names["evaluation.whole"] += " validation set"
+        # It was trained without an attack, so the settings of one say nothing.
+        varied |= Role.ATTACK
+    left_out = names(TRAIN, varied)
+    labels = {name: f"training: {name}" for name in training if name not in left_out}
+    labels |= {name: name.replace(".", ": ") for name in DATA}
+    labels["evaluation.whole"] += " validation set"
     if here["evaluation.epsilon"] is not None:
-        names |= {name: name.replace(".", ": ") for name in ATTACK}
+        labels |= {name: name.replace(".", ": ") for name in ATTACK}
     rows = [
         [label, _text(here[name]), _text(paper[name])]
-        for name, label in names.items()
+        for name, label in labels.items()
         if here[name] != paper[name]
     ]
     if not rows:

@@ -1,4 +1,4 @@
-"""Results as rows of one table: the paper's numbers, and what was measured of finished runs.
+"""Results as one table: the paper's numbers, and what was measured of finished runs.
 
 A row has the settings of a training, under the names of their flags; how it was evaluated, under
 names such as `evaluation.epsilon`; the branch (`domain`); and an accuracy in percent, of the paper
@@ -7,24 +7,21 @@ names such as `evaluation.epsilon`; the branch (`domain`); and an accuracy in pe
 
 import dataclasses
 import math
-import pathlib
 import re
-import types
 import typing
 from collections.abc import Callable, Iterable
+from pathlib import Path, PurePath
+from types import SimpleNamespace
 
 import pandas as pd
 
 from tfadv.results import Result
+from tfadv.settings import EVALUATE, Role, names
 from tfadv.tables import attacks, datasets
 
 # The evaluated images and network, and the attack: only results that agree in both are compared.
 DATA = [f"evaluation.{name}" for name in ("dataset", "image_size", "images", "whole", "checkpoint")]
-ATTACK = [
-    *("evaluation.attack", "evaluation.epsilon", "evaluation.targeted", "evaluation.attack_loss"),
-    *("evaluation.start_from_clean", "evaluation.clip_start"),
-    *("evaluation.restarts", "evaluation.attack_precision"),
-]
+ATTACK = [f"evaluation.{name}" for name in names(EVALUATE, Role.ATTACK)]
 # A column of a table: the number of attack steps and their size; 0 and 0.0 for clean images, 1 and
 # 0.0 for an attack without steps. Its name is in `measured`.
 COLUMN = ["evaluation.num_steps", "evaluation.step_size"]
@@ -33,12 +30,12 @@ _PLACES = ["place", "place_in_table_3"]
 _DOMAINS = (None, "adv", "clean")
 _RESULT = ["run", "file", "domain", "measured", "correct", "total", *_ACCURACIES, *_PLACES]
 
-_PAPER = pathlib.Path(__file__).with_name("paper.tsv")
+_PAPER = Path(__file__).with_name("paper.tsv")
 # Clean accuracy through the clean branch, which Table 1 gives as +0.4 and -0.5 to 78.9.
 _CLEAN_BRANCH = {"table7/resnet152-pgd30-mbn": 79.3, "table7/resnet152-pgd30-mbn-alp": 78.4}
 
 
-def table(rows: Iterable[dict]) -> pd.DataFrame:
+def _table(rows: Iterable[dict]) -> pd.DataFrame:
     """Rows as a DataFrame, in which a setting without a value is None."""
     results = pd.DataFrame(list(rows), dtype=object)
     results = results.reindex(columns=results.columns.union(_RESULT, sort=False))
@@ -51,12 +48,12 @@ def setting_names(results: pd.DataFrame) -> list[str]:
     return [name for name in results if name not in _RESULT and not name.startswith("evaluation.")]
 
 
-def published(trained: Callable[[str], dict], evaluation: types.SimpleNamespace) -> pd.DataFrame:
+def published(trained: Callable[[str], dict], evaluation: SimpleNamespace) -> pd.DataFrame:
     """The paper's numbers as results.
 
     Args:
-        trained: Gives the settings of a run, in canonical form, for the name of its flagfile.
-        evaluation: The flags of `flags/eval/paper.flags`.
+        trained: Returns the canonical settings of a run for the name of its flagfile.
+        evaluation: The settings of `flags/eval/paper.flags`.
 
     Returns:
         A DataFrame, whose `place` is that of a row in the paper's tables, and `place_in_table_3`
@@ -86,19 +83,15 @@ def published(trained: Callable[[str], dict], evaluation: types.SimpleNamespace)
     first = rows[0]
     validation = datasets.ENTRIES[first["dataset"]].num_validation
     data = (first["dataset"], first["image_size"], validation, True, "final")
-    attack = (
-        *(attacks.label(evaluation.attack), float(evaluation.epsilon)),
-        *(evaluation.targeted, evaluation.attack_loss),
-        *(float(evaluation.start_from_clean), evaluation.clip_start),
-        *(evaluation.restarts, evaluation.attack_precision),
+    protocol = dict(zip(DATA, data, strict=True))
+    protocol |= {name: getattr(evaluation, name.removeprefix("evaluation.")) for name in ATTACK}
+    protocol["evaluation.attack"] = attacks.label(evaluation.attack)
+    return _table(
+        {**row, **protocol, COLUMN[1]: step_size(evaluation, row[COLUMN[0]])} for row in rows
     )
-    for row in rows:
-        row.update(zip(DATA + ATTACK, data + attack, strict=True))
-        row[COLUMN[1]] = step_size(evaluation, row[COLUMN[0]])
-    return table(rows)
 
 
-def step_size(evaluation: types.SimpleNamespace, num_steps: int) -> float:
+def step_size(evaluation: SimpleNamespace, num_steps: int) -> float:
     """The step size that the paper's evaluation gives an attack of so many steps."""
     if not num_steps:
         return 0.0
@@ -107,116 +100,108 @@ def step_size(evaluation: types.SimpleNamespace, num_steps: int) -> float:
     )
 
 
-class Run:
-    """A finished run and its results.
+def measured(document: dict, run: str, file: str, settings: dict) -> tuple[pd.DataFrame, list[str]]:
+    """The results in one file of `tfadv.evaluate`.
 
     Args:
-        name: Its directory.
-        settings: What it was trained with, in canonical form.
+        document: The contents of the file.
+        run: The directory of the run.
+        file: The name of the file.
+        settings: The canonical settings of the run.
 
-    Attributes:
-        doubts: The doubts that its evaluations have about themselves, a line each.
+    Returns:
+        A DataFrame, a row for each result, with the `Result` itself in the column `result`; and the
+        doubts that the evaluation has about itself, a line each.
+
+    Raises:
+        ValueError: If it is not a results file.
     """
-
-    def __init__(self, name: str, settings: dict):
-        self.name = name
-        self.settings = settings
-        self.doubts: list[str] = []
-        self._measured: dict = {}  # what was measured -> the result, and its row
-
-    @property
-    def rows(self) -> list[dict]:
-        """Its results, as rows of `table`."""
-        return [row for _, row in self._measured.values()]
-
-    def add(self, document: dict, file: str) -> list[str]:
-        """Adds the results of one file of `tfadv.evaluate`.
-
-        Args:
-            document: The contents of the file.
-            file: Its name.
-
-        Returns:
-            A line for each result that is left out, with the reason.
-
-        Raises:
-            ValueError: If it is not a results file.
-        """
-        try:
-            data = self._data(document)
-            measured = [
-                (result, self._row(data, result, file))
-                for result in map(_result, document["results"])
-            ]
-            doubts = [_doubt(file, **doubt) for doubt in document.get("doubts") or ()]
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"not a results file of tfadv.evaluate ({reason})") from None
-        self.doubts += doubts
-        return [problem for problem in (self._keep(*each) for each in measured) if problem]
-
-    def _data(self, document):
-        name = pathlib.PurePath(document["model"]).name
+    try:
+        results = [_result(record) for record in document["results"]]
+        name = PurePath(document["model"]).name
         epoch = re.fullmatch(r"epoch-(\d+)\.keras", name)
-        if name == "model.keras" or (epoch and int(epoch[1]) == self.settings["epochs"]):
+        if name == "model.keras" or (epoch and int(epoch[1]) == settings["epochs"]):
             checkpoint = "final"
         elif epoch:
             checkpoint = f"epoch {int(epoch[1])}"
         else:
             checkpoint = "best" if name == "best.keras" else name
-        return (
+        images = results[0].total
+        data = (
             _checked("dataset", document["dataset"], str),
             _checked("image_size", document["image_shape"][0], int),
-            document["results"][0]["total"],
+            images,
             _checked("whole", document["whole_validation_set"], bool),
             checkpoint,
         )
-
-    def _row(self, data, result, file):
-        _, _, images, *_ = data
-        if result.total != images:
-            raise ValueError(f"total={result.total}, but {images} images in the first result")
-        attack, column = (None,) * len(ATTACK), (0, 0.0)
-        if not result.is_clean:
-            chance = result.start_from_clean
-            attack = (
-                result.attack or "PGD",  # older files do not say
-                *(float(result.epsilon), result.targeted, result.loss),
-                None if chance is None else float(chance),
-                # Nothing is clipped of a start from the image; and older files do not say.
-                None if chance is None else bool(result.clip_start) and chance < 1,
-                result.restarts,
-                result.precision or "float32",  # older files do not say
-            )
-            column = (result.num_steps or 1, float(result.step_size or 0.0))
-        low, high = result.interval
-        return {
-            **self.settings,
-            **dict(zip(DATA + ATTACK, data + attack, strict=True)),
-            **dict(zip(COLUMN, column, strict=True)),
-            **dict(run=self.name, file=file, domain=result.domain, measured=result.name),
-            **dict(correct=result.correct, total=result.total),
-            **dict(ours=100 * result.accuracy, low=100 * low, high=100 * high),
+        for result in results:
+            if result.total != images:
+                raise ValueError(f"total={result.total}, but {images} images in the first result")
+        doubts = [_doubt(file, **doubt) for doubt in document.get("doubts") or ()]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"not a results file of tfadv.evaluate ({reason})") from None
+    rows = _table(
+        {
+            **settings,
+            **dict(zip(DATA, data, strict=True)),
+            **_attack(result),
+            **dict(run=run, file=file, result=result, domain=result.domain, measured=result.name),
+            **dict(correct=result.correct, total=result.total, ours=100 * result.accuracy),
+            **dict(zip(("low", "high"), (100 * end for end in result.interval), strict=True)),
         }
+        for result in results
+    )
+    return rows, doubts
 
-    def _keep(self, result, row):
-        """Keeps a result, or says why not."""
-        norm, file = self.settings["norm"], row["file"]
-        if (norm == "mbn") != (result.domain is not None):
-            branch = f"of a branch ({result.domain})" if result.domain else "of no branch"
-            return f"{file}: {result.name} is {branch}, of norm={norm}"
-        key = tuple(row[name] for name in (*DATA, *ATTACK, *COLUMN, "domain"))
-        kept, first = self._measured.setdefault(key, (result, row))
-        if kept == result:
-            return None
-        return (
-            f"{file}: {result.name} is in {first['file']} too, with other numbers or another seed; "
-            "that one counts"
-        )
+
+def _attack(result):
+    """How a result was attacked, by the names of settings; None for clean images."""
+    if result.is_clean:
+        return {**dict.fromkeys(ATTACK), COLUMN[0]: 0, COLUMN[1]: 0.0}
+    attack, chance = vars(result) | {"attack_loss": result.loss}, result.start_from_clean
+    # Older files have no attack, clip_start and precision. A start from the image is not clipped.
+    attack["attack"] = result.attack or "PGD"
+    attack["attack_precision"] = result.precision or "float32"
+    attack["clip_start"] = None if chance is None else bool(result.clip_start) and chance < 1
+    attack["num_steps"] = result.num_steps or 1
+    attack["step_size"] = result.step_size or 0.0
+    return {name: attack[name.removeprefix("evaluation.")] for name in (*ATTACK, *COLUMN)}
+
+
+def merged(files: Iterable[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+    """The results of one run in all its files.
+
+    Args:
+        files: DataFrames of `measured`. Where two have the same result, the first counts.
+
+    Returns:
+        A DataFrame with one row for each result, and a line for each result that is left out.
+    """
+    results = pd.concat(files, ignore_index=True)
+    problems: list[str] = []
+    mixture = results["norm"] == "mbn"
+    wrong = results["domain"].notna() != mixture
+    for file, result, norm in results.loc[wrong, ["file", "result", "norm"]].itertuples(
+        index=False
+    ):
+        branch = f"of a branch ({result.domain})" if result.domain else "of no branch"
+        problems.append(f"{file}: {result.name} is {branch}, of norm={norm}")
+    results = results[~wrong]
+    key = results.groupby([*DATA, *ATTACK, *COLUMN, "domain"], sort=False, dropna=False).ngroup()
+    first: dict[int, tuple[str, Result]] = {}
+    for number, file, result in zip(key, results["file"], results["result"], strict=True):
+        first_file, first_result = first.setdefault(number, (file, result))
+        if result != first_result:
+            problems.append(
+                f"{file}: {result.name} is in {first_file} too, with other numbers or another "
+                "seed; that one counts"
+            )
+    return results[~key.duplicated()].drop(columns="result"), problems
 
 
 def _result(record):
-    """The `Result` of a record of JSON; raises `ValueError` for values of the wrong kind."""
+    """The `Result` of a record of JSON; raises `ValueError` for values of the wrong type."""
     fields = dataclasses.fields(Result)
     result = Result(**{field.name: record[field.name] for field in fields if field.name in record})
     for field in fields:
@@ -231,7 +216,7 @@ def _result(record):
 
 
 def _checked(name, value, kind):
-    """A value of JSON; raises `ValueError` unless it is of a type, or of one of a union."""
+    """A value of JSON; raises `ValueError` unless it has a type, or one of a union."""
     kinds = typing.get_args(kind) or (kind,)
     kinds += (int,) if float in kinds else ()
     wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)

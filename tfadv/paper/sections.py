@@ -1,4 +1,4 @@
-"""Which results may stand in one table: those of the paper's own setting, and of each other one."""
+"""Sections of the report: results that may stand in one table, the paper's setting first."""
 
 import collections
 import functools
@@ -11,6 +11,7 @@ import pandas as pd
 
 from tfadv.paper import settings
 from tfadv.paper.results import ATTACK, COLUMN, DATA, setting_names, step_size
+from tfadv.settings import TRAIN, Role, names
 from tfadv.tables import attacks
 
 NO_ATTACK = (0, 0.0)
@@ -29,26 +30,29 @@ def split(
 
     Args:
         published: The paper's numbers, from `results.published`.
-        runs: The results of runs, from `results.table`.
-        evaluation: The flags of `flags/eval/paper.flags`.
+        runs: The results of runs, from `results.merged`.
+        evaluation: The settings of `flags/eval/paper.flags`.
 
     Returns:
-        The paper's `Section`, and a list of those whose results may not stand there.
+        The paper's `Section`, and a list of the other ones.
     """
     results = pd.concat([published, runs], ignore_index=True)
     trained = setting_names(published)
-    varied = {*settings.STRATEGY, *settings.AXES}
+    varied = Role.STRATEGY | Role.AXIS
 
-    def kind(names):
+    def kind(columns):
         """A number for each row, equal where the columns are."""
-        return results.groupby(list(names), sort=False, dropna=False).ngroup()
+        return results.groupby(list(columns), sort=False, dropna=False).ngroup()
+
+    def without(roles):
+        return [name for name in trained if name not in names(TRAIN, roles)]
 
     results = results.assign(
         entry=kind([*trained, "domain"]),
         training=kind(trained),
-        threat=kind(settings.ATTACK),
-        common=kind(name for name in trained if name not in {*varied, *settings.ATTACK}),
-        beside_recipe=kind(name for name in trained if name not in {*varied, *settings.RECIPE}),
+        threat=kind(names(TRAIN, Role.ATTACK)),
+        common=kind(without(varied | Role.ATTACK)),
+        beside_recipe=kind(without(varied | Role.RECIPE)),
         data=kind(DATA),
         protocol=kind(ATTACK),
     )
@@ -62,7 +66,7 @@ def split(
 
 
 def _alike(trained, home):
-    """Whether a row, or each row of a table, shares its training but for strategy and axes.
+    """Whether trainings differ from another one in strategy and axes alone.
 
     A network that was trained on clean images alone goes with every attack in training.
     """
@@ -73,7 +77,7 @@ def _alike(trained, home):
 
 
 def _others(results):
-    """The sections of the results that may not stand beside the paper's numbers."""
+    """The sections of the results that are not comparable with the paper's numbers."""
     # Accuracy on clean images belongs to each attack on the same run.
     attacked, keys = results[_STEPS] > 0, ["run", "data", "protocol"]
     attacks = results.loc[attacked, keys].drop_duplicates()
@@ -82,7 +86,7 @@ def _others(results):
     rows = pd.concat([results[attacked].merge(attacks, on=keys), clean])
     taken = rows.groupby(keys, dropna=False)["comparable"].transform("all")
     rows = rows[~taken & (~rows["comparable"] | (rows[_STEPS] == 0))]
-    # Results that go with every attack come last, when it is known which attacks there are.
+    # Results that go with every attack come last, when all attacks are known.
     rows["unattacked"], rows["attackless"] = rows["group"].isna(), rows["epsilon"].isna()
     rows = rows.sort_values(["unattacked", "attackless", "group"], kind="stable", ignore_index=True)
     sections = []
@@ -113,8 +117,8 @@ class Section:
         results, paper: The arguments.
         setting: The first row.
         entries: DataFrame, a row for each training and branch: its settings, the names of its
-            `strategy` and its network (`called`), its attack in training as `attack_steps`,
-            `(num_steps, step_size)`, and whether a run has `filled` it.
+            `strategy` and its network (`called`), its attack in training (`attack_steps`,
+            `(num_steps, step_size)`), and whether a run has `filled` it.
         numbers: DataFrame, a row for each entry and `(num_steps, step_size)` of an evaluation: the
             mean accuracy of `n` runs (`ours`), their standard deviation (`spread`) or of a single
             run the interval (`low`, `high`), the paper's number, and how far ours is from it.
@@ -122,7 +126,7 @@ class Section:
             trained with: in the paper ResNet-152, 4096 and PGD-30.
         columns, attacks: Dictionaries, from `(num_steps, step_size)` to the name of an attack in
             evaluation, and in training.
-        measured: Like `columns`, without the step sizes that make names different.
+        measured: Like `columns`, without the step sizes that tell equal names apart.
     """
 
     def __init__(self, results: pd.DataFrame, paper: bool = False):
@@ -136,10 +140,10 @@ class Section:
         self.base = _base(usual)
         stars = usual.loc[usual["running_statistics"] > 0, "running_statistics"]
         last = 10 if stars.empty else stars.mode().max()
-        names = [
+        strategies = [
             settings.strategy(each, each["domain"], last) for each in entries.to_dict("records")
         ]
-        self.entries = entries.assign(strategy=names)
+        self.entries = entries.assign(strategy=strategies)
         at = results[COLUMN].itertuples(index=False, name=None)
         self.measured = dict(zip(at, results["measured"], strict=True))
         self.columns = attack_names(self.measured)
@@ -154,7 +158,7 @@ class Section:
         self._places = dict(zip(at, alike.index, strict=True))
 
     def find(self, strategy: str, **axes) -> int | None:
-        """The entry of a strategy, at the base but for the axes that are given."""
+        """The entry of a strategy at the base, except for the axes that are given."""
         at = {**self.base, **axes}
         # A network that was trained on clean images alone goes with every attack.
         for steps in (at["attack_steps"], NO_ATTACK):
@@ -197,7 +201,7 @@ def _base(entries):
         attacked=entries["epsilon"].notna(),
         strategies=entries.groupby(_AXES)["strategy"].transform("nunique"),
     )
-    # Where two have as many, the larger one.
+    # In a tie the larger one wins.
     order = ["attacked", "strategies", "attack_steps", "depth", "blocks", "batch_size"]
     return entries.sort_values(order)[_AXES].iloc[-1].to_dict()
 
@@ -210,9 +214,9 @@ def _numbers(results):
         spread=("ours", "std"),
         n=("ours", "count"),
         paper=("paper", "first"),
-        runs=("run", lambda names: " ".join(names.dropna())),
+        runs=("run", lambda runs: " ".join(runs.dropna())),
     )
-    # An interval speaks of the images of one run; over several runs their spread says more.
+    # An interval is about the images of one run; over several runs their spread says more.
     numbers.loc[numbers["n"] > 1, ["low", "high"]] = np.nan
     for ours, difference in (("ours", ""), ("low", "_low"), ("high", "_high")):
         numbers[f"difference{difference}"] = numbers[ours] - numbers["paper"]
@@ -220,13 +224,13 @@ def _numbers(results):
 
 
 def _mean(accuracies):
-    """The mean, exactly rounded: means of counted images often lie between two printed numbers."""
+    """The exactly rounded mean, since means of counts often lie halfway between printed numbers."""
     accuracies = accuracies.dropna()
     return statistics.fmean(accuracies) if len(accuracies) else np.nan
 
 
 def attack_names(attacks: Mapping[tuple, str]) -> dict:
-    """Names by `(num_steps, step_size)`, ascending, which say the step size where two are alike.
+    """Names by `(num_steps, step_size)`, ascending, with the step size where two are alike.
 
     Args:
         attacks: Names by `(num_steps, step_size)`, such as `"PGD-10"`, or `"clean"`.

@@ -1,46 +1,29 @@
-"""What a run was trained with, in the terms of the paper's tables."""
+"""The settings of a run in the terms of the paper's tables."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from tfadv.settings import TRAIN, Role, names
 from tfadv.steps import steps_per_epoch
 from tfadv.tables import attacks, datasets, networks
-
-# The settings that the name of a training strategy states.
-STRATEGY = (
-    "norm affine adversarial clean_ratio clean_weight pairing_weight running_statistics"
-).split()
-# The settings that a whole table or figure varies: Figure 7, Table 6, Tables 4 and 5.
-AXES = "depth blocks batch_size num_steps step_size".split()
-# The other settings of the attack in training. A run on clean images alone has none of them.
-ATTACK = (
-    "attack epsilon targeted attack_loss restarts start_from_clean clip_start attack_precision"
-).split()
-# The settings that Table 3 varies.
-RECIPE = (
-    "start_from_clean epochs images_per_worker optimizer momentum rmsprop_rho rmsprop_epsilon "
-    "learning_rate warmup_epochs decay decay_epochs decay_rate decay_every"
-).split()
 
 _ALP_WEIGHT = 0.5  # the weight of logit pairing in `flags/` (pipeline)
 
 
-def trained(settings: Mapping, free: Iterable[str]) -> dict:
-    """Settings in canonical form: runs that train the same thing have equal ones.
+def trained(settings: Mapping) -> dict:
+    """The canonical settings of a training: runs that train the same thing have equal ones.
 
-    A setting that is left to a default gets its value, one that has no effect becomes None, and
-    the step size of the attack is the one that its rule gives. An attack without steps has one, of
-    size 0.
+    Settings that do not change what is trained are left out, and so is the seed, which makes
+    another run of the same row. A setting that is None gets the value that it stands for, one
+    without effect becomes None, and the step size of the attack is the one that its rule gives. An
+    attack without steps has one, of size 0.
 
     Args:
-        settings: The flags of `tfadv.train`.
-        free: Names of the flags that do not change what is trained.
-
-    Returns:
-        A new dictionary without the free settings.
+        settings: The settings of `tfadv.train`, by name.
 
     Raises:
         ValueError: If there is no such data set or network.
     """
+    free = {*names(TRAIN, Role.FREE), "seed"}
     run = {name: value for name, value in settings.items() if name not in free}
     entry = datasets.ENTRIES.get(run["dataset"])
     if entry is None:
@@ -52,14 +35,14 @@ def trained(settings: Mapping, free: Iterable[str]) -> dict:
     ):
         run["steps_per_epoch"] = None
     if run["clean_weight"] == run["clean_ratio"] / (1 + run["clean_ratio"]):
-        run["clean_weight"] = None  # the share of the clean images, which is the default
+        run["clean_weight"] = None  # the default is the share of the clean images
     run["step_size"] = attacks.effective_step_size(
         run.pop("step_size_rule"), run["step_size"], run["epsilon"], run["num_steps"]
     )
     if not attacks.ATTACKS[run["attack"]].has_steps:
         run["num_steps"], run["step_size"] = 1, 0.0
-    for used, names in (
-        (run["adversarial"], [*ATTACK, "num_steps", "step_size"]),
+    for used, settings_of_it in (
+        (run["adversarial"], [*names(TRAIN, Role.ATTACK), "num_steps", "step_size"]),
         (run["adversarial"] and run["start_from_clean"] < 1, ["clip_start"]),
         (run["adversarial"], ["clean_ratio", "clean_weight", "pairing_weight"]),
         (run["norm"] == "mbn", ["affine"]),
@@ -68,7 +51,7 @@ def trained(settings: Mapping, free: Iterable[str]) -> dict:
         (run["decay"] == "exponential", ["decay_rate", "decay_every"]),
     ):
         if not used:
-            run.update(dict.fromkeys(names))
+            run.update(dict.fromkeys(settings_of_it))
     return run
 
 
@@ -76,7 +59,7 @@ def strategy(run: Mapping, domain: str | None = None, last_epochs: int = 10) -> 
     """The name of a training strategy as the paper writes it.
 
     Args:
-        run: Settings in canonical form.
+        run: The canonical settings.
         domain: `"adv"` or `"clean"`, the branch of a mixture that was evaluated.
         last_epochs: The number of epochs on running statistics that a plain `*` stands for.
 
@@ -101,7 +84,7 @@ def strategy(run: Mapping, domain: str | None = None, last_epochs: int = 10) -> 
 
 
 def network(run: Mapping) -> str:
-    """The name of a network, such as `"ResNet-152"`, with its blocks if they are not the usual."""
+    """The name of a network, such as `"ResNet-152"`, with its blocks if they are unusual."""
     function = networks.NETWORKS[run["network"]].function
     name = f"{function.rpartition(':')[2]}-{run['depth']}"
     try:

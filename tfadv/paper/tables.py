@@ -15,7 +15,7 @@ ALP = f"{BN}, ALP"
 ADV = "100% adv + 0% clean"
 CLEAN = "0% adv + 100% clean"
 MBN, MBN_ALP = f"MBN_adv, {BN}", f"MBN_adv, {ALP}"
-# Strategies with running statistics in the last epochs, and what they are stated against.
+# Strategies with running statistics in the last epochs, and those that they are compared with.
 _STARRED = {f"{strategy}*": strategy for strategy in (ADV, MBN, MBN_ALP)}
 _RUNNING = {s: {"strategy": s} for pair in _STARRED.items() for s in reversed(pair)}
 
@@ -35,8 +35,8 @@ class Table:
         heads: Names of the columns of labels.
         columns: Names of the columns of numbers.
         cells: DataFrame, a row for each cell, row by row of the table: its labels, the name of
-            its column (`measured`), and its numbers. `change` and `paper_change` are what the
-            paper states as +3.0: the change against the cell of another row.
+            its column (`measured`), and its numbers. `change` and `paper_change` are changes
+            against the cell of another row, which the paper prints as +3.0.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Table:
         """The table in Markdown.
 
         Args:
-            paper: Whether the paper's numbers stand beside ours: in columns if the table has a
+            paper: Whether to show the paper's numbers beside ours: in columns if the table has a
                 single one, else in lines.
         """
         cells, columns = self.cells.to_dict("records"), self.columns
@@ -69,7 +69,7 @@ class Table:
                 [*(label if name == "ours" else [""] * len(label)), name, *lines[row]]
                 for row, label in enumerate(labels)
                 for name, lines in texts.items()
-                # A row that the paper does not have is ours alone.
+                # The paper does not have every row.
                 if name == "ours" or set(texts["paper"][row]) != {"-"}
             ]
             return markdown([*self.heads, "", *columns], rows, len(self.heads) + 1)
@@ -80,34 +80,34 @@ class Table:
 def tables(section: Section) -> list[Table]:
     """The paper's tables as far as a section fills them.
 
-    In the paper's own setting a table has all of the paper's rows, and one cell of ours at least.
+    In the paper's own setting a table has all of the paper's rows, and at least one cell of ours.
     Elsewhere it has only the rows that runs fill, at least two cells, and "PGD-2000" is the largest
     number of steps that these were all attacked with.
     """
-    made = [make(section) for make in (_table1, _table2, _table3, _table4, _table5, _table6)]
-    made = [table for table in made if table]
-    for table in () if section.paper else made:
+    layouts = (_table1, _table2, _table3, _table4, _table5, _table6)
+    tables = [table for table in (layout(section) for layout in layouts) if table]
+    for table in () if section.paper else tables:
         width = len(table.columns)
         filled = np.reshape(table.cells["n"] > 0, (-1, width)).any(axis=1)
         table.cells = table.cells[filled.repeat(width)]
     least = 1 if section.paper else 2
-    return [t for t in made if (t.cells["n"] > 0).sum() >= least] + [_table7(section)]
+    return [t for t in tables if (t.cells["n"] > 0).sum() >= least] + [_table7(section)]
 
 
 def table3_across(sections: list[Section]) -> list[Table]:
-    """Table 3 of runs that are not the paper's, whose rows differ in what divides sections."""
+    """Table 3 of runs outside the paper's setting: its rows lie in different sections."""
     groups: dict = {}
     for section in sections:
         entries = section.entries[section.entries["strategy"] == ALP]
         if len(entries):
             key = tuple(section.setting[["beside_recipe", *DATA, *ATTACK]])
             groups.setdefault(key, []).append((section, entries))
-    made = []
+    tables = []
     for parts in groups.values():
         if len(parts) > 1:
             filled = [s.numbers.loc[entries.index].query("n > 0") for s, entries in parts]
-            made.append(_recipes(parts, set(pd.concat(filled).index.droplevel("entry"))))
-    return made
+            tables.append(_recipes(parts, set(pd.concat(filled).index.droplevel("entry"))))
+    return tables
 
 
 def _table(section, name, caption, heads, columns, rows):
@@ -131,7 +131,7 @@ def _cells(section, heads, columns, rows):
 
 
 def _stated(table, against):
-    """A table with the changes of rows against other ones, by their last labels."""
+    """Adds to a table the changes of its rows against other rows, by their last labels."""
     cells = table.cells.set_index([table.heads[-1], "measured"])
     others = cells.reindex([(against.get(row), measured) for row, measured in cells.index])
     table.cells["change"] = (cells["ours"] - others["ours"].values).values
@@ -142,7 +142,7 @@ def _stated(table, against):
 def _grid(section, name, caption, head, rows, columns, against):
     """A table against the strongest attack that all of its entries were measured with.
 
-    `rows` and `columns` are dictionaries, from a label to what it says to `Section.find`.
+    `rows` and `columns` map a label to arguments of `Section.find`.
     """
     entries = {row: [section.find(**rows[row], **columns[c]) for c in columns] for row in rows}
     at = section.strongest([entry for row in entries.values() for entry in row])
@@ -185,7 +185,7 @@ def _table3(section):
 
 
 def _recipes(parts, columns):
-    """Table 3 of pairs of a section and some of its entries."""
+    """Table 3 from pairs of a section and some of its entries."""
     label = attacks.label(parts[0][1]["attack"].iloc[0])
     heads = [
         *(f"{label}-N for training", "network", "batch", "start from clean", "optimizer"),
@@ -214,7 +214,7 @@ def _table4(section):
         return None
     rows = {name: attacks[name] for name in reversed(attacks)}
     columns = {strategy: {"strategy": strategy} for strategy in (ADV, BN, ALP, MBN, MBN_ALP)}
-    # The paper states all other attacks against PGD-30, the base.
+    # The paper compares all other attacks with PGD-30, the base.
     against = {name: base for name in rows if name != base}
     caption = "attacks in training; accuracy against {} (%)"
     return _grid(section, "Table 4", caption, "training with", rows, columns, against)
@@ -262,7 +262,7 @@ def _attacks(section):
 
 
 def _place(entry):
-    """The place of a row in Table 7: others follow the paper's, set out as it would have done."""
+    """The sort key of a row in Table 7: the paper's rows first, others in a like order."""
     steps, size = entry.attack_steps
     return (
         *(math.isnan(entry.place), 0 if math.isnan(entry.place) else entry.place),
@@ -273,7 +273,7 @@ def _place(entry):
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """A table as CSV, with percentages to three places, which no count of 50,000 images exceeds."""
+    """A table as CSV, with enough places to tell any two counts of 50,000 images apart."""
     return frame.to_csv(index=False, float_format="%.3f", lineterminator="\n")
 
 
@@ -292,7 +292,7 @@ def escaped(text: str) -> str:
 
 
 def _ours(cell):
-    """Ours with its interval, or over several runs its spread: `"38.9 [38.5, 39.3] (-0.3)"`."""
+    """Our number with its interval or spread: `"38.9 [38.5, 39.3] (-0.3)"`."""
     if math.isnan(cell["ours"]):
         return "-"
     if cell["n"] > 1:
@@ -317,7 +317,7 @@ def _difference(cell):
 
 
 def _against(change):
-    """As the paper states a number against that of another row: `" (+3.0)"`."""
+    """A change against another row, as the paper prints it: `" (+3.0)"`."""
     return "" if math.isnan(change) else f" ({_signed(change)})"
 
 

@@ -1,5 +1,6 @@
-"""The programs: from a command line to the last line of a run.
+"""The programs, one module each: `parse` checks the command line, `prepare` loads, `run` works.
 
-`start` parses and checks a command line without TensorFlow, and then imports the module of the
-program, which is read from `prepare` to its end. `settings` is the one table of all settings.
+`start` starts them. What they share: `flags` and `flagfiles` parse, `rules` ties settings together,
+`run_directory` holds the files of a run, `building` builds what settings describe, and `exits`
+reports errors. `tfadv.settings` is the table of all settings.
 """

@@ -1,20 +1,26 @@
-"""From settings to objects: data set, network, attack, optimizer, callbacks."""
+"""Builds what settings describe: data set, network, attack, optimizer, callbacks."""
 
 import functools
+import os
 import pkgutil
 import signal
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfadv import attacks, callbacks, data
-from tfadv.programs.settings import EVALUATE, TRAIN, Role, default, names
+from tfadv import attacks, callbacks, data, models
+from tfadv.checkpoint_files import Progress
+from tfadv.programs.run_directory import RunDirectory
+from tfadv.settings import EVALUATE, TRAIN, Role, default, names
 from tfadv.tables import attacks as table
 from tfadv.tables import networks
 from tfadv.training.schedules import WarmupExponential, WarmupSteps
 
 
-def dataset(settings):
+def dataset(settings: SimpleNamespace) -> Any:
     """The data set of `--dataset`, `--data_dir` and `--image_size`."""
     return data.load(
         settings.dataset,
@@ -24,7 +30,7 @@ def dataset(settings):
     )
 
 
-def network(settings, dataset):
+def network(settings: SimpleNamespace, dataset: Any) -> keras.Model:
     """The network of `--network`, `--depth`, `--norm` and so on, for a data set."""
     make = pkgutil.resolve_name(networks.NETWORKS[settings.network].function)
     height, width, channels = dataset.image_shape
@@ -42,16 +48,37 @@ def network(settings, dataset):
     )
 
 
-def attack(settings, num_steps, **changes):
-    """The attack of `--attack`, with those of the settings that it takes.
+def classifier(
+    path: str | os.PathLike, value_range: tuple | None = None, compile: bool = False
+) -> keras.Model:
+    """Loads a classifier of RGB or gray images from 0 to 255, as the data sets have them.
 
     Args:
-        settings: Namespace, of `tfadv.train` or `tfadv.evaluate`.
+        path: A `.keras` file.
+        value_range: `(low, high)` of the images, as the user states it; None reads the contract.
+        compile: Whether to load the optimizer and the loss as well, if the file has them.
+
+    Raises:
+        ValueError: If the model does not load, or takes other images.
+    """
+    model = models.load(path, compile)
+    models.check_classifier(model)
+    contract = models.contract(model)
+    if contract is not None and contract.channel_order == "BGR":
+        raise ValueError(f"model must take RGB or gray images; the contract of {path} says BGR")
+    limits = models.value_range(model, value_range)
+    if limits != (0.0, 255.0):
+        raise ValueError(f"model must take images of 0 to 255; {path} takes {limits}")
+    return model
+
+
+def attack(settings: SimpleNamespace, num_steps: int, **changes: Any) -> attacks.Attack:
+    """The attack of `--attack`, with the settings that it has.
+
+    Args:
+        settings: The settings of a training or an evaluation.
         num_steps: The number of steps, if the attack has steps.
         **changes: Arguments of the attack with other values than in the settings.
-
-    Returns:
-        A `tfadv.attacks.Attack`.
     """
     given = {
         **vars(settings),
@@ -62,14 +89,16 @@ def attack(settings, num_steps, **changes):
     return attacks.make(settings.attack, {**given, **changes})
 
 
-def evaluation_steps(settings, num_steps):
+def evaluation_steps(
+    settings: SimpleNamespace, num_steps: tuple[int, ...]
+) -> tuple[int, ...] | None:
     """The `num_steps` of an evaluation: None for an attack without steps."""
     return num_steps if table.ATTACKS[settings.attack].has_steps else None
 
 
-def compile_model(model, settings, steps_per_epoch):
+def compile_model(model: keras.Model, settings: SimpleNamespace, steps_per_epoch: int) -> None:
     """Compiles a network with its optimizer and the paper's loss and metrics."""
-    # Keras smooths the labels of this loss only, which takes them one-hot.
+    # Keras smooths labels only in this loss, which takes them one-hot.
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=settings.label_smoothing
     )
@@ -81,39 +110,22 @@ def compile_model(model, settings, steps_per_epoch):
     )
 
 
-def optimizer(settings, steps_per_epoch):
+def optimizer(settings: SimpleNamespace, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The optimizer of `--optimizer`, with the learning rate of `--decay` and so on.
 
-    Args:
-        settings: Namespace, of `tfadv.train`.
-        steps_per_epoch: Integer, updates.
-
-    Returns:
-        A Keras optimizer; under float16 one that scales the loss.
+    Under mixed_float16 it scales the loss.
     """
     schedule = _SCHEDULES[settings.decay](settings)
-    made = _OPTIMIZERS[settings.optimizer](
-        settings,
-        schedule(
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            steps_per_epoch=steps_per_epoch,
-            warmup_epochs=settings.warmup_epochs,
-        ),
+    rate = schedule(
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        warmup_epochs=settings.warmup_epochs,
     )
+    optimizer = _OPTIMIZERS[settings.optimizer](settings, rate)
     if settings.dtype == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(made)
-    return made
-
-
-def optimizer_text(settings):
-    """The optimizer and its learning rate in words."""
-    epochs = ", ".join(map(str, settings.decay_epochs))
-    fall = {
-        "step": f"divided by 10 at epochs {epochs}" if epochs else "constant",
-        "exponential": f"times {settings.decay_rate:g} every {settings.decay_every} epochs",
-    }[settings.decay]
-    return f"{settings.optimizer}, learning rate {settings.learning_rate:g} for 256 images, {fall}"
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 _SCHEDULES = {
@@ -127,8 +139,8 @@ _OPTIMIZERS = {
     "sgd": lambda settings, rate: keras.optimizers.SGD(
         rate, momentum=settings.momentum, nesterov=True
     ),
-    # Epsilon is under the root, as TensorFlow 1's; whose mean square began at 1, where this one
-    # begins at 0.
+    # Epsilon is under the root, as in TensorFlow 1, where the mean square started at 1 and not,
+    # as here, at 0.
     "rmsprop": lambda settings, rate: keras.optimizers.RMSprop(
         rate,
         rho=settings.rmsprop_rho,
@@ -138,8 +150,16 @@ _OPTIMIZERS = {
 }
 
 
-def train_batches(dataset, settings, steps_per_epoch, worker_batch, rank, size, progress):
-    """One worker's endless batches of (images, one-hot labels), from where a training goes on."""
+def train_batches(
+    dataset: Any,
+    settings: SimpleNamespace,
+    steps_per_epoch: int,
+    worker_batch: int,
+    rank: int,
+    size: int,
+    progress: Progress,
+) -> tf.data.Dataset:
+    """One worker's endless batches of (images, one-hot labels), from where a training continues."""
     batches = dataset.train_batches(
         worker_batch,
         steps_per_epoch,
@@ -153,9 +173,15 @@ def train_batches(dataset, settings, steps_per_epoch, worker_batch, rank, size, 
     return batches.map(lambda images, labels: (images, tf.one_hot(labels, dataset.num_classes)))
 
 
-def training_callbacks(settings, dataset, run, accumulation_steps, progress):
+def training_callbacks(
+    settings: SimpleNamespace,
+    dataset: Any,
+    run: RunDirectory,
+    accumulation_steps: int,
+    progress: Progress,
+) -> list[keras.callbacks.Callback]:
     """The callbacks of a run, in the order in which they build on each other."""
-    found = [
+    training = [
         callbacks.AdversarialTraining(
             attack(settings, settings.num_steps) if settings.adversarial else None,
             clean_ratio=settings.clean_ratio,
@@ -172,11 +198,11 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
         )
     ]
     if settings.running_statistics:
-        found.append(callbacks.RunningStatistics(settings.running_statistics))
-    found += _evaluations(settings, dataset)
+        training.append(callbacks.RunningStatistics(settings.running_statistics))
+    training += _evaluations(settings, dataset)
     shown = attack(settings, settings.num_steps, start_from_clean=0.0)
     if settings.image_pairs and settings.adversarial and shown.num_steps != 0:
-        found.append(
+        training.append(
             callbacks.AdversarialImages(
                 run.tensorboard,
                 dataset,
@@ -188,13 +214,12 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
             )
         )
     if settings.norm in ("bn", "mbn"):
-        found.append(callbacks.BatchNormStatistics(run.tensorboard))
-    # The best is the most robust; without evaluations there is none.
+        training.append(callbacks.BatchNormStatistics(run.tensorboard))
+    # The best checkpoint is the most robust; without evaluations there is none.
     numbers = settings.eval_num_steps or settings.strong_eval_num_steps or (0,)
-    strongest = table.key(settings.attack, max(numbers))
     checkpoint = callbacks.Checkpoint(
         run.checkpoints,
-        monitor=f"val_{strongest}_accuracy",
+        monitor=f"val_{table.key(settings.attack, max(numbers))}_accuracy",
         keep=settings.keep_checkpoints,
         minutes=settings.checkpoint_minutes or None,
         long_ends=lambda epoch: any(
@@ -202,9 +227,9 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
         ),
     )
     return [
-        *found,
+        *training,
         callbacks.SameWeights(),
-        # An epoch of ImageNet is 313 updates of 4096 images; a small run's has no point within.
+        # An epoch of ImageNet has 313 updates of 4096 images; that of a small run is one point.
         callbacks.TrainingScalars(run.tensorboard, update_freq=100),
         callbacks.HyperParameters(
             run.tensorboard,
@@ -213,7 +238,7 @@ def training_callbacks(settings, dataset, run, accumulation_steps, progress):
         ),
         callbacks.RunLog(run.log),
         checkpoint,
-        # Ctrl-C as well: a training at a terminal has as much to lose.
+        # Ctrl-C too, since a training in a terminal has as much to lose.
         callbacks.Preemption(checkpoint, (signal.SIGTERM, signal.SIGINT)),
     ]
 
@@ -222,7 +247,9 @@ def _often(settings):
     return lambda epoch: (epoch + 1) % settings.eval_every == 0 or epoch == settings.epochs - 1
 
 
-def evaluations_due(settings):
+def evaluations_due(
+    settings: SimpleNamespace,
+) -> tuple[tuple[Callable[[int], bool], tuple[int, ...]], ...]:
     """The evaluations in training: pairs of a function of the epoch, from 0, and numbers of steps.
 
     An evaluation with an empty list of steps does not take place. With an attack that has no steps
@@ -258,14 +285,16 @@ def _evaluations(settings, dataset):
 
 
 def _metrics(settings):
-    """Sub-runs and tags of what the HPARAMS tab shows beside them."""
-    # TensorBoard takes them from one run for all, so those of tfadv.evaluate, which are comparable
-    # over runs, are there from the start, with the paper's numbers of steps.
-    paper = default(EVALUATE, "num_steps")
-    trained = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
-    found = [("train", "loss"), ("train", "accuracy"), ("train", "attack_success")]
-    found += [(domain, name) for domain in ("adv", "clean") for name in ("loss", "accuracy")]
-    for run, numbers in (("validation", trained), ("evaluation", paper)):
+    """The (run, tag) pairs that the HPARAMS tab shows beside the settings."""
+    # TensorBoard takes the metrics of one run for all. So those of tfadv.evaluate, with the paper's
+    # numbers of steps, are listed from the start: they compare runs.
+    in_training = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
+    metrics = [("train", "loss"), ("train", "accuracy"), ("train", "attack_success")]
+    metrics += [(domain, name) for domain in ("adv", "clean") for name in ("loss", "accuracy")]
+    for run, numbers in (
+        ("validation", in_training),
+        ("evaluation", default(EVALUATE, "num_steps")),
+    ):
         kinds = dict.fromkeys(["clean", *(table.key(settings.attack, n) for n in numbers)])
-        found += [(run, f"robust_accuracy/{kind}") for kind in kinds]
-    return [*found, ("evaluation/clean", "robust_accuracy/clean")]
+        metrics += [(run, f"robust_accuracy/{kind}") for kind in kinds]
+    return [*metrics, ("evaluation/clean", "robust_accuracy/clean")]

@@ -1,26 +1,53 @@
+"""`tfadv.evaluate`, from its command line to its last line."""
+
 import dataclasses
 import hashlib
 import os
-import pathlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from tfadv import distributed, evaluation, watchdog
-from tfadv.programs import building, exits, loading
-from tfadv.programs.run_directory import RunDirectory
+from tfadv import launcher
+from tfadv.programs import exits, flags, rules
+from tfadv.programs.run_directory import RunDirectory, check_file, model_file
+from tfadv.settings import EVALUATE, TRAIN, default
+from tfadv.tables import datasets
 
 
-def prepare(settings, path):
-    """Everything of an evaluation up to its first image, where all mistakes of the user's show.
-
-    Args:
-        settings: Namespace, of `command_lines.evaluate`.
-        path: Of a `.keras` file.
+def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
+    """Parses and checks the command line, without TensorFlow.
 
     Returns:
-        An `EvaluationRun`.
+        The settings, and the file of the model.
     """
+    settings = flags.parse(
+        EVALUATE,
+        arguments,
+        description="Measures clean and robust accuracy of a trained classifier.",
+    )
+    rules.check_model(settings)
+    if settings.model and not settings.dataset:
+        raise ValueError("dataset must be given with model; received none")
+    path, run = model_file(settings)
+    if run is not None:
+        settings.output = settings.output or str(run.evaluation)
+    elif settings.epsilon is None:
+        settings.epsilon = default(TRAIN, "epsilon")
+    rules.warn_of_lengths(settings)
+    if settings.output:
+        check_file(settings.output)
+    datasets.check(settings.dataset, settings.data_dir, settings.image_size)
+    return settings, path
+
+
+def prepare(settings: SimpleNamespace, path: Path) -> "EvaluationRun":
+    """Loads the data and the model, and checks that they fit each other."""
+    from tfadv import distributed, evaluation
+    from tfadv.programs import building
+
     distributed.init()
     dataset = building.dataset(settings)
-    model = loading.classifier(path, settings.value_range, bool(settings.run_dir))
+    model = building.classifier(path, settings.value_range, bool(settings.run_dir))
     attack = building.attack(settings, max(settings.num_steps)) if settings.num_steps else None
     evaluator = evaluation.Evaluator(
         model,
@@ -35,26 +62,46 @@ def prepare(settings, path):
     return EvaluationRun(settings, path, dataset, evaluator)
 
 
+@dataclasses.dataclass
 class EvaluationRun:
-    """A run of `tfadv.evaluate`, ready to start."""
+    """An evaluation that is ready to start."""
 
-    def __init__(self, settings, path, dataset, evaluator):
-        self.settings = settings
-        self.path = path
-        self.dataset = dataset
-        self.evaluator = evaluator
+    settings: SimpleNamespace
+    path: Path
+    dataset: Any
+    evaluator: Any
 
-    def run(self):
-        """Evaluates, prints the table, doubts what it says, and writes the results."""
-        settings = self.settings
-        given = self.dataset, settings.images_per_worker, settings.limit
+    def run(self) -> None:
+        """Evaluates, prints the table, writes the results, and checks them."""
+        from tfadv import evaluation, watchdog
+
+        settings, output = self.settings, self.settings.output
+        source = self.dataset, settings.images_per_worker, settings.limit
+
+        def write(**details):
+            if output:
+                evaluation.write_json(
+                    output,
+                    results,
+                    model=str(self.path),
+                    dataset=self.dataset.name,
+                    image_shape=self.dataset.image_shape,
+                    whole_validation_set=results[0].total == self.dataset.num_validation,
+                    attack=self.evaluator.attack_config,
+                    **details,
+                )
+
         watch = watchdog.watch(settings.stall_seconds, f"{self.path}.stalled", "evaluate")
         with exits.input_errors("evaluate"), watch:
-            journal = self._journal()
-            results = self.evaluator(*given, evaluation.progress_bar(), journal)
+            # An evaluation that is killed continues from its journal.
+            journal = None
+            if output:
+                journal = evaluation.Journal(f"{output}.partial", self._identity())
+            results = self.evaluator(*source, evaluation.progress_bar(), journal)
             _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")
-            self._keep_previous()
-            self._write(results)  # hours of work, which no failing check shall take along
+            if output and launcher.rank() == 0:
+                _keep_previous(Path(output))
+            write()  # before the checks, so that a check that fails does not lose hours of work
             if journal is not None:
                 journal.remove()
             if settings.run_dir:
@@ -64,55 +111,38 @@ class EvaluationRun:
                     int(self.evaluator.model.optimizer.iterations),
                 )
             if settings.sanity_checks and self.evaluator.attack is not None:
-                doubts = evaluation.doubts(self.evaluator, results, *given)
+                doubts = evaluation.doubts(self.evaluator, results, *source)
                 for doubt in doubts:
                     _say(f"warning: {doubt}")
                 if not doubts:
                     along = self.evaluator.attack.advances
                     _say("sanity checks: no doubts" + ("" if along else " of the results alone"))
-                self._write(results, doubts=[dataclasses.asdict(doubt) for doubt in doubts])
-        if settings.output:
-            _say(f"written to {settings.output}")
+                write(doubts=[dataclasses.asdict(doubt) for doubt in doubts])
+        if output:
+            _say(f"written to {output}")
 
-    def _journal(self):
-        """Where an evaluation that was killed goes on; beside its results, if there are any."""
-        if not self.settings.output:
-            return None
+    def _identity(self):
         with open(self.path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        identity = {
+        return {
             "model": digest,
             "dataset": self.dataset.name,
             "image_shape": list(self.dataset.image_shape),
             "images": self.dataset.num_validation,
-            # As many images of the same name may be others elsewhere.
+            # A data set of the same name and size in another directory may hold other images.
             "data_dir": os.path.realpath(self.settings.data_dir or ""),
             **self.evaluator.identity,
         }
-        return evaluation.Journal(f"{self.settings.output}.partial", identity)
 
-    def _keep_previous(self):
-        """Gives the results of an earlier evaluation, hours of work too, another name."""
-        output = pathlib.Path(self.settings.output or "")
-        if distributed.rank() == 0 and output.is_file():
-            previous = output.with_suffix(f".previous{output.suffix}")
-            output.replace(previous)
-            _say(f"the results before these are now {previous}")
 
-    def _write(self, results, **details):
-        if self.settings.output:
-            evaluation.write_json(
-                self.settings.output,
-                results,
-                model=str(self.path),
-                dataset=self.dataset.name,
-                image_shape=self.dataset.image_shape,
-                whole_validation_set=results[0].total == self.dataset.num_validation,
-                attack=self.evaluator.attack_config,
-                **details,
-            )
+def _keep_previous(output):
+    """Renames the results of an earlier evaluation, which took hours of work too."""
+    if output.is_file():
+        previous = output.with_suffix(f".previous{output.suffix}")
+        output.replace(previous)
+        _say(f"the results before these are now {previous}")
 
 
 def _say(text):
-    if distributed.rank() == 0:
+    if launcher.rank() == 0:
         print(text, flush=True)

@@ -1,7 +1,7 @@
 """Exit statuses and error messages.
 
-2 is a mistake of the user's, from rank 0; 1 what failed around us, such as a disk; and
-`launcher.RESUME` asks to be started again with `--resume`.
+Status 2 is a usage error, reported by rank 0; 1 is a failure of the machine, such as a full disk;
+and `launcher.RESUME` asks for a restart with `--resume`.
 """
 
 import contextlib
@@ -10,15 +10,16 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 
 from tfadv import launcher
 
 
-def show_warnings(program):
-    """Has each warning printed as one line, once and by rank 0, for as long as the process lives.
+def show_warnings(program: str) -> None:
+    """Prints each warning as one line, once and on rank 0, for the rest of the process.
 
-    Python's own form of it, a path and a line of code, tells a user of a program nothing. Warnings
-    that are not for users, such as those of NumPy's arithmetic, keep it.
+    Python prints a path and a line of code, which say nothing to the user of a program. Warnings
+    that are not for users, such as those of NumPy's arithmetic, are still printed that way.
     """
     before, shown = warnings.showwarning, set()
 
@@ -34,7 +35,7 @@ def show_warnings(program):
     warnings.showwarning = show
 
 
-# What a disk, a server or a network answers that fails, or is full, for the time being.
+# Errors of a disk, a server or a network that fails or is full, which may pass.
 _OF_THE_MACHINE = {
     getattr(errno, name)
     for name in (
@@ -45,21 +46,21 @@ _OF_THE_MACHINE = {
 }
 
 
-# How long rank 0 has, in seconds, to report the same mistake as another worker.
+# Seconds that rank 0 has to report the same error as another worker.
 _RANK_0_FIRST = 10
 
 
 @contextlib.contextmanager
-def user_errors(program):
-    """For what comes before the work: a mistake in there is the user's, unless a machine fails."""
+def user_errors(program: str) -> Iterator[None]:
+    """Reports errors in the setup as usage errors, unless the machine fails."""
     try:
         yield
     except (ValueError, ImportError, OSError) as error:
         machine = isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
         status = 1 if machine else 2
         if launcher.rank() and not machine:
-            # If all workers make this mistake, rank 0 reports it for all of them, and the launcher
-            # ends this worker in its sleep. If not, it is this machine's, such as missing data.
+            # If all workers meet this error, rank 0 reports it, and the launcher ends this worker
+            # in its sleep. If not, it belongs to this machine, such as missing data.
             launcher.report_status(status)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_RANK_0_FIRST)
@@ -69,8 +70,8 @@ def user_errors(program):
         raise
 
 
-def stop_without_loss():
-    """For a training's preparation: a signal ends it as it ends a training behind a checkpoint."""
+def stop_without_loss() -> None:
+    """Lets SIGINT and SIGTERM end a training with status 75 before it has anything to save."""
 
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)
@@ -78,16 +79,20 @@ def stop_without_loss():
         sys.exit(launcher.RESUME)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell's background has Ctrl-C
+        if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is in the background of a shell
             signal.signal(number, stop)
 
 
 @contextlib.contextmanager
-def input_errors(program, state=None):
-    """For the work itself: an image that cannot be read ends it, named; or another worker's end.
+def input_errors(program: str, state: Callable[[], str] | None = None) -> Iterator[None]:
+    """Reports what ends the work of a program in one line.
 
-    Or a file that cannot be written, by whichever worker meets it; or weights that cannot be
-    trained any further, to which `state()` adds what is left of the training.
+    That is an image that cannot be read, a file that cannot be written, the end of another worker,
+    or weights that became non-finite.
+
+    Args:
+        program: The name of the program.
+        state: Returns what is left of a training whose weights became non-finite.
     """
     from tfadv import data
     from tfadv.training import TrainingError
@@ -96,7 +101,7 @@ def input_errors(program, state=None):
         yield
     except TrainingError as error:
         # All workers raise it together.
-        _fail(program, f"{error}; {state()}", 1, launcher.rank() == 0)
+        _fail(program, f"{error}; {state()}" if state else error, 1, launcher.rank() == 0)
     except Exception as error:
         message = data.explain(error)
         if message is None:
@@ -104,12 +109,12 @@ def input_errors(program, state=None):
             if isinstance(error, OSError):
                 _fail(program, error, 1, True)
             raise
-        # Only the worker that met it can name it. A file system that fails is no user's mistake.
+        # Only the worker that met it can name it. A failing file system is no usage error.
         _fail(program, message, 1 if data.is_io_error(error) else 2, True)
 
 
 def _stop_after_another(program, error):
-    """Ends this worker if `error` is Horovod's, which stops all when one ends or hangs."""
+    """Ends this worker if `error` is Horovod's, which stops all workers when one ends or hangs."""
     if launcher.workers() > 1 and "horovod" in str(error).lower():
         from tfadv import watchdog
 

@@ -1,34 +1,41 @@
-"""Settings as absl flags: from a table and a command line to checked values, and to a flagfile.
+"""Settings as absl flags: parsed from a command line, checked, and written to a flagfile.
 
-absl parses; the bounds and choices are checked here, since its own messages know no units.
+absl parses; bounds and choices are checked here, since absl's messages know no units.
 """
 
-import math
+import os
 import sys
-import types
 import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
 
 from absl import flags
 
 from tfadv.programs import flagfiles
+from tfadv.settings import Table
 
 
-def parse(table, arguments, positional=None, description=None):
+def parse(
+    table: Table,
+    arguments: list[str],
+    positional: str | None = None,
+    description: str | None = None,
+) -> SimpleNamespace:
     """Parses a command line by a table of settings.
 
     Args:
-        table: Tuple of `Setting`.
-        arguments: List of strings, without the program's name.
-        positional: Name of the arguments without a flag, such as `"directories"`, at least one;
-            None for flags alone.
-        description: One line, which makes it the command line of this process: with absl's own
-            flags, and a help that begins with this line. None for flags from elsewhere.
+        table: The table.
+        arguments: The command line, without the program's name.
+        positional: Name of the arguments that are no flags, such as `"directories"`; at least one
+            must be given. None refuses them.
+        description: The first line of the help. With it, `arguments` are the command line of this
+            process and may hold absl's own flags; None parses flags from elsewhere.
 
     Returns:
-        A namespace with the value of every setting, and of `positional` a tuple of strings.
+        A namespace with the value of every setting, and a tuple of the positional arguments.
 
     Raises:
-        ValueError: For an unknown flag, a value that does not parse or breaks its rule, or an
+        ValueError: For an unknown flag, a value that does not parse or is out of bounds, or an
             argument that is no flag.
     """
     values = _flag_values(table)
@@ -42,31 +49,23 @@ def parse(table, arguments, positional=None, description=None):
         raise ValueError(f"{positional} must be given, after the flags; received none")
     if rest and not positional:
         raise ValueError(f"arguments must be flags (--name=value); received {rest[0]!r}")
-    settings = types.SimpleNamespace(**{positional: tuple(rest)} if positional else {})
+    settings = SimpleNamespace(**{positional: tuple(rest)} if positional else {})
     for setting in table:
         setattr(settings, setting.name, _checked(setting, values[setting.name].value))
     return settings
 
 
-def given_directly(table, arguments, name):
-    """What a command line that `parse` takes says of a flag itself, and not by a flagfile.
-
-    Args:
-        table: Tuple of `Setting`.
-        arguments: List of strings.
-        name: The setting's name.
-
-    Returns:
-        The flag's value, or its default where only flagfiles give it, or nothing does.
-    """
+def given_directly(table: Table, arguments: list[str], name: str):
+    """The value of a flag on a command line without its flagfiles; the default if it has none."""
     values = _flag_values(table)
     _add_absls_own(values, table, "")
     values(["", *flagfiles.without(arguments)])
-    return values[name].value
+    [setting] = (setting for setting in table if setting.name == name)
+    return _checked(setting, values[name].value)
 
 
-def flagfile(table, settings):
-    """The text of a flagfile that gives `settings` again."""
+def flagfile(table: Table, settings: SimpleNamespace) -> str:
+    """The text of a flagfile that resolves to `settings`."""
     lines = []
     for setting in table:
         value = getattr(settings, setting.name)
@@ -103,13 +102,14 @@ def _define(setting, values):
             int: flags.DEFINE_integer,
             float: flags.DEFINE_float,
             str: flags.DEFINE_string,
+            Path: flags.DEFINE_string,
         }[setting.type]
-    # absl's help has a heading for each module: ours for each group.
+    # absl's help has a heading for each module; ours has one for each group.
     define(setting.name, default, text, flag_values=values, module_name=setting.group)
 
 
 class _HelpFlag(flags.BooleanFlag):
-    """A flag that prints something and ends the program, whatever stands beside it."""
+    """A flag that prints a help text and exits, whatever other flags are given."""
 
     def __init__(self, name, text, show, short_name=None):
         super().__init__(name, False, text, short_name=short_name)
@@ -139,10 +139,10 @@ def _add_absls_own(values, table, description):
     )
     for flag in helps:
         flags.DEFINE_flag(flag, values, module_name="help")
-    # Those of absl.app, such as --pdb_post_mortem, and of absl.logging, such as --verbosity.
+    # The flags of absl.app, such as --pdb_post_mortem, and of absl.logging, such as --verbosity.
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
-        if name == flag.name and name not in values:  # short names come along
+        if name == flag.name and name not in values:  # short names are registered with it
             values[name] = flag
             values.register_flag_by_module(flags.FLAGS.find_module_defining_flag(name), flag)
     flags.FLAGS.mark_as_parsed()
@@ -151,8 +151,10 @@ def _add_absls_own(values, table, description):
 def _checked(setting, value):
     if value is None or (value == "" and setting.default is None):
         return None
-    if setting.type is str:
+    if setting.type in (str, Path):
         _check_text(setting, value)
+    if setting.type is Path:
+        return os.path.expanduser(value)
     if isinstance(setting.type, list):
         try:
             value = tuple(int(item) for item in value)
@@ -169,13 +171,13 @@ def _checked(setting, value):
         )
     if setting.type in (int, float) or isinstance(setting.type, list):
         for item in value if isinstance(value, tuple) else (value,):
-            if not (setting.low <= item <= setting.high and math.isfinite(item)):
+            if not setting.low <= item <= setting.high:
                 raise ValueError(f"{setting.name} must be {_rule(setting)}; received {item}")
     return value
 
 
 def _check_text(setting, value):
-    # What a run's flagfile could not give again: it has one flag a line, in UTF-8.
+    # A run's flagfile, with one flag a line in UTF-8, could not hold any other text.
     if (
         not value
         or value != value.strip()
@@ -188,6 +190,4 @@ def _check_text(setting, value):
 
 def _rule(setting):
     unit = " (pixels of 255)" if "pixels of 255" in setting.help else ""
-    if setting.high == float("inf"):
-        return f"at least {setting.low}{unit}"
     return f"between {setting.low} and {setting.high}{unit}"

@@ -1,33 +1,64 @@
+"""`tfadv.inspect`, from its command line to its last line."""
+
 import csv
-import pathlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
-from tfadv import callbacks, distributed, evaluation, inspection, models
-from tfadv.event_files import EventFile
-from tfadv.inspection import figures, layer_statistics
-from tfadv.programs import building, exits, loading
-from tfadv.tables import attacks
-from tfadv.training.batches import Mixture, clean_count
+from tfadv.programs import exits, flags, rules
+from tfadv.programs.run_directory import RunDirectory, check_directory, model_file
+from tfadv.settings import INSPECT, TRAIN, Role, names
+from tfadv.tables import attacks, datasets
 
 _BATCHES = 2  # as in the paper's Figure 6
-_ROWS = 10
+_ROWS = 10  # of the printed table of mixtures
 
 
-def prepare(settings, path, run):
-    """Everything of an inspection up to its first number, where all mistakes of the user's show.
-
-    Args:
-        settings: Namespace, of `command_lines.inspect`.
-        path: Of a `.keras` file.
-        run: The `RunDirectory` that it is of, or None.
+def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path, RunDirectory | None]:
+    """Parses and checks the command line, without TensorFlow.
 
     Returns:
-        An `InspectionRun`.
+        The settings; the file of the model; and its run, or None with `--model`. The settings have
+        a further attribute `trained`: the settings of the training, or with `--model` the paper's,
+        and the flags that describe mini-batches.
     """
-    distributed.init()  # which leaves others on a GPU its memory
-    model = loading.classifier(path, settings.value_range, compile=True)
+    settings = flags.parse(
+        INSPECT,
+        arguments,
+        description="Looks into the normalization layers of a trained classifier (Figures 5 and "
+        "6). Flags of training that are not given are the run's, or with --model the paper's.",
+    )
+    rules.check_model(settings)
+    rules.check_one_process("inspect")
+    if settings.model and not settings.output:
+        raise ValueError("output must be given with model; received none")
+    path, run = model_file(settings)
+    settings.trained = flags.parse(TRAIN, []) if run is None else run.settings()
+    for name in names(TRAIN, Role.MINI_BATCH):
+        if getattr(settings, name) is not None:
+            setattr(settings.trained, name, getattr(settings, name))
+    if settings.output:
+        check_directory("output", settings.output)
+    settings.figure6 &= settings.dataset is not None
+    if settings.figure6:
+        trained = settings.trained
+        try:
+            datasets.check(trained.dataset, trained.data_dir, trained.image_size)
+        except ValueError as error:
+            raise ValueError(f"{error}; or leave Figure 6 out with --figure6=false") from None
+    return settings, path, run
+
+
+def prepare(settings: SimpleNamespace, path: Path, run: RunDirectory | None) -> "InspectionRun":
+    """Loads the model and the data, and checks that the settings fit both."""
+    from tfadv import distributed, evaluation, models
+    from tfadv.inspection import figures, layer_statistics
+    from tfadv.programs import building
+
+    distributed.init()  # lets TensorFlow take no more of a GPU's memory than it needs
+    model = building.classifier(path, settings.value_range, compile=True)
     layers = layer_statistics.normalizations(model)
     if not layers:
         raise ValueError(f"model must have batch normalization; {path} has none")
@@ -39,64 +70,91 @@ def prepare(settings, path, run):
         domain = None
     dataset = None
     if settings.figure6:
-        dataset = building.dataset(settings.trained)
-        models.check_outputs(model, attacked=settings.trained.adversarial)
+        trained = settings.trained
+        dataset = building.dataset(trained)
+        models.check_outputs(model, attacked=trained.adversarial)
         evaluation.Evaluator(model, value_range=settings.value_range).open(dataset)
-        _check_batch_statistics(settings.trained, layer, layers[layer], domain)
-    output = pathlib.Path(settings.output or run.path / "inspection")
+        if not layers[layer].trainable:
+            raise ValueError(f"layer must not be frozen, for Figure 6; {layer!r} is")
+        if domain == "adv" and not trained.adversarial:
+            raise ValueError("domain=adv needs adversarial images; received adversarial=False")
+        if domain == "clean" and trained.adversarial and not trained.clean_ratio:
+            raise ValueError("domain=clean needs clean images; received clean_ratio=0.0")
+    if settings.output or run is None:
+        output = Path(settings.output)
+        logs = output / "tensorboard"
+    else:
+        output, logs = run.path / "inspection", run.tensorboard
     output.mkdir(parents=True, exist_ok=True)
-    logs = output / "tensorboard" if settings.output else run.tensorboard
     branch = layer, domain
     return InspectionRun(settings, path, model, branch, dataset, output, logs / "inspection")
 
 
-def _check_batch_statistics(trained, path, layer, domain):
-    """Raises `ValueError` if the mini-batches give the layer of Figure 6 no statistics."""
-    if not layer.trainable:
-        raise ValueError(f"layer must not be frozen, for Figure 6; {path!r} is")
-    if domain == "adv" and not trained.adversarial:
-        raise ValueError("domain=adv needs adversarial images; received adversarial=False")
-    if domain == "clean" and trained.adversarial and not trained.clean_ratio:
-        raise ValueError("domain=clean needs clean images; received clean_ratio=0.0")
-
-
+@dataclasses.dataclass
 class InspectionRun:
-    """A run of `tfadv.inspect`, ready to start."""
+    """An inspection that is ready to start.
 
-    def __init__(self, settings, path, model, branch, dataset, output, logs):
-        self.settings = settings
-        self.path = path
-        self.model = model
-        self.branch = branch
-        self.dataset = dataset
-        self.output = output
-        self.logs = logs
-        self.sample = {"channels": settings.channels, "seed": settings.seed}
-        self.written = []
+    Attributes:
+        settings: The settings, with `trained`.
+        path: The file of the model.
+        model: The model.
+        branch: The layer that the figures show, and its domain, or None for a plain layer.
+        dataset: The training data; None leaves Figure 6 out.
+        output: The directory for figures and tables.
+        logs: The directory for TensorBoard.
+    """
 
-    def run(self):
+    settings: SimpleNamespace
+    path: Path
+    model: Any
+    branch: tuple[str, str | None]
+    dataset: Any
+    output: Path
+    logs: Path
+
+    def run(self) -> None:
         """Measures, draws, prints and writes."""
+        from tfadv import callbacks, inspection
+
+        self._sample = {"channels": self.settings.channels, "seed": self.settings.seed}
+        self._written: list[Path] = []
         records = inspection.statistics(self.model)
-        print(f"{self.path}: {len({r.path for r in records})} batch normalizations")
-        # Like the files beside it, TensorBoard shows the last inspection.
+        layers = len({record.path for record in records})
+        print(f"{self.path}: {layers} batch normalizations")
+        # TensorBoard shows the last inspection, as the files in the output directory do.
         for old in self.logs.rglob("events.out.tfevents.*"):
             old.unlink()
-        self._tensorboard_statistics()
-        self._domains(inspection.distance_table(records))
+        if getattr(self.model, "optimizer", None) is None:
+            self.model.compile("sgd")  # only to have a step, which is 0
+        # Histograms, distances and Figure 5 of all layers, as a training writes them of some.
+        rows = inspection.distance_table(records)
+        shown = self.branch[0] if rows else None
+        writer = callbacks.BatchNormStatistics(
+            self.logs, max_layers=layers, layer=shown, **self._sample
+        )
+        writer.set_model(self.model)
+        writer.on_train_begin()
+        writer.on_train_end()
+        if rows:
+            self._compare_domains(rows)
+        else:
+            print("no mixture in it, and so no Figure 5 and no distances between domains")
         if self.dataset is not None:
             with exits.input_errors("inspect"):
-                self._batches({(record.path, record.domain): record for record in records})
+                self._compare_batches({(record.path, record.domain): record for record in records})
         elif self.settings.model and not self.settings.dataset:
             print("no dataset was given, and so no Figure 6")
         arrays = ("moving_mean", "moving_variance", "gamma", "beta")
-        self._csv("statistics.csv", arrays, [(r, r.path, r.domain) for r in records])
-        print("written to:", *self.written, f"TensorBoard: {self.logs}", sep="\n  ", flush=True)
+        by_channel = [(record, record.path, record.domain) for record in records]
+        self._write_channels("statistics.csv", arrays, by_channel)
+        print("written to:", *self._written, f"TensorBoard: {self.logs}", sep="\n  ", flush=True)
 
-    def _domains(self, rows):
-        """The table of all mixtures, and Figure 5."""
-        if not rows:
-            print("no mixture in it, and so no Figure 5 and no distances between domains")
-            return
+    def _compare_domains(self, rows):
+        """Prints and writes the table of all mixtures, and draws Figure 5."""
+        import numpy as np
+
+        from tfadv import inspection
+
         print("\ndistance between the domains (Hellinger: 0 is equal, 1 is disjoint):")
         width = max(len(row.path) for row in rows)
         print(f"{'layer':<{width}}  place  distance  adversarial larger: mean  variance")
@@ -117,40 +175,58 @@ class InspectionRun:
             f"all channels: mean larger for adversarial images in {mean:.0f}%, "
             f"variance in {variance:.0f}%"
         )
+        columns = ("path", "position", "channels", "distance", "mean_larger", "variance_larger")
         with self._open("distances.csv") as file:
             table = csv.writer(file)
-            names = ("path", "position", "channels", "distance", "mean_larger", "variance_larger")
-            table.writerow(["layer", *names[1:]])
-            table.writerows([getattr(row, name) for name in names] for row in rows)
-        self._figure("figure5", inspection.figure5(self.model, self.branch[0], **self.sample))
+            table.writerow(["layer", *columns[1:]])
+            table.writerows([getattr(row, name) for name in columns] for row in rows)
+        self._write_figure(
+            "figure5.png", inspection.figure5(self.model, self.branch[0], **self._sample)
+        )
 
-    def _batches(self, running):
-        """Figure 6, and what it is taken from."""
-        trained = self.settings.trained
-        made = trained, self.model, self.dataset, _BATCHES, self.settings.seed
+    def _compare_batches(self, running):
+        """Draws Figure 6, and prints and writes the statistics that it compares.
+
+        Args:
+            running: `LayerStatistics` by (path, domain).
+        """
+        import numpy as np
+
+        from tfadv import inspection
+        from tfadv.event_files import EventFile
+        from tfadv.inspection import figures
+
+        trained, step = self.settings.trained, int(self.model.optimizer.iterations)
         by_batch = [
             {(s.path, s.domain): s for s in inspection.batch_statistics(self.model, images, domain)}
-            for images, domain in random_mini_batches(*made)
+            for images, domain in random_mini_batches(
+                trained, self.model, self.dataset, _BATCHES, self.settings.seed
+            )
         ]
+        # TensorBoard has a run for each mini-batch and branch, as it has for moving statistics.
+        for number, statistics in enumerate(by_batch, 1):
+            for domain in {domain for _, domain in statistics}:
+                file = EventFile(self.logs / f"mini_batch_{number}" / (domain or ""), step)
+                for (path, branch), layer in statistics.items():
+                    if branch == domain:
+                        for name in ("mean", "variance"):
+                            file.histogram(f"batch_{name}/{path}", getattr(layer, name), step)
+                file.close()
         pairs = {
-            key: (record, [found[key] for found in by_batch])
+            key: (record, [statistics[key] for statistics in by_batch])
             for key, record in running.items()
             if key in by_batch[0]
         }
-        for number, found in enumerate(by_batch, 1):
-            self._tensorboard_batch(number, found)
-        figure = inspection.figure6(*pairs[self.branch], **self.sample, model_name=self.model.name)
-        png = self._figure("figure6", figure)
-        file = EventFile(self.logs, self._step())
-        file.image("figure6", png, self._step())
+        figure = inspection.figure6(*pairs[self.branch], **self._sample, model_name=self.model.name)
+        file = EventFile(self.logs, step)
+        file.image("figure6", self._write_figure("figure6.png", figure), step)
         file.close()
         rows = [
             (batches[n], *key, n + 1)
             for n in range(_BATCHES)
             for key, (_, batches) in pairs.items()
         ]
-        self._csv("batch_statistics.csv", ("mean", "variance"), rows, "mini_batch")
-
+        self._write_channels("batch_statistics.csv", ("mean", "variance"), rows, "mini_batch")
         differences = {key: inspection.relative_difference(*pair) for key, pair in pairs.items()}
         kind = mini_batch_text(trained)
         print(f"\nbatch against running statistics, {_BATCHES} mini-batches of {kind}:")
@@ -160,42 +236,17 @@ class InspectionRun:
         ):
             print(f"  {name}: {figures.difference_text(*values)}")
 
-    def _tensorboard_statistics(self):
-        """Histograms, distances and Figure 5 of all layers, as training writes them of some."""
-        if getattr(self.model, "optimizer", None) is None:
-            self.model.compile("sgd")  # only to have a step, which is 0
-        writer = callbacks.BatchNormStatistics(
-            self.logs,
-            max_layers=len(layer_statistics.normalizations(self.model)),
-            layer=self.branch[0] if models.mixtures(self.model) else None,
-            **self.sample,
-        )
-        writer.set_model(self.model)
-        writer.on_train_begin()
-        writer.on_train_end()
+    def _write_figure(self, name, figure):
+        from tfadv import inspection
 
-    def _tensorboard_batch(self, number, found):
-        """Histograms of one mini-batch, each branch a run, as those of the moving statistics."""
-        for domain in {domain for _, domain in found}:
-            file = EventFile(self.logs / f"mini_batch_{number}" / (domain or ""), self._step())
-            for (path, branch), statistics in found.items():
-                for name in ("mean", "variance"):
-                    if branch == domain:
-                        values = getattr(statistics, name)
-                        file.histogram(f"batch_{name}/{path}", values, self._step())
-            file.close()
-
-    def _step(self):
-        return int(self.model.optimizer.iterations)
-
-    def _figure(self, name, figure):
         png = inspection.figure_to_png(figure)
-        path = self.output / f"{name}.png"
+        path = self.output / name
         path.write_bytes(png)
-        self.written.append(path)
+        self._written.append(path)
         return png
 
-    def _csv(self, name, arrays, rows, *more):
+    def _write_channels(self, name, arrays, rows, *more):
+        """Writes a row for each channel of rows (statistics, layer, domain, *more)."""
         with self._open(name) as file:
             table = csv.writer(file)
             table.writerow(["layer", "domain", *more, "channel", *arrays])
@@ -209,29 +260,37 @@ class InspectionRun:
 
     def _open(self, name):
         path = self.output / name
-        self.written.append(path)
+        self._written.append(path)
         return open(path, "w", encoding="utf-8", newline="")
 
 
-def random_mini_batches(trained, model, dataset, number, seed):
+def random_mini_batches(
+    trained: SimpleNamespace, model: Any, dataset: Any, number: int, seed: int
+) -> Iterator[tuple[Any, str | int]]:
     """Draws mini-batches of training data, augmented and attacked as in training.
 
-    The model attacks itself as it is, in inference mode, with targets and starts drawn here.
+    The model is attacked as it is, in inference mode, with targets and starts drawn here.
 
     Args:
-        trained: Namespace, the settings of a training.
+        trained: The settings of a training.
         model: A Keras model of images from 0 to 255.
-        dataset: Of the training.
-        number: Integer, how many mini-batches.
-        seed: Integer, which ones.
+        dataset: The data set of the training.
+        number: The number of mini-batches.
+        seed: Draws the images, the targets and the starts.
 
     Yields:
         Images, float32 `[batch, height, width, channels]`, adversarial ones first, and their
         domain, as of `tfadv.models.call`.
     """
+    import tensorflow as tf
+
+    from tfadv import models
+    from tfadv.programs import building
+    from tfadv.training.batches import Mixture
+
     attack = building.attack(trained, trained.num_steps) if trained.adversarial else None
     network = models.Frozen(models.logits(model), precision=trained.attack_precision)
-    # Of an epoch that training does not reach: in another order, with other changes.
+    # An epoch that the training does not reach has another order and another augmentation.
     batches = dataset.train_batches(
         trained.images_per_worker, number, seed=seed, first_epoch=trained.epochs
     )
@@ -251,8 +310,10 @@ def random_mini_batches(trained, model, dataset, number, seed):
         yield batch.images, batch.domain
 
 
-def mini_batch_text(trained):
-    """What such a mini-batch holds, in words."""
+def mini_batch_text(trained: SimpleNamespace) -> str:
+    """Describes such a mini-batch: `"32 adversarial images (PGD-10) and 32 clean ones"`."""
+    from tfadv.training.batches import clean_count
+
     size = trained.images_per_worker
     if not trained.adversarial:
         return f"{size} clean images"

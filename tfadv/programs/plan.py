@@ -1,15 +1,12 @@
-"""`tfadv.plan`: how long a training takes on N devices, before it is started."""
+"""`tfadv.plan`, from its command line to its last line."""
 
 import contextlib
-import types
+from types import SimpleNamespace
 
-import keras
-
-from tfadv import data, models
-from tfadv.programs import building, costs, rules, time_model, units
-from tfadv.tables import datasets
-from tfadv.tables.devices import known_device
-from tfadv.training.batches import clean_count
+from tfadv.programs import flags, rules, units
+from tfadv.programs.run_directory import RunDirectory
+from tfadv.settings import PLAN
+from tfadv.tables import datasets, devices
 
 # How many numbers an optimizer keeps for each parameter.
 _SLOTS = {"sgd": 1, "rmsprop": 2}
@@ -18,27 +15,62 @@ _SLOTS = {"sgd": 1, "rmsprop": 2}
 _SHORT = 0.05
 
 
-def prepare(settings):
-    """Builds the network and looks up the devices; mistakes of the user show here.
-
-    Args:
-        settings: Namespace from `command_lines.plan`.
+def parse(arguments: list[str]) -> SimpleNamespace:
+    """Parses and checks the command line, without TensorFlow.
 
     Returns:
-        A `PlanningRun`.
+        The settings of a training, and the devices that it is planned for.
     """
+    description = "Predicts how long a training takes on a number of devices of a kind."
+    settings = flags.parse(PLAN, arguments, description=description)
+    # In a flagfile it is where a training writes, which does not matter to a plan.
+    run_dir = flags.given_directly(PLAN, arguments, "run_dir")
+    if run_dir:
+        run = RunDirectory(run_dir)
+        run.settings()  # raises unless the directory holds a run
+        arguments = [f"--flagfile={run.flags.resolve()}", *arguments]
+        settings = flags.parse(PLAN, arguments, description=description)
+    rules.check_one_process("plan")
+    entry = datasets.ENTRIES.get(settings.dataset)
+    # Other data sets need not be here, since their sizes are known.
+    if entry is None or entry.kind == "folder":
+        datasets.check(settings.dataset, settings.data_dir)
+    if settings.device != "here":
+        if settings.device not in devices.known_devices():
+            raise ValueError(
+                f"device must be here or one of {', '.join(devices.known_devices())}; "
+                f"received {settings.device!r}"
+            )
+        for dtype in rules.compute_dtypes(settings):
+            devices.known_device(settings.device, dtype)
+    elif settings.efficiency is not None:
+        raise ValueError(
+            f"efficiency must not be given with device=here; received {settings.efficiency}"
+        )
+    rules.check_training(settings, settings.workers)
+    rules.warn_of_large_batch(settings)
+    return settings
+
+
+def prepare(settings: SimpleNamespace) -> "PlanningRun":
+    """Builds the network and looks up the devices."""
+    import keras
+
+    from tfadv import models
+    from tfadv.programs import building
+
     keras.config.set_dtype_policy(settings.dtype)
-    devices = None
+    kinds = None
     here = settings.device == "here"
     if not here:
-        devices = [
-            known_device(settings.device, dtype, settings.efficiency)
+        kinds = [
+            devices.known_device(settings.device, dtype, settings.efficiency)
             for dtype in rules.compute_dtypes(settings)
         ]
     entry = datasets.ENTRIES[settings.dataset]
     size = settings.image_size or entry.image_size
     sizes = datasets.sizes(settings.dataset, settings.data_dir)
-    images = types.SimpleNamespace(
+    images = SimpleNamespace(
         image_shape=(size, size, entry.channels), num_classes=sizes.num_classes
     )
     # A network that is only counted needs no initial values, which take most of its time.
@@ -47,7 +79,7 @@ def prepare(settings):
         model = building.network(settings, images)
     if settings.trainable == "norm":
         models.train_only_normalization(model)
-    return PlanningRun(settings, sizes, model, devices)
+    return PlanningRun(settings, sizes, model, kinds)
 
 
 def work(settings, workers, sizes=None):
@@ -56,10 +88,14 @@ def work(settings, workers, sizes=None):
     An attack counts as one gradient for each of its steps, or as one in all if it has no steps.
 
     Args:
-        settings: Namespace from `command_lines.plan` or `command_lines.train`.
+        settings: The settings of a training.
         workers: Number of workers.
         sizes: The `tfadv.tables.datasets.Sizes` of the data set; None looks them up.
     """
+    from tfadv import data
+    from tfadv.programs import building, time_model
+    from tfadv.training.batches import clean_count
+
     sizes = sizes or datasets.sizes(settings.dataset, settings.data_dir)
     images = settings.images_per_worker
     clean = images
@@ -88,6 +124,9 @@ def _gradients(num_steps):
 
 
 def _evaluations(settings, workers, available):
+    from tfadv import data
+    from tfadv.programs import building, time_model
+
     for due, num_steps in building.evaluations_due(settings):
         if num_steps:
             count = min(settings.eval_limit or available, available)
@@ -100,7 +139,7 @@ def _evaluations(settings, workers, available):
 
 
 class PlanningRun:
-    """A run of `tfadv.plan`, ready to start."""
+    """A plan that is ready to be made."""
 
     def __init__(self, settings, sizes, model, devices):
         self.settings = settings
@@ -111,6 +150,8 @@ class PlanningRun:
 
     def run(self):
         """Counts, predicts and prints; returns the `Prediction`."""
+        from tfadv.programs import costs, time_model
+
         settings, work = self.settings, self.work
         cost = costs.network_cost(self.model)
         attack_rate, update_rate, evaluation_rate = self._rates(cost)
@@ -152,12 +193,14 @@ class PlanningRun:
 
     def _rates(self, cost):
         """Returns the FLOP/s of the attack, of the update and of evaluations."""
+        from tfadv.programs import building, costs
+
         # Evaluations are attacked in the network's own precision.
         if self.devices:
             attack, update = self.devices
             return attack.rate, update.update_rate, update.rate
         # PGD stands for every attack, whose costs are counted in gradients.
-        settings = types.SimpleNamespace(**{**vars(self.settings), "attack": "pgd"})
+        settings = SimpleNamespace(**{**vars(self.settings), "attack": "pgd"})
         building.compile_model(self.model, settings, self.work.updates)
         attack, update = costs.measure_rates(
             self.model,
@@ -172,6 +215,8 @@ class PlanningRun:
         return attack, update, attack if attack_dtype == update_dtype else update
 
     def _strategy(self, cost):
+        from tfadv.programs import building
+
         work, settings = self.work, self.settings
         name = "0% adv + 100% clean"
         if settings.adversarial:

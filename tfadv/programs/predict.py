@@ -1,28 +1,56 @@
+"""`tfadv.predict`, from its command line to its last line."""
+
 import contextlib
 import csv
+import dataclasses
 import os
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
 
-import tensorflow as tf
+from tfadv.programs import flags, rules
+from tfadv.programs.run_directory import check_file, model_file
+from tfadv.settings import PREDICT
+from tfadv.tables import datasets
 
-from tfadv import data, distributed, models
-from tfadv.data import image_folder
-from tfadv.programs import loading
 
-
-def prepare(settings, path):
-    """Everything of a prediction up to its first image, where all mistakes of the user's show.
-
-    Args:
-        settings: Namespace, of `command_lines.predict`.
-        path: Of a `.keras` file.
+def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
+    """Parses and checks the command line, without TensorFlow.
 
     Returns:
-        A `PredictionRun`.
+        The settings, and the file of the model.
     """
+    settings = flags.parse(
+        PREDICT,
+        arguments,
+        positional="directory",
+        description="Classifies the images of a directory, one line file,label for each.",
+    )
+    rules.check_model(settings)
+    rules.check_one_process("predict")
+    if len(settings.directory) > 1:
+        raise ValueError(f"one directory must be given; received {' '.join(settings.directory)}")
+    [settings.directory] = settings.directory
+    if settings.class_names and not (settings.run_dir or settings.dataset):
+        raise ValueError("class_names needs run_dir, or dataset with model; received neither")
+    path, _ = model_file(settings)
+    if settings.output:
+        check_file(settings.output)
+    if settings.class_names:
+        datasets.check(settings.dataset, settings.data_dir)
+    return settings, path
+
+
+def prepare(settings: SimpleNamespace, path: Path) -> "PredictionRun":
+    """Loads the model, lists the files, and checks that the settings fit both."""
+    from tfadv import data, distributed, models
+    from tfadv.data import image_folder
+    from tfadv.programs import building
+
     files = image_folder.list_files(settings.directory)
-    distributed.init()  # which leaves others on a GPU its memory
-    model = loading.classifier(path, settings.value_range)
+    distributed.init()  # lets TensorFlow take no more of a GPU's memory than it needs
+    model = building.classifier(path, settings.value_range)
     models.check_outputs(model, attacked=False)
     shape = tuple(model.input_shape[1:])
     if None in shape[:2] and settings.image_size is None:
@@ -38,40 +66,66 @@ def prepare(settings, path):
         raise ValueError(
             f"domain=clean needs a model with mixture batch normalization; {path} has none"
         )
-    names = _class_names(settings, model.output_shape[-1]) if settings.class_names else None
-    return PredictionRun(settings, model, files, shape, names)
+    names = None
+    if settings.class_names:
+        names = data.load(settings.dataset, settings.data_dir).class_names
+        if names is None:
+            raise ValueError(
+                f"class_names needs a data set that has them; {settings.dataset} has none"
+            )
+        if len(names) != model.output_shape[-1]:
+            raise ValueError(
+                f"dataset must have the model's {model.output_shape[-1]} classes; "
+                f"{settings.dataset} has {len(names)}"
+            )
+    batches = image_folder.unlabelled_batches(settings.directory, files, shape, settings.batch_size)
+    return PredictionRun(settings, files, batches, _classifier(model, settings.domain), names)
 
 
+def _classifier(model, domain):
+    """A function from images to the class of each and its probability."""
+    import tensorflow as tf
+
+    from tfadv import models
+
+    network = models.logits(model)
+    # A network that ends in a sigmoid has a probability of its own for each class.
+    sigmoid = models.final_activation(model) == "sigmoid"
+
+    def classify(images):
+        logits = models.call(network, tf.cast(images, tf.float32), domain=domain)
+        logits = tf.cast(logits, tf.float32)
+        probabilities = tf.sigmoid(logits) if sigmoid else tf.nn.softmax(logits)
+        # By the logits, since several sigmoids of a confident network may be exactly 1.
+        return tf.argmax(logits, axis=-1), tf.reduce_max(probabilities, axis=-1)
+
+    return tf.function(classify, autograph=False)
+
+
+@dataclasses.dataclass
 class PredictionRun:
-    """A run of `tfadv.predict`, ready to start."""
+    """A prediction that is ready to start."""
 
-    def __init__(self, settings, model, files, image_shape, class_names):
-        self.settings = settings
-        self.files = files
-        self.image_shape = image_shape
-        self.class_names = class_names
-        self._model = models.logits(model)
-        # What the network itself makes of its logits: of a sigmoid one probability for each class.
-        sigmoid = models.final_activation(model) == "sigmoid"
-        self._activation = tf.sigmoid if sigmoid else tf.nn.softmax
-        self._classify = tf.function(self._classes, autograph=False)
+    settings: SimpleNamespace
+    files: list[str]
+    batches: Iterable
+    classify: Callable
+    class_names: list[str] | None
 
-    def run(self):
-        """Classifies and writes; returns the number of files that could not be read."""
-        settings, unread = self.settings, 0
+    def run(self) -> int:
+        """Classifies the images and writes the lines; returns the number of unreadable files."""
+        unread = 0
         files = iter(self.files)
-        with _writer(settings.output) as write:
-            for images, readable in image_folder.unlabelled_batches(
-                settings.directory, self.files, self.image_shape, settings.batch_size
-            ):
-                classes = (tensor.numpy() for tensor in self._classify(images))
-                # The last batch is padded beyond the files.
-                for *each, file, ok in zip(*classes, files, readable, strict=False):
+        with _writer(self.settings.output) as write:
+            for images, readable in self.batches:
+                classes = (tensor.numpy() for tensor in self.classify(images))
+                # The last batch is padded and so longer than the files.
+                for label, probability, file, ok in zip(*classes, files, readable, strict=False):
                     if ok:
-                        write([file, *self._columns(*each)])
+                        write([file, *self._columns(label, probability)])
                     else:
                         unread += 1
-                        _say(f"cannot be read as an image, left out: {file}")
+                        _say(f"skipped a file that cannot be read as an image: {file}")
         if unread:
             _say(f"{unread} of {len(self.files)} files could not be read")
         return unread
@@ -84,37 +138,18 @@ class PredictionRun:
             columns.append(f"{probability:.6f}")
         return columns
 
-    def _classes(self, images):
-        """The class of each image and its probability."""
-        logits = models.call(self._model, tf.cast(images, tf.float32), domain=self.settings.domain)
-        logits = tf.cast(logits, tf.float32)
-        # Of the logits, since several sigmoids of a confident network may be exactly 1.
-        return tf.argmax(logits, axis=-1), tf.reduce_max(self._activation(logits), axis=-1)
-
-
-def _class_names(settings, num_classes):
-    names = data.load(settings.dataset, settings.data_dir).class_names
-    if names is None:
-        raise ValueError(f"class_names needs a data set that has them; {settings.dataset} has none")
-    if len(names) != num_classes:
-        raise ValueError(
-            f"dataset must have the model's {num_classes} classes; "
-            f"{settings.dataset} has {len(names)}"
-        )
-    return names
-
 
 @contextlib.contextmanager
 def _writer(path):
-    """A function that writes one row, to a file that is whole or not there, or to stdout."""
+    """A function that writes one row, to stdout or to a file that appears once it is complete."""
+    # The names of files need not be text: their bytes are written as they are.
     if path is None:
-        sys.stdout.reconfigure(errors="surrogateescape")  # as below
+        sys.stdout.reconfigure(errors="surrogateescape")
         yield csv.writer(sys.stdout, lineterminator="\n").writerow
         sys.stdout.flush()
         return
     temporary = f"{path}.tmp"
     try:
-        # Names of files need not be text: their bytes come out as they were.
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield csv.writer(file, lineterminator="\n").writerow
         os.replace(temporary, path)

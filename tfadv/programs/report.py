@@ -1,50 +1,62 @@
+"""`tfadv.report`, from its command line to its last line."""
+
 import json
 import os
-import pathlib
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from tfadv import paper
 from tfadv.programs import flagfiles, flags
-from tfadv.programs.run_directory import RunDirectory
-from tfadv.programs.settings import EVALUATE, TRAIN, Role, names
+from tfadv.programs.run_directory import RunDirectory, check_directory
+from tfadv.settings import EVALUATE, REPORT, TRAIN
 
 _FLAGS = flagfiles.SHIPPED / "flags"
-# What may differ between runs of one row: a seed makes another run, not another row.
-FREE = (*names(TRAIN, Role.FREE), "seed")
 
 
-def prepare(settings):
-    """Reads the paper's numbers and everything that was measured of the runs.
+def parse(arguments: list[str]) -> SimpleNamespace:
+    """Parses and checks the command line."""
+    settings = flags.parse(
+        REPORT,
+        arguments,
+        positional="directories",
+        description="Makes the paper's tables and figures from the directories of finished runs.",
+    )
+    check_directory("output", settings.output)
+    return settings
 
-    Args:
-        settings: Namespace, of `command_lines.report`.
 
-    Returns:
-        A `ReportRun`.
+def prepare(settings: SimpleNamespace) -> "ReportRun":
+    """Reads the paper's numbers and the results of the runs.
 
     Raises:
-        ValueError: If none of the directories holds a run.
+        ValueError: If none of the directories holds a run that was evaluated.
     """
     run = ReportRun(settings)
     run.output.mkdir(parents=True, exist_ok=True)
     return run
 
 
-def published():
-    """The paper's numbers, and the settings of its evaluation."""
-    evaluation = _parse(EVALUATE, _FLAGS / "eval" / "paper.flags")
-    return paper.published(lambda name: _trained(_FLAGS / f"{name}.flags"), evaluation), evaluation
-
-
 class ReportRun:
-    """A run of `tfadv.report`, ready to start."""
+    """A report that is ready to be written.
 
-    def __init__(self, settings):
-        self.output = pathlib.Path(settings.output)
-        self._runs = []
-        self._problems = []
+    Attributes:
+        output: The directory that it goes to.
+        report: The `tfadv.paper.Report`.
+    """
+
+    output: Path
+    report: Any
+
+    def __init__(self, settings: SimpleNamespace):
+        from tfadv import paper
+
+        self.output = Path(settings.output)
+        self._runs: list = []
+        self._doubts: list[str] = []
+        self._problems: list[str] = []
+        self._seen: set[Path] = set()
         self._unread = 0
-        self._seen = set()
         for directory in dict.fromkeys(map(os.path.normpath, settings.directories)):
             self._search(directory)
         if not self._runs:
@@ -52,10 +64,12 @@ class ReportRun:
                 "directories must hold runs of tfadv.train that were evaluated; "
                 + "; ".join(self._problems)
             )
-        self.report = paper.Report(*published(), self._runs, self._problems)
+        evaluation = flags.parse(EVALUATE, [f"--flagfile={_FLAGS / 'eval' / 'paper.flags'}"])
+        published = paper.published(lambda name: _trained(_FLAGS / f"{name}.flags"), evaluation)
+        self.report = paper.Report(published, evaluation, self._runs, self._doubts, self._problems)
 
-    def run(self):
-        """Writes all files; returns how many could not be read."""
+    def run(self) -> int:
+        """Writes all files; returns the number of files that could not be read."""
         for name, content in self.report.files().items():
             if isinstance(content, str):
                 content = content.encode()
@@ -66,10 +80,10 @@ class ReportRun:
         return self._unread
 
     def _search(self, path):
-        """Adds the run of a directory; of one that is no run, those of its sub-directories."""
+        """Reads the run in a directory, or else the runs in its subdirectories."""
         files = [RunDirectory(path).flags]
         if not files[0].is_file():
-            files = sorted(pathlib.Path(path).rglob(files[0].name))
+            files = sorted(Path(path).rglob(files[0].name))
         for file in files:
             if file not in self._seen:
                 self._seen.add(file)
@@ -78,29 +92,36 @@ class ReportRun:
             self._problems.append(f"{path}: no run of tfadv.train (no flags.txt)")
 
     def _read(self, directory):
+        from tfadv import paper
+
+        name = str(directory.path)
         try:
-            run = paper.Run(str(directory.path), _trained(directory.flags))
+            settings = _trained(directory.flags)
         except (ValueError, OSError) as error:
             self._unreadable(directory.flags, error)
             return
+        results, known = [], len(self._problems)
         # The file that evaluate writes by default comes first: it counts where two disagree.
-        files = sorted(
+        for path in sorted(
             directory.path.glob("*.json"), key=lambda path: (path != directory.evaluation, path)
-        )
-        known = len(self._problems)
-        for path in files:
+        ):
             try:
                 document = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(document, dict) and "results" in document:
-                    self._problems += [f"{run.name}: {p}" for p in run.add(document, path.name)]
+                    rows, doubts = paper.measured(document, name, path.name, settings)
+                    results.append(rows)
+                    self._doubts += [f"{name}: {doubt}" for doubt in doubts]
             except RecursionError:
                 self._unreadable(path, "it is nested too deeply")
             except (ValueError, OSError) as error:
                 self._unreadable(path, error)
-        if run.rows:
-            self._runs.append(run)
+        if results:
+            rows, problems = paper.merged(results)
+            self._problems += [f"{name}: {problem}" for problem in problems]
+            if len(rows):
+                self._runs.append(rows)
         elif len(self._problems) == known:
-            self._problems.append(f"{run.name}: not evaluated yet (python -m tfadv.evaluate)")
+            self._problems.append(f"{name}: not evaluated yet (python -m tfadv.evaluate)")
 
     def _unreadable(self, path, error):
         self._unread += 1
@@ -108,8 +129,6 @@ class ReportRun:
 
 
 def _trained(path):
-    return paper.trained(vars(_parse(TRAIN, path)), FREE)
+    from tfadv import paper
 
-
-def _parse(table, path):
-    return flags.parse(table, [f"--flagfile={path}"])
+    return paper.trained(vars(flags.parse(TRAIN, [f"--flagfile={path}"])))

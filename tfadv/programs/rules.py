@@ -1,23 +1,19 @@
-"""The rules that tie settings to each other, to the launch and to the data; without TensorFlow."""
+"""Rules that tie settings to each other, to the launch and to the data, without TensorFlow."""
 
 import warnings
+from types import SimpleNamespace
 
 from tfadv import launcher
-from tfadv.tables import datasets, devices, networks, normalizations
+from tfadv.arguments import warn_of_fractions
+from tfadv.tables import datasets, networks, normalizations
 
 
-def check_train(settings):
-    """Raises `ValueError`, in one line, for settings that cannot be trained."""
-    datasets.check(settings.dataset, settings.data_dir, settings.image_size)
-    check_strategy(settings, launcher.workers())
-
-
-def check_strategy(settings, workers):
-    """The same, but for whether the data are there.
+def check_training(settings: SimpleNamespace, workers: int) -> None:
+    """Raises `ValueError` for settings that cannot be trained; does not look at the data.
 
     Args:
-        settings: Namespace.
-        workers: How many workers shall train.
+        settings: The settings of a training.
+        workers: The number of workers that train.
     """
     normalizations.check(settings.norm)
     entry = datasets.ENTRIES[settings.dataset]
@@ -27,19 +23,19 @@ def check_strategy(settings, workers):
         settings.image_size or entry.image_size,
         settings.blocks,
     )
-    if settings.norm == "mbn" and not (settings.adversarial and settings.clean_ratio):
-        # Its clean branch would keep the statistics it was born with.
-        raise ValueError(
-            "norm=mbn needs adversarial and clean images in every batch; received "
-            f"adversarial={settings.adversarial}, clean_ratio={settings.clean_ratio}"
-        )
+    both_domains = settings.adversarial and settings.clean_ratio
+    # Without clean images the clean branch of a mixture would keep its initial statistics.
+    for name, needs_both in (
+        ("norm=mbn", settings.norm == "mbn"),
+        ("pairing_weight", settings.pairing_weight),
+    ):
+        if needs_both and not both_domains:
+            raise ValueError(
+                f"{name} needs adversarial and clean images in every batch; received "
+                f"adversarial={settings.adversarial}, clean_ratio={settings.clean_ratio}"
+            )
     if settings.affine == "shared" and settings.norm != "mbn":
         raise ValueError(f"affine=shared needs norm=mbn; received norm={settings.norm}")
-    if settings.pairing_weight and not (settings.adversarial and settings.clean_ratio):
-        raise ValueError(
-            "pairing_weight needs adversarial and clean images in every batch; received "
-            f"adversarial={settings.adversarial}, clean_ratio={settings.clean_ratio}"
-        )
     if settings.running_statistics and settings.norm not in ("bn", "mbn"):
         raise ValueError(
             f"running_statistics needs norm=bn or norm=mbn; received norm={settings.norm}"
@@ -55,23 +51,21 @@ def check_strategy(settings, workers):
     if settings.decay == "exponential" and not 0 < settings.decay_rate:
         raise ValueError(f"decay_rate must be above 0; received {settings.decay_rate}")
     if settings.trainable == "norm" and not settings.init_from:
-        raise ValueError(
-            "trainable=norm needs init_from, a network that was trained; received none"
-        )
+        raise ValueError("trainable=norm needs init_from, a trained network; received none")
     accumulation_steps(settings, workers)
     if settings.resume and not settings.run_dir:
         raise ValueError("resume needs run_dir; received none")
 
 
-def accumulation_steps(settings, workers=None):
-    """How many parts of a worker's batch share one update: `batch_size` over all that fit at once.
+def accumulation_steps(settings: SimpleNamespace, workers: int | None = None) -> int:
+    """The number of mini-batches that each worker accumulates into one update.
 
     Args:
-        settings: Namespace.
-        workers: How many share it; None for those of this launch.
+        settings: The settings of a training.
+        workers: The number of workers; by default that of this launch.
 
     Raises:
-        ValueError: If they do not divide it.
+        ValueError: If `batch_size` is no multiple of `images_per_worker * workers`.
     """
     workers = workers or launcher.workers()
     at_once = settings.images_per_worker * workers
@@ -83,8 +77,8 @@ def accumulation_steps(settings, workers=None):
     return settings.batch_size // at_once
 
 
-def warn_of_large_batch(settings):
-    """Warns if one update takes more images than there are, and so some of them more than once."""
+def warn_of_large_batch(settings: SimpleNamespace) -> None:
+    """Warns if the images of one update are more than the data set has."""
     batch = settings.batch_size
     images = datasets.num_train(settings.dataset, settings.data_dir, limit=batch)
     if images < batch:
@@ -96,72 +90,37 @@ def warn_of_large_batch(settings):
         )
 
 
-def compute_dtypes(settings):
-    """What the attack and what the update's pass compute in."""
+def warn_of_lengths(settings: SimpleNamespace) -> None:
+    """Warns if lengths of the attack look like fractions, once in a launch."""
+    if warns():
+        warn_of_fractions(settings.epsilon, settings.step_size)
+
+
+def warns() -> bool:
+    """Whether this process is the one of the launch that warns: rank 0 of the workers."""
+    return launcher.rank() == 0 and not launcher.precedes_workers()
+
+
+def compute_dtypes(settings: SimpleNamespace) -> tuple[str, str]:
+    """The dtypes that the attack and the pass of the update compute in."""
     update = settings.dtype.removeprefix("mixed_")
     attack = settings.attack_precision
     return (update if attack == "float32" else attack), update
 
 
-def check_evaluate(settings):
-    """Raises `ValueError`, in one line, for settings that cannot be evaluated."""
-    check_model(settings)
-    if settings.model and not settings.dataset:
-        raise ValueError("dataset must be given with model; received none")
-
-
-def check_inspect(settings):
-    """Raises `ValueError`, in one line, for settings that nothing can be inspected with."""
-    check_model(settings)
-    _check_one_process("inspect")
-    if settings.model and not settings.output:
-        raise ValueError("output must be given with model; received none")
-
-
-def check_plan(settings):
-    """Raises `ValueError`, in one line, for settings that cannot be planned for."""
-    _check_one_process("plan")
-    entry = datasets.ENTRIES.get(settings.dataset)
-    # Other data sets need not be here: their numbers are known.
-    if entry is None or entry.kind == "folder":
-        datasets.check(settings.dataset, settings.data_dir)
-    if settings.device != "here":
-        if settings.device not in devices.known_devices():
-            raise ValueError(
-                f"device must be here or one of {', '.join(devices.known_devices())}; "
-                f"received {settings.device!r}"
-            )
-        for dtype in compute_dtypes(settings):
-            devices.known_device(settings.device, dtype)
-    elif settings.efficiency is not None:
-        raise ValueError(
-            f"efficiency must not be given with device=here; received {settings.efficiency}"
-        )
-    check_strategy(settings, settings.workers)
-
-
-def check_predict(settings):
-    """Raises `ValueError`, in one line, for settings that nothing can be classified with."""
-    check_model(settings)
-    _check_one_process("predict")
-    if len(settings.directory) > 1:
-        raise ValueError(f"one directory must be given; received {' '.join(settings.directory)}")
-    if settings.class_names and not (settings.run_dir or settings.dataset):
-        raise ValueError("class_names needs run_dir, or dataset with model; received neither")
-
-
-def check_model(settings):
-    """Raises `ValueError` unless settings name one model, and the range of its images well."""
+def check_model(settings: SimpleNamespace) -> None:
+    """Raises `ValueError` unless the settings name one model and a valid range of its images."""
     if bool(settings.run_dir) == bool(settings.model):
         raise ValueError(
             "one of run_dir and model must be given; "
             f"received run_dir={settings.run_dir}, model={settings.model}"
         )
-    found = settings.value_range
-    if found is not None and (len(found) != 2 or found[0] >= found[1]):
-        raise ValueError(f"value_range must be low,high; received {','.join(map(str, found))}")
+    limits = settings.value_range
+    if limits is not None and (len(limits) != 2 or limits[0] >= limits[1]):
+        raise ValueError(f"value_range must be low,high; received {','.join(map(str, limits))}")
 
 
-def _check_one_process(program):
+def check_one_process(program: str) -> None:
+    """Raises `ValueError` if a launcher has started several workers."""
     if launcher.workers() > 1:
         raise ValueError(f"{program} runs in one process; received {launcher.workers()} workers")

@@ -1,30 +1,30 @@
+"""The directory of a run: its files, its lock, and the models that other programs take from it."""
+
 import fcntl
 import os
-import pathlib
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 from tfadv import checkpoint_files, launcher, whole_files
-from tfadv.programs import flags
-from tfadv.programs.settings import TRAIN, Role
+from tfadv.programs import flagfiles, flags
+from tfadv.settings import TRAIN, Role
 
-# What a run may leave that is killed before its flags are written.
+# Files that a run may leave if it is killed before its flags are written.
 _EARLY = (".lock", ".flags.txt.writing")
 
 
 class RunDirectory:
     """The directory of one run, and the rules that keep its contents safe.
 
-    `flags.txt` (the resolved flags, a flagfile), `log.jsonl`, `checkpoints/epoch-0001.keras` and so
-    on (`tfadv.checkpoint_files`), `checkpoints/best.keras`, `model.keras`,
-    `statistics.png`, `evaluation.json`, `tensorboard/`.
-
-    Args:
-        path: Of the directory.
+    It holds `flags.txt` (the resolved flags, a flagfile), `log.jsonl`, `checkpoints/` with
+    `epoch-0001.keras` and so on (`tfadv.checkpoint_files`) and `best.keras`, `model.keras`,
+    `statistics.png`, `evaluation.json` and `tensorboard/`.
     """
 
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
-        self.flags = self.path / "flags.txt"
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.flags = self.path / flagfiles.WRITTEN
         self.log = self.path / "log.jsonl"
         self.stalled = self.path / "stalled.log"
         self.checkpoints = self.path / "checkpoints"
@@ -35,12 +35,8 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self._lock = None
 
-    def check(self, settings):
-        """Raises `ValueError` if training with `settings` would touch what another run left.
-
-        Args:
-            settings: The namespace of the new run.
-        """
+    def check(self, settings: SimpleNamespace) -> None:
+        """Raises `ValueError` if training with `settings` would damage what the directory holds."""
         check_directory("run_dir", self.path)
         if self.flags.exists():
             if not settings.resume:
@@ -65,8 +61,11 @@ class RunDirectory:
             self._take_lock()
             self.close()
 
-    def open(self, settings):
-        """Takes the directory for a run: on rank 0, and until the process ends."""
+    def open(self, settings: SimpleNamespace) -> None:
+        """Locks the directory until `close` or the end of the process, and writes the flags.
+
+        Only rank 0 does anything.
+        """
         if launcher.rank() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -74,26 +73,29 @@ class RunDirectory:
                 whole_files.write_text(self.flags, flags.flagfile(TRAIN, settings))
             self.checkpoints.mkdir(exist_ok=True)
 
-    def close(self):
+    def close(self) -> None:
         """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def settings(self):
-        """The settings that the run in this directory was started with."""
+    def settings(self) -> SimpleNamespace:
+        """The settings that the run was started with."""
         self._check_run()
         return flags.parse(TRAIN, [f"--flagfile={self.flags}"])
 
-    def saved(self):
-        """Paths of the checkpoints by (finished epochs, updates of the next), oldest first."""
+    def saved(self) -> dict[tuple[int, int], Path]:
+        """Paths of the checkpoints by (epochs, updates after them), oldest first."""
         return checkpoint_files.find(self.checkpoints)
 
-    def checkpoint(self, which):
-        """Path of a checkpoint: `"last"`, `"best"` or the number of an epoch.
+    def checkpoint(self, which: str) -> Path:
+        """Path of a checkpoint.
+
+        Args:
+            which: `"last"`, `"best"` or the number of an epoch.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is no such checkpoint.
         """
         self._check_run()
         saved = self.saved()
@@ -117,7 +119,7 @@ class RunDirectory:
             raise ValueError(f"run_dir must hold a run of tfadv.train; received {self.path}")
 
     def _take_lock(self):
-        # The system frees such a lock when its process ends, however it ends.
+        # The system releases such a lock when the process ends, however it ends.
         descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
         until = time.monotonic() + launcher.lock_seconds()
         while self._lock is None:
@@ -134,18 +136,38 @@ class RunDirectory:
                 ) from None
 
 
-def check_file(path):
-    """Raises `ValueError` unless a file can be written at the path of `--output`."""
-    path = pathlib.Path(path)
-    if path.is_dir():
+def model_file(settings: SimpleNamespace) -> tuple[Path, RunDirectory | None]:
+    """The file that `--model`, or `--run_dir` and `--checkpoint`, name, and the run.
+
+    Settings that are None take the value of the run's setting with the same name.
+
+    Raises:
+        ValueError: If there is no such file.
+    """
+    if not settings.run_dir:
+        path = Path(settings.model)
+        if not path.is_file():
+            raise ValueError(f"model must be a .keras file; received {path}")
+        return path, None
+    run = RunDirectory(settings.run_dir)
+    path = run.checkpoint(settings.checkpoint)
+    for name, value in vars(run.settings()).items():
+        if getattr(settings, name, value) is None:
+            setattr(settings, name, value)
+    return path, run
+
+
+def check_file(path: str) -> None:
+    """Raises `ValueError` unless `--output` names a file that can be written."""
+    if os.path.isdir(path):
         raise ValueError(f"output must be a file; {path} is a directory")
-    if not path.parent.is_dir():
-        raise ValueError(f"output must be in a directory that is there; received {path}")
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"output must be in a directory that exists; received {path}")
 
 
-def check_directory(name, path):
-    """Raises `ValueError` unless there is, or can be, a directory at the path of a flag."""
-    path = pathlib.Path(path)
-    found = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not found.is_dir():
-        raise ValueError(f"{name} must be a directory; received {path}, where {found} is a file")
+def check_directory(name: str, path: str | os.PathLike) -> None:
+    """Raises `ValueError` unless a flag names a directory that exists or can be created."""
+    path = Path(path)
+    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{name} must be a directory; received {path}, where {existing} is a file")

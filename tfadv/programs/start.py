@@ -1,9 +1,8 @@
-"""Where every program begins.
+"""The start of every program.
 
-A wrong flag is answered before TensorFlow, which takes seconds, is imported: the command line is
-parsed and checked by modules that need none of it, and only then the module of the program is
-imported, whose `prepare` meets the data and the model. Until its work begins, every mistake is the
-user's: one line and status 2.
+Importing TensorFlow takes seconds, so a program's `parse` checks the command line without it, and
+its `prepare` then loads the data and the model. Every error up to there is a usage error: one line
+and status 2.
 """
 
 import functools
@@ -11,62 +10,58 @@ import importlib
 import os
 import re
 import tempfile
+from typing import NoReturn
 
 from absl import app, flags, logging
 
 from tfadv import launcher, startup
-from tfadv.programs import command_lines, exits
+from tfadv.programs import exits
 
-# Programs whose `run` returns the number of files that it could not read.
-_READING = ("predict", "report")
+# Programs whose `run` returns the number of files that could not be read.
+_READERS = ("predict", "report")
 
 
-def main(program):
-    """Runs a program on this process's command line, as an absl program; does not return.
+def main(program: str) -> NoReturn:
+    """Runs a program on the command line of this process, as an absl program, and exits.
 
     Args:
         program: `"train"`, `"evaluate"`, `"inspect"`, `"predict"`, `"plan"` or `"report"`.
     """
-    app.run(
-        functools.partial(_work, program), flags_parser=lambda argv: _checked(program, argv[1:])
-    )
+    app.run(functools.partial(_run, program), flags_parser=lambda argv: _parsed(program, argv[1:]))
 
 
-def run(program, arguments):
-    """Runs a program on some arguments in this process, and returns its status.
-
-    Args:
-        program: As of `main`.
-        arguments: List of strings.
-    """
-    return _work(program, _checked(program, arguments))
+def run(program: str, arguments: list[str]) -> int:
+    """Runs a program on a list of arguments in this process, and returns its exit status."""
+    return _run(program, _parsed(program, arguments))
 
 
-def _checked(program, arguments):
+def _parsed(program, arguments):
     exits.show_warnings(program)
     with exits.user_errors(program):
-        checked = getattr(command_lines, program)(arguments)
+        parsed = _module(program).parse(arguments)
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # libraries' notes would bury ours
-    return checked if isinstance(checked, tuple) else (checked,)
+        flags.FLAGS.verbosity = logging.WARNING  # the libraries' notes would bury ours
+    return parsed if isinstance(parsed, tuple) else (parsed,)
 
 
-def _work(program, checked):
-    settings = checked[0]
+def _run(program, parsed):
     with exits.user_errors(program):
-        if getattr(settings, "check", False):
+        if getattr(parsed[0], "check", False):
             if program == "train":
-                launcher.report_run(checked[1].path)
+                launcher.report_run(parsed[1].path)
             return 0
         if program == "train":
             exits.stop_without_loss()
         if program != "report":
             _import_tensorflow()
             startup.check_backend()
-        module = importlib.import_module(f"tfadv.programs.{program}")
-        work = module.prepare(*checked)
+        work = _module(program).prepare(*parsed)
     unread = work.run()
-    return 1 if program in _READING and unread else 0
+    return 1 if program in _READERS and unread else 0
+
+
+def _module(program):
+    return importlib.import_module(f"tfadv.programs.{program}")
 
 
 # What TensorFlow's libraries print while they load on processors with AVX-512, whatever
@@ -77,7 +72,7 @@ _GREETING = re.compile(
 
 
 def _import_tensorflow():
-    """Imports TensorFlow, and passes on what it prints but for the greeting of its libraries."""
+    """Imports TensorFlow, and prints what it writes to stderr without its libraries' greeting."""
     standard_error = os.dup(2)
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 2)

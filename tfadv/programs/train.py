@@ -1,25 +1,89 @@
+"""`tfadv.train`, from its command line to its last line."""
+
+import contextlib
+import dataclasses
+import math
 import os
+import re
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import keras
-import numpy as np
-
-from tfadv import checkpoint_files, data, distributed, models, watchdog
+from tfadv import checkpoint_files, launcher
 from tfadv.checkpoint_files import Progress
-from tfadv.programs import building, command_lines, exits, rules
-from tfadv.training import checkpoints
+from tfadv.programs import exits, flags, rules
+from tfadv.programs.run_directory import RunDirectory
+from tfadv.settings import TRAIN, default
+from tfadv.tables import attacks, datasets
 
 
-def prepare(settings, run):
-    """Everything of a run up to its first step, where all mistakes of the user's show.
-
-    Args:
-        settings: Namespace, of `command_lines.train`.
-        run: Its `RunDirectory`.
+def parse(arguments: list[str]) -> tuple[SimpleNamespace, RunDirectory]:
+    """Parses and checks the command line, without TensorFlow.
 
     Returns:
-        A `TrainingRun`.
+        The settings, and the directory of the run.
     """
+    settings = flags.parse(
+        TRAIN,
+        arguments,
+        description="Trains an image classifier adversarially. The defaults are the paper's.",
+    )
+    datasets.check(settings.dataset, settings.data_dir, settings.image_size)
+    rules.check_training(settings, launcher.workers())
+    if rules.warns():
+        rules.warn_of_large_batch(settings)
+    rules.warn_of_lengths(settings)
+    directory = RunDirectory(settings.run_dir or _default_directory(settings))
+    if settings.init_from:
+        # It is written to the run's flags, which are read from other directories too.
+        settings.init_from = str(Path(settings.init_from).resolve())
+        if settings.init_from == str(directory.path.resolve()):
+            raise ValueError(
+                f"init_from must be another run than run_dir; received {directory.path}"
+            )
+        # Only rank 0 reads it, and only if there is no checkpoint to resume from.
+        if launcher.rank() == 0 and not (settings.resume and directory.saved()):
+            initial_model(settings)
+    directory.check(settings)
+    return settings, directory
+
+
+def _default_directory(settings):
+    """A name that says what a run is: `runs/imagenet2012-resnet152-mbn-pgd30`."""
+    parts = [settings.dataset, f"{settings.network}{settings.depth}", settings.norm]
+    attack = attacks.key(settings.attack, settings.num_steps)
+    parts.append(attack if settings.adversarial else "clean")
+    for name in ("clean_ratio", "pairing_weight", "running_statistics"):
+        value = getattr(settings, name)
+        if value != default(TRAIN, name):
+            parts.append(f"{name}{value:g}")
+    if settings.optimizer != default(TRAIN, "optimizer"):
+        parts.append(settings.optimizer)
+    if settings.init_from:
+        parts.append(f"{settings.trainable}-from-{Path(settings.init_from).stem}")
+    return "runs/" + re.sub(r"[^\w.-]+", "-", "-".join(parts))
+
+
+def initial_model(settings: SimpleNamespace) -> Path:
+    """The `.keras` file that `--init_from`, a file or the directory of a run, names."""
+    path = Path(settings.init_from)
+    if path.suffix == ".keras" and path.is_file():
+        return path
+    with contextlib.suppress(ValueError):
+        return RunDirectory(path).checkpoint("last")
+    raise ValueError(
+        f"init_from must be a run with a checkpoint, or a .keras file; received {path}"
+    )
+
+
+def prepare(settings: SimpleNamespace, directory: RunDirectory) -> "TrainingRun":
+    """Loads the data, builds the network, and restores what there is to resume from."""
+    import keras
+
+    from tfadv import data, distributed, models
+    from tfadv.programs import building
+
     distributed.init()
     keras.config.set_dtype_policy(settings.dtype)
     dataset = building.dataset(settings)
@@ -28,35 +92,36 @@ def prepare(settings, run):
         models.train_only_normalization(model)
     steps = settings.steps_per_epoch or data.steps_per_epoch(dataset.num_train, settings.batch_size)
     building.compile_model(model, settings, steps)
-    # Rank 0 alone has files: all workers begin with its variables, or end with its mistake.
-    progress = mistake = None
+    # Only rank 0 has files. The other workers get its variables, or its error, from it.
+    progress: Progress | None = None
+    error: Exception | None = None
     if distributed.rank() == 0:
         try:
-            progress = _begin(settings, run, model)
-        except OSError as error:
-            mistake = error
-        except ValueError as error:
-            mistake = ValueError(str(error))  # not all of its kinds can be sent
-    progress, mistake = distributed.broadcast_object((progress, mistake))
-    if mistake is not None:
-        raise mistake
-    return TrainingRun(settings, run, dataset, model, steps, progress)
+            progress = _restore(settings, directory, model)
+        except OSError as reason:
+            error = reason
+        except ValueError as reason:
+            error = ValueError(str(reason))  # not every subclass can be pickled
+    progress, error = distributed.broadcast_object((progress, error))
+    if error is not None:
+        raise error
+    attack = building.attack(settings, settings.num_steps) if settings.adversarial else None
+    rank, workers = distributed.rank(), distributed.size()
+    return TrainingRun(settings, directory, dataset, model, attack, steps, progress, rank, workers)
 
 
-def _begin(settings, run, model):
-    """Gives the network the weights that it begins with, and the run its directory.
+def _restore(settings, directory, model):
+    """Restores the network or initializes it, and locks the directory; returns the `Progress`."""
+    from tfadv.training import checkpoints
 
-    Returns:
-        The `Progress` that it goes on from.
-    """
     progress = Progress()
-    path = checkpoint_files.newest(run.checkpoints, _report) if settings.resume else None
+    path = checkpoint_files.newest(directory.checkpoints, _report) if settings.resume else None
     if path is not None:
         progress = checkpoints.restore(model, path)
     elif settings.init_from:
-        checkpoints.initialize(model, command_lines.initial_model(settings))
-    # At last: what is refused must not leave a directory that others' flags cannot use.
-    run.open(settings)
+        checkpoints.initialize(model, initial_model(settings))
+    # Last, since a refused run must not leave a directory that the corrected command cannot use.
+    directory.open(settings)
     return progress
 
 
@@ -64,120 +129,144 @@ def _report(text):
     print(f"tfadv.train: {text}", file=sys.stderr, flush=True)
 
 
+@dataclasses.dataclass
 class TrainingRun:
-    """A run of `tfadv.train`, ready to start."""
+    """A training that is ready to start.
 
-    def __init__(self, settings, run, dataset, model, steps_per_epoch, progress):
-        self.settings = settings
-        self.directory = run
-        self.dataset = dataset
-        self.model = model
-        self.steps_per_epoch = steps_per_epoch
-        self.progress = progress
+    Attributes:
+        settings: The settings.
+        directory: The `RunDirectory`.
+        dataset: The data set.
+        model: The compiled network.
+        attack: The attack; None to train on clean images alone.
+        steps_per_epoch: The number of updates in an epoch.
+        progress: The `Progress` to continue from.
+        rank, workers: The number of this worker, and of all.
+    """
 
-    def run(self):
-        """Trains to the end and saves the model."""
-        settings, rank, size = self.settings, distributed.rank(), distributed.size()
-        parts = rules.accumulation_steps(settings)
+    settings: SimpleNamespace
+    directory: RunDirectory
+    dataset: Any
+    model: Any
+    attack: Any
+    steps_per_epoch: int
+    progress: Progress
+    rank: int
+    workers: int
+
+    def run(self) -> None:
+        """Trains to the last epoch and saves the model."""
+        from tfadv import inspection, models, watchdog
+        from tfadv.programs import building
+        from tfadv.training import checkpoints
+
+        settings, directory, model = self.settings, self.directory, self.model
+        parts = rules.accumulation_steps(settings, self.workers)
         self._say(self._description(parts))
         batches = building.train_batches(
             self.dataset,
             settings,
             self.steps_per_epoch,
             settings.images_per_worker * parts,
-            rank,
-            size,
+            self.rank,
+            self.workers,
             self.progress,
         )
-        watch = watchdog.watch(settings.stall_seconds, self.directory.stalled, "train")
+        watch = watchdog.watch(settings.stall_seconds, directory.stalled, "train")
         with exits.input_errors("train", self._last_checkpoint), watch:
-            self.model.fit(
+            model.fit(
                 batches,
                 epochs=settings.epochs,
                 initial_epoch=self.progress.epoch,
                 steps_per_epoch=self.steps_per_epoch,
                 callbacks=building.training_callbacks(
-                    settings, self.dataset, self.directory, parts, self.progress
+                    settings, self.dataset, directory, parts, self.progress
                 ),
                 shuffle=False,  # the batches come shuffled, by seed and epoch
-                verbose=_verbosity() if rank == 0 else 0,
+                verbose=_verbosity() if self.rank == 0 else 0,
             )
-            if rank == 0:
-                finished = Progress(settings.epochs, 0, size)
-                checkpoints.save(self.model, self.directory.model, finished)
-                self._draw()
+            if self.rank == 0:
+                finished = Progress(settings.epochs, 0, self.workers)
+                checkpoints.save(model, directory.model, finished)
+                if models.mixtures(model):
+                    figure = inspection.figure5(model, seed=settings.seed)
+                    directory.statistics.write_bytes(inspection.figure_to_png(figure))
+                    self._say(f"statistics:  {directory.statistics}")
         self._say(
-            f"model:       {self.directory.model}\n"
-            f"TensorBoard: tensorboard --logdir {self.directory.path.parent}"
+            f"model:       {directory.model}\n"
+            f"TensorBoard: tensorboard --logdir {directory.path.parent}"
         )
-        self.directory.close()
+        directory.close()
 
     def _last_checkpoint(self):
-        found = list(checkpoint_files.find(self.directory.checkpoints).values())
-        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
-
-    def _draw(self):
-        from tfadv import inspection
-
-        if models.mixtures(self.model):
-            figure = inspection.figure5(self.model, seed=self.settings.seed)
-            self.directory.statistics.write_bytes(inspection.figure_to_png(figure))
-            self._say(f"statistics:  {self.directory.statistics}")
+        saved = list(self.directory.saved().values())
+        return f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
 
     def _description(self, parts):
-        settings, size = self.settings, distributed.size()
-        if settings.adversarial:
-            attack = building.attack(settings, settings.num_steps)
-            kind = "targeted" if attack.targeted else "untargeted"
-            step_size = attack.effective_step_size
-            step = "" if step_size is None else f", step size {step_size:g}"
-            ratio = f"{100 * settings.clean_ratio:g}% clean"
+        settings = self.settings
+        strategy = "0% adv + 100% clean"
+        if self.attack is not None:
+            kind = "targeted" if self.attack.targeted else "untargeted"
+            size = self.attack.effective_step_size
             strategy = (
-                f"100% adv + {ratio}, {kind} {attack.name}, epsilon {attack.epsilon:g}{step} "
-                "(pixels of 255)"
+                f"100% adv + {100 * settings.clean_ratio:g}% clean, {kind} {self.attack.name}, "
+                f"epsilon {self.attack.epsilon:g}"
+                + ("" if size is None else f", step size {size:g}")
+                + " (pixels of 255)"
             )
-        else:
-            strategy = "0% adv + 100% clean"
         if settings.init_from:
-            what = "the normalization of " if settings.trainable == "norm" else ""
-            strategy += f"; trains {what}{settings.init_from}"
-        count = int(sum(np.prod(v.shape) for v in self.model.trainable_variables))
-        start = f", continued after {self.progress}" if str(self.progress) else ""
-        if settings.resume and not start:
-            start = ", from the beginning: it holds no checkpoint to resume from"
-            if checkpoint_files.find(self.directory.checkpoints):
-                start = ", resumed before the first update"
-        if self.progress.epoch >= settings.epochs:
-            start += ", to its end: nothing is left to train"
-        before = self.progress.workers
-        if str(self.progress) and before != size:
-            start += f"\nworkers:     {size}, and {before} before: {self._other_workers()}"
+            part = "the normalization of " if settings.trainable == "norm" else ""
+            strategy += f"; trains {part}{settings.init_from}"
+        count = sum(math.prod(variable.shape) for variable in self.model.trainable_variables)
         return (
-            f"run:         {self.directory.path}{start}\n"
+            f"run:         {self.directory.path}{self._start()}\n"
             f"data:        {self.dataset.name}, {self.dataset.num_train} images of "
             f"{'x'.join(map(str, self.dataset.image_shape))}, {self.dataset.num_classes} classes\n"
             f"network:     {self.model.name}, norm {settings.norm}, {count:,} parameters"
             f"{' that train' if settings.trainable == 'norm' else ''}\n"
             f"strategy:    {strategy}\n"
-            f"optimizer:   {building.optimizer_text(settings)}\n"
-            f"batch:       {settings.batch_size} images = {size} workers x "
+            f"optimizer:   {_optimizer(settings)}\n"
+            f"batch:       {settings.batch_size} images = {self.workers} workers x "
             f"{settings.images_per_worker} images x {parts} accumulated steps; "
             f"{self.steps_per_epoch} updates an epoch, {settings.epochs} epochs"
         )
 
-    def _other_workers(self):
-        """What another number of workers than before changes."""
-        bits = f"the bits are not those of {self.progress.workers} to the end"
+    def _start(self):
+        """Where it starts from, and what another number of workers than before changes."""
+        progress = self.progress
+        start = f", continued after {progress}" if str(progress) else ""
+        if self.settings.resume and not start:
+            start = ", from the beginning: it holds no checkpoint to resume from"
+            if self.directory.saved():
+                start = ", resumed before the first update"
+        if progress.epoch >= self.settings.epochs:
+            start += ", to its end: nothing is left to train"
+        if not str(progress) or progress.workers == self.workers:
+            return start
         if self.dataset.reaches_any:
-            return f"updates take the same images, in other mini-batches, and {bits}"
-        this = ", of this one some twice and some never" if self.progress.step else ""
-        return f"epochs take the same images{this}, in other updates, and {bits}"
+            change = "updates take the same images, in other mini-batches,"
+        else:
+            part = " (in this epoch some twice and some never)" if progress.step else ""
+            change = f"epochs take the same images{part}, in other updates,"
+        return (
+            f"{start}\nworkers:     {self.workers}, and {progress.workers} before: {change} and "
+            f"the result is not bit for bit that of {progress.workers} workers"
+        )
 
     def _say(self, text):
-        if distributed.rank() == 0:
+        if self.rank == 0:
             print(text, flush=True)
 
 
+def _optimizer(settings):
+    epochs = ", ".join(map(str, settings.decay_epochs))
+    fall = {
+        "step": f"divided by 10 at epochs {epochs}" if epochs else "constant",
+        "exponential": f"times {settings.decay_rate:g} every {settings.decay_every} epochs",
+    }[settings.decay]
+    return f"{settings.optimizer}, learning rate {settings.learning_rate:g} for 256 images, {fall}"
+
+
 def _verbosity():
-    """Keras's bar on a terminal, which the launcher may pass on; a line an epoch elsewhere."""
+    """A bar on a terminal, which the launcher may pass on; elsewhere a line for each epoch."""
     return 1 if "TFADV_COLUMNS" in os.environ or sys.stdout.isatty() else 2

@@ -1,19 +1,19 @@
-"""Where the results of `tfadv.evaluate` go."""
+"""`tfadv.evaluate`: earlier results are kept, and its flags reach the attack."""
 
 import json
 
 import pytest
 
-from tfadv.programs import building, command_lines, flags
+from tfadv.programs import building, flags
 from tfadv.programs import evaluate as evaluate_program
 from tfadv.programs import train as train_program
-from tfadv.programs.settings import EVALUATE, INSPECT, TRAIN
+from tfadv.settings import EVALUATE, INSPECT, TRAIN
 from tfadv.training import checkpoints
 
 
-def test_results_of_before_keep_a_name(tmp_path, capsys):
+def test_earlier_results_are_renamed(tmp_path, capsys):
     given = ["--flagfile=flags/quickstart.flags", "--width=4", f"--run_dir={tmp_path}"]
-    run = train_program.prepare(*command_lines.train(given))
+    run = train_program.prepare(*train_program.parse(given))
     run.directory.close()
     run.model.optimizer.build(run.model.trainable_variables)
     checkpoints.save(run.model, run.directory.model)
@@ -21,9 +21,9 @@ def test_results_of_before_keep_a_name(tmp_path, capsys):
 
     def evaluate(steps):
         given = [f"--run_dir={tmp_path}", f"--num_steps={steps}", "--limit=4"]
-        evaluate_program.prepare(*command_lines.evaluate([*given, "--sanity_checks=false"])).run()
-        found = json.loads(output.read_text())["results"]
-        assert [result["num_steps"] for result in found] == [0, steps]
+        evaluate_program.prepare(*evaluate_program.parse([*given, "--sanity_checks=false"])).run()
+        results = json.loads(output.read_text())["results"]
+        assert [result["num_steps"] for result in results] == [0, steps]
 
     evaluate(1)
     first = output.read_bytes()

@@ -1,4 +1,4 @@
-"""Optimizers by their flags, against their rules in NumPy."""
+"""What flags build: optimizers, against their rules in NumPy."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfadv.programs import building, flags
-from tfadv.programs.settings import TRAIN
+from tfadv.settings import TRAIN
 
 SLOPES = [0.5, -2.0, 1.0, 3.0]
 
@@ -45,22 +45,6 @@ def test_sgd_with_nesterov_momentum():
         weight -= 0.1 * (slope + 0.9 * velocity)
         expected.append(weight)
     assert moved(make("--batch_size=256")) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ([], "sgd, learning rate 0.1 for 256 images, divided by 10 at epochs 35, 70, 95"),
-        (["--decay_epochs="], "sgd, learning rate 0.1 for 256 images, constant"),
-        (
-            ["--optimizer=rmsprop", "--learning_rate=0.045", "--decay=exponential"],
-            "rmsprop, learning rate 0.045 for 256 images, times 0.94 every 2 epochs",
-        ),
-    ],
-)
-def test_says_what_it_is(given, expected):
-    settings = flags.parse(TRAIN, given)
-    assert building.optimizer_text(settings) == expected
 
 
 def test_half_precision_scales_the_loss():

@@ -1,14 +1,61 @@
-"""What a run begins with: fresh weights, those of another network, or its own checkpoint."""
+"""`tfadv.train`: its warnings, and what a run starts from."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from tests.data.conftest import folder  # noqa: F401
+from tests.programs.test_flags import QUICK
 from tfadv.checkpoint_files import Progress
-from tfadv.programs import command_lines
+from tfadv.programs import plan as plan_program
 from tfadv.programs import train as train_program
 from tfadv.training import checkpoints
 
-FLAGS = ["--flagfile=flags/quickstart.flags", "--width=4", "--depth=8", "--norm=bn"]
+FLAGS = [QUICK, "--width=4", "--depth=8", "--norm=bn"]
+
+
+def test_the_number_of_workers_decides_what_divides(monkeypatch):
+    monkeypatch.setenv("HOROVOD_SIZE", "3")
+    with pytest.raises(ValueError, match="times 3 workers; received 64"):
+        train_program.parse([QUICK])
+
+
+def test_a_batch_larger_than_the_data_set_is_warned_of(folder, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    train_program.parse([QUICK, "--batch_size=1437", "--images_per_worker=1437"])
+    message = (
+        "^batch_size=4096 is more than the 1437 training images of digits: every update takes each "
+        "image about 2.85 times; a batch_size of at most 1437 takes it at most once$"
+    )
+    for parse in (train_program.parse, plan_program.parse):
+        with pytest.warns(UserWarning, match=message):
+            parse([QUICK, "--batch_size=4096"])
+    flags = ["--dataset=image_folder", f"--data_dir={folder}", "--batch_size=32"]
+    with pytest.warns(UserWarning, match="than the 12 training images of image_folder: .* 2.67"):
+        train_program.parse(flags)
+    # Rank 0 warns, and neither the launcher's check before it nor another worker.
+    monkeypatch.setenv("HOROVOD_SIZE", "1")
+    train_program.parse(flags)
+    monkeypatch.setenv("HOROVOD_RANK", "1")
+    train_program.parse(flags)
+    monkeypatch.setenv("HOROVOD_RANK", "0")
+    with pytest.warns(UserWarning, match="more than the 12 training images"):
+        train_program.parse(flags)
+    done = subprocess.run(
+        [sys.executable, "-m", "tfadv.train", *flags, "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout == ""
+    assert done.stderr.startswith("tfadv.train: warning: batch_size=32 is more than the 12 ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_epsilon_in_the_unit_of_other_libraries_is_warned_of(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    message = r"^epsilon is in pixels of 255; received 0\.031 .* give epsilon=7\.905 here"
+    with pytest.warns(UserWarning, match=message):
+        train_program.parse([QUICK, "--run_dir=x", "--epsilon=0.031", "--check"])
 
 
 def variables(model):
@@ -16,14 +63,14 @@ def variables(model):
 
 
 def prepare(path, *flags):
-    run = train_program.prepare(*command_lines.train([*FLAGS, f"--run_dir={path}", *flags]))
+    run = train_program.prepare(*train_program.parse([*FLAGS, f"--run_dir={path}", *flags]))
     run.directory.close()
     return run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run whose every variable is another than at the start, and its file."""
+    """The directory of a run in which every variable has changed, and the variables."""
     path = tmp_path_factory.mktemp("finished")
     run = prepare(path)
     for variable in run.model.variables:
@@ -92,16 +139,10 @@ def test_resumes_from_the_newest_that_is_whole_and_says_what_changes(tmp_path, c
     assert again._description(1).splitlines()[:2] == [
         f"run:         {tmp_path}, continued after epoch 2 and 9 updates",
         "workers:     1, and 2 before: updates take the same images, in other mini-batches, and "
-        "the bits are not those of 2 to the end",
+        "the result is not bit for bit that of 2 workers",
     ]
-    again.dataset.reaches_any = False  # as of ImageNet
-    assert (
-        again._description(1)
-        .splitlines()[1]
-        .startswith(
-            "workers:     1, and 2 before: epochs take the same images, of this one some twice and "
-        )
-    )
+    again.dataset.reaches_any = False  # like ImageNet
+    assert "the same images (in this epoch some twice and some never), in" in again._description(1)
     (directory / "epoch-0002-step-000009.keras").unlink()
     again = prepare(tmp_path, "--resume")
     assert again.progress.step == 7 and "workers:" not in again._description(1)
