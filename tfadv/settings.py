@@ -142,6 +142,10 @@ _ADVERSARIAL = _group(
     Setting("pairing_weight", float, 0.0,
             "Weight of adversarial logit pairing; the paper's ALP has 0.5.",
             0, 1000, roles=_SHOWN | Role.STRATEGY),
+    Setting("batch_statistics", str, "together",
+            "Whether one batch normalization takes the statistics of adversarial and clean images "
+            "together, as in the paper, or apart, as with two calls of the network.",
+            choices=("together", "apart"), roles=_SHOWN | Role.STRATEGY),
     Setting("running_statistics", int, 0,
             "Number of last epochs that train on the running statistics of batch normalization "
             "(Section 4.3).",

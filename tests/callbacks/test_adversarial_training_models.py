@@ -83,6 +83,11 @@ def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
         ({"pairing_weight": -1}, "pairing_weight must be between 0 and inf; received -1"),
         ({"pairing_weight": 0.5, "clean_ratio": 0}, "pairing_weight must not be given without"),
         ({"pairing_weight": 0.5, "attack": None}, "pairing_weight must not be given without"),
+        ({"batch_statistics": "both"}, "batch_statistics must be one of 'together', 'apart'"),
+        (
+            {"batch_statistics": "apart", "clean_ratio": 0},
+            "batch_statistics must not be given without",
+        ),
         ({"accumulation_steps": 0}, "accumulation_steps must be an integer of at least 1"),
         ({"accumulation_steps": 1.5}, "accumulation_steps must be an integer .* received 1.5"),
         ({"seed": -1}, "seed must be an integer of at least 0; received -1"),
@@ -153,6 +158,16 @@ class OwnStep(keras.Model):
             softmax,
             {"pairing_weight": 1},
             "pairing_weight must be 0 for a model that ends in a s",
+        ),
+        (
+            lambda: cases.normalized("mbn"),
+            {"batch_statistics": "apart"},
+            "batch_statistics must be 'together' for a model with mixtures, .* has 'norm'",
+        ),
+        (
+            lambda: cases.normalized("keras"),
+            {"batch_statistics": "apart"},
+            "batch_statistics='apart' needs tfadv.layers.BatchNormalization; .* Keras's 'norm'",
         ),
         (distributed, {}, "with Horovod, not with tf.distribute; received .* OneDeviceStrategy"),
         (cases.network, {"accumulation_steps": 3}, "accumulation_steps=3 for batches of 10"),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -70,6 +72,52 @@ def test_inference_and_running_statistics_equal_numpy(shape, axis):
     # The next training call, outside of that scope, uses the statistics of the batch again.
     result = run(layer, x, upstream, True)
     assert_close(result, reference.train(x, upstream, state, axis))
+
+
+@pytest.mark.parametrize(
+    "shape,axis,count,masked",
+    [
+        ((7, 3), -1, 3, False),
+        ((8, 3), 1, 0, False),  # no adversarial image
+        ((5, 5, 4, 3), -1, 3, False),
+        ((5, 5, 4, 3), -1, 1, False),
+        ((4, 3, 5, 2), 1, 2, False),
+        ((6, 5, 4), -1, 3, True),
+    ],
+)
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_domains_apart_equal_two_calls_in_numpy(shape, axis, count, masked, in_graph):
+    """Each domain has its own statistics; both move the same ones, adversarial images first."""
+    x, upstream = arrays(*shape)
+    mask = np.random.default_rng(5).random(shape[:-1]) < 0.7 if masked else np.ones(shape[:-1])
+    layer, state = build(shape, axis=axis)
+    with scope.enter(count, apart=True):
+        given = tf.constant(mask, tf.bool) if masked else None
+        result = run(layer, x, upstream, True, given, in_graph=in_graph and not masked)
+    where = [slice(count), slice(count, None)]
+    masks = [mask[part] if masked else None for part in where]
+    adv = reference.train(x[where[0]], upstream[where[0]], state, axis, masks[0])
+    moved = dataclasses.replace(
+        state, moving_mean=adv.moving_mean, moving_variance=adv.moving_variance
+    )
+    clean = reference.train(x[where[1]], upstream[where[1]], moved, axis, masks[1])
+    expected = reference.Result(
+        outputs=np.concatenate([adv.outputs, clean.outputs]),
+        d_inputs=np.concatenate([adv.d_inputs, clean.d_inputs]),
+        d_gamma=adv.d_gamma + clean.d_gamma,
+        d_beta=adv.d_beta + clean.d_beta,
+        moving_mean=clean.moving_mean,
+        moving_variance=clean.moving_variance,
+    )
+    assert_close(result, expected)
+
+
+def test_apart_means_nothing_for_one_domain():
+    x, upstream = arrays(4, 3, 3, 2)
+    layer, state = build(x.shape)
+    with scope.enter("adv", apart=True):
+        result = run(layer, x, upstream, True)
+    assert_close(result, reference.train(x, upstream, state))
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 4), (2, 3, 4, 5)])

@@ -54,6 +54,17 @@ def test_sgd_update_is_the_gradient_of_the_mini_batch(norm, ratio):
     assert_close(weights(model), expected)
 
 
+def test_batch_statistics_apart_are_those_of_two_calls():
+    model, twin = cases.normalized("bn"), cases.normalized("bn")
+    parts = [(cases.mirrored(X), Y), (X, Y)]
+    slopes = [gradients(twin, x, y, 2 * len(X)) for x, y in parts]  # moves the twin's statistics
+    expected = weights(twin)
+    for name in slopes[0]:
+        expected[name] = expected[name] - RATE * (slopes[0][name] + slopes[1][name])
+    cases.train(cases.compiled(model, sgd()), X, Y, batch_statistics="apart")
+    assert_close(weights(model), expected)
+
+
 @pytest.mark.parametrize("ratio", [1.0, 0.4])
 def test_sgd_update_through_a_mixture_is_that_of_two_plain_networks(ratio):
     model = cases.normalized("mbn")

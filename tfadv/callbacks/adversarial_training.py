@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
 from tfadv.attacks import Attack, checks
-from tfadv.models import contracts, rematerialization
+from tfadv.models import calling, contracts, rematerialization
 from tfadv.training import AdversarialStep, Progress, TrainingError
 from tfadv.training.lockstep import Lockstep
 
@@ -43,6 +43,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             of the mini-batch, which is alpha = 1/2 at a ratio of 100%.
         pairing_weight: Float, the weight of adversarial logit pairing, the mean squared difference
             of the paired logits. Needs clean images and a model that ends in logits.
+        batch_statistics: `"together"` (default) normalizes adversarial and clean images with the
+            statistics of the whole mini-batch (Section 4.1: "in each mini-batch"). `"apart"` uses
+            those of each domain, as programs do that call the model once for each; both then move
+            the same moving statistics, adversarial images first. Needs both kinds of images and a
+            model with `tfadv.layers.BatchNormalization`, without mixtures, which are apart anyway.
         accumulation_steps: Integer, how many parts of a batch share one update. Each part has its
             own attack and batch statistics. Batches must have a fixed size that it divides.
         value_range: `(low, high)` of the images; None reads the model's input contract.
@@ -94,6 +99,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         clean_ratio: float = 1.0,
         clean_weight: float | None = None,
         pairing_weight: float = 0.0,
+        batch_statistics: str = "together",
         accumulation_steps: int = 1,
         value_range: tuple[float, float] | None = None,
         seed: int = 0,
@@ -113,7 +119,14 @@ class AdversarialTraining(keras.callbacks.Callback):
         if clean_weight is not None:
             self.clean_weight = arguments.number("clean_weight", clean_weight, 0, 1)
         self.pairing_weight = arguments.number("pairing_weight", pairing_weight, 0, float("inf"))
-        for name, value in (("clean_weight", clean_weight), ("pairing_weight", pairing_weight)):
+        self.batch_statistics = arguments.choice(
+            "batch_statistics", batch_statistics, ("together", "apart")
+        )
+        for name, value in (
+            ("clean_weight", clean_weight),
+            ("pairing_weight", pairing_weight),
+            ("batch_statistics", batch_statistics if batch_statistics == "apart" else None),
+        ):
             if value and (attack is None or not clean_ratio):
                 raise ValueError(
                     f"{name} must not be given without both adversarial and clean images; "
@@ -154,6 +167,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             clean_ratio=self.clean_ratio,
             clean_weight=self.clean_weight,
             pairing_weight=self.pairing_weight,
+            batch_statistics=self.batch_statistics,
             accumulation_steps=self.accumulation_steps,
             seed=self.seed,
             rematerialize=self.rematerialize,
@@ -287,6 +301,8 @@ class AdversarialTraining(keras.callbacks.Callback):
             )
         if self.rematerialize != "none":
             rematerialization.blocks(model)  # raises for a subclassed model
+        if self.batch_statistics == "apart":
+            calling.check_apart(model)
         if self.pairing_weight and not models.ends_in_logits(model):
             raise ValueError(
                 "pairing_weight must be 0 for a model that ends in a "

@@ -16,7 +16,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     At inference, mean and variance are the moving statistics. In training they are those of the
     batch, and each moving statistic becomes `momentum * moving + (1 - momentum) * batch`, with the
     biased variance, as in Keras. `tfadv.callbacks.RunningStatistics` makes training use the moving
-    statistics too: they then no longer change, while gamma and beta go on learning.
+    statistics too: they then no longer change, while gamma and beta go on learning. With
+    `AdversarialTraining(batch_statistics="apart")` the adversarial and the clean images of a batch
+    each have statistics of their own, which update the moving statistics one after the other, as in
+    two calls of the model.
 
     Statistics and parameters are float32, or float64 under the dtype policy `float64`. A batch
     without images leaves the moving statistics unchanged.
@@ -80,8 +83,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        if not (training and self.trainable) or scope.current().running_statistics:
+        current = scope.current()
+        if not (training and self.trainable) or current.running_statistics:
             return super().call(inputs, training=False, mask=mask)
+        if not current.apart or isinstance(current.domain, str):
+            return self._normalize(inputs, mask)
+        parts = tf.split(inputs, [current.domain, -1])
+        masks = (None, None) if mask is None else tf.split(mask, [current.domain, -1])
+        # In this order, as two calls of the model with the parts would move the statistics.
+        return tf.concat([self._normalize(*part) for part in zip(parts, masks, strict=True)], 0)
+
+    def _normalize(self, inputs, mask):
         gamma = self.gamma.value if self.scale else tf.ones_like(self.moving_mean.value)
         beta = self.beta.value if self.center else tf.zeros_like(self.moving_mean.value)
         if mask is None and self._is_fusable(inputs):

@@ -20,11 +20,13 @@ class Scope:
         domain: `"adv"`, `"clean"`, or how many of the first images are adversarial (a Python
             integer or a scalar integer tensor).
         running_statistics: Whether batch normalization uses its moving statistics in training.
+        apart: Whether batch normalization takes the statistics of the two domains of a batch apart.
         seen: The `id` of every mixture that was called in this scope.
     """
 
     domain: str | int | tf.Tensor = "adv"
     running_statistics: bool = False
+    apart: bool = False
     seen: set[int] = dataclasses.field(default_factory=set)
 
 
@@ -42,10 +44,10 @@ def is_entered() -> bool:
 
 
 def enter(
-    domain: str | int | tf.Tensor, running_statistics: bool = False
+    domain: str | int | tf.Tensor, running_statistics: bool = False, apart: bool = False
 ) -> contextlib.AbstractContextManager[Scope]:
     """Creates a scope for the call of a model and enters it."""
-    return use(Scope(domain, running_statistics))
+    return use(Scope(domain, running_statistics, apart))
 
 
 @contextlib.contextmanager

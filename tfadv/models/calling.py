@@ -96,11 +96,13 @@ def run(
     domain: Any,
     running_statistics: bool = False,
     rematerialize: bool = False,
+    apart: bool = False,
     substitutes: graphs.Substitutes | None = None,
 ) -> Any:
     """Like `call`, but returns the model's output in its own structure.
 
     Args:
+        apart: Whether batch normalization takes the statistics of the two domains apart.
         substitutes: What to call in place of operations, as in `graphs.rewired`.
     """
     if not _is_domain(domain):
@@ -111,7 +113,7 @@ def run(
     images = structures.inputs(model, images)
     if running_statistics and training:
         substitutes = check_running_statistics(model)
-    with scope.enter(domain, running_statistics) as entered:
+    with scope.enter(domain, running_statistics, apart) as entered:
         if rematerialize:
             outputs = rematerialization.run(model, images, training, substitutes)
         elif substitutes:
@@ -154,12 +156,7 @@ def check_running_statistics(model: keras.Model) -> graphs.Substitutes:
     Raises:
         ValueError: If one of Keras's lies in a subclassed model or in another layer.
     """
-    plain = {
-        id(layer): layer
-        for layer in keras_internals.flatten_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and not isinstance(layer, BatchNormalization)
-    }
+    plain = {id(layer): layer for layer in _kerass_own(model)}
     if not plain:
         return {}
     substitutes = {}
@@ -176,6 +173,30 @@ def check_running_statistics(model: keras.Model) -> graphs.Substitutes:
                 "'bn') replaces those of a functional part)"
             )
     return substitutes
+
+
+def check_apart(model: keras.Model) -> None:
+    """Raises `ValueError` unless batch normalization can take the domains of a batch apart."""
+    mixed = mixtures(model)
+    if mixed:
+        raise ValueError(
+            "batch_statistics must be 'together' for a model with mixtures, whose branches are "
+            f"apart anyway; {model.name!r} has {mixed[0].path!r}"
+        )
+    for layer in _kerass_own(model):
+        raise ValueError(
+            "batch_statistics='apart' needs tfadv.layers.BatchNormalization; received Keras's "
+            f"{layer.path!r} (tfadv.models.convert(model, 'bn') replaces it)"
+        )
+
+
+def _kerass_own(model):
+    return [
+        layer
+        for layer in keras_internals.flatten_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and not isinstance(layer, BatchNormalization)
+    ]
 
 
 def _at_inference(layer):

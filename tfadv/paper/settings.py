@@ -46,6 +46,7 @@ def trained(settings: Mapping) -> dict:
         (run["adversarial"] and run["start_from_clean"] < 1, ["clip_start"]),
         (run["adversarial"], ["clean_ratio", "clean_weight", "pairing_weight"]),
         (run["norm"] == "mbn", ["affine"]),
+        (run["norm"] == "bn" and run["adversarial"] and run["clean_ratio"], ["batch_statistics"]),
         (run["optimizer"] == "rmsprop", ["rmsprop_rho", "rmsprop_epsilon"]),
         (run["decay"] == "step", ["decay_epochs"]),
         (run["decay"] == "exponential", ["decay_rate", "decay_every"]),
@@ -74,6 +75,8 @@ def strategy(run: Mapping, domain: str | None = None, last_epochs: int = 10) -> 
         parts.append(f"100% adv + {100 * run['clean_ratio']:g}% clean")
     else:
         parts.append("0% adv + 100% clean")
+    if run["batch_statistics"] == "apart":
+        parts.append("apart")
     if run["clean_weight"] is not None:
         parts.append(f"alpha {run['clean_weight']:g}")
     if weight := run["pairing_weight"]:

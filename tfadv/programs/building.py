@@ -187,6 +187,7 @@ def training_callbacks(
             clean_ratio=settings.clean_ratio,
             clean_weight=settings.clean_weight,
             pairing_weight=settings.pairing_weight,
+            batch_statistics=settings.batch_statistics,
             accumulation_steps=accumulation_steps,
             seed=settings.seed,
             rematerialize=settings.rematerialize,

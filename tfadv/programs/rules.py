@@ -28,6 +28,7 @@ def check_training(settings: SimpleNamespace, workers: int) -> None:
     for name, needs_both in (
         ("norm=mbn", settings.norm == "mbn"),
         ("pairing_weight", settings.pairing_weight),
+        ("batch_statistics=apart", settings.batch_statistics == "apart"),
     ):
         if needs_both and not both_domains:
             raise ValueError(
@@ -36,6 +37,8 @@ def check_training(settings: SimpleNamespace, workers: int) -> None:
             )
     if settings.affine == "shared" and settings.norm != "mbn":
         raise ValueError(f"affine=shared needs norm=mbn; received norm={settings.norm}")
+    if settings.batch_statistics == "apart" and settings.norm != "bn":
+        raise ValueError(f"batch_statistics=apart needs norm=bn; received norm={settings.norm}")
     if settings.running_statistics and settings.norm not in ("bn", "mbn"):
         raise ValueError(
             f"running_statistics needs norm=bn or norm=mbn; received norm={settings.norm}"

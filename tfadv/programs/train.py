@@ -58,6 +58,8 @@ def _default_directory(settings):
         value = getattr(settings, name)
         if value != default(TRAIN, name):
             parts.append(f"{name}{value:g}")
+    if settings.batch_statistics != default(TRAIN, "batch_statistics"):
+        parts.append(settings.batch_statistics)
     if settings.optimizer != default(TRAIN, "optimizer"):
         parts.append(settings.optimizer)
     if settings.init_from:

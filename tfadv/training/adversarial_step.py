@@ -31,6 +31,7 @@ class AdversarialStep:
         clean_ratio: Float in [0, 1], the share of clean images kept beside adversarial ones.
         clean_weight: Float in [0, 1], alpha of Eq. 1; None weights by the counts.
         pairing_weight: Float, the weight of adversarial logit pairing.
+        batch_statistics: As in `AdversarialTraining`.
         accumulation_steps: Integer, how many parts of a batch share one update.
         seed: Integer; together with the step and the worker it determines all random draws.
         rematerialize, attack_precision: As in `AdversarialTraining`.
@@ -61,6 +62,7 @@ class AdversarialStep:
     clean_ratio: float = 1.0
     clean_weight: float | None = None
     pairing_weight: float = 0.0
+    batch_statistics: str = "together"
     accumulation_steps: int = 1
     seed: int = 0
     rematerialize: str = "none"
@@ -187,6 +189,7 @@ class AdversarialStep:
                     domain=batch.domain,
                     running_statistics=self.running_statistics,
                     rematerialize=self.rematerialize != "none",
+                    apart=self.batch_statistics == "apart",
                 )
             # The same for what the model's loss and metrics assign.
             with changes.after(layers, metrics) as state:
