@@ -156,7 +156,7 @@ MODELS = {
     "configuration of null": (lambda: members(lambda config: {"a": None}), NO_MODEL),
     "a layer alone": (
         lambda: members(lambda c: keras.saving.serialize_keras_object(keras.layers.Dense(3))),
-        "it holds a Dense, which is no model",
+        "it holds a Dense, which is not a model",
     ),
     "path out of the archive": (lambda: members(**{"../../evil": "x"}), "a member '../../evil'"),
     "absolute path": (lambda: members(**{"/tmp/evil": "x"}), "it holds a member '/tmp/evil'"),
