@@ -4,7 +4,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from tests.evaluation import cases
-from tfadv import attacks, distributed, evaluation, inspection
+from tfadv import attacks, evaluation, inspection
 from tfadv.callbacks import AdversarialImages, AdversarialTraining
 
 ATTACK = attacks.PGD(epsilon=40, step_size=8, num_steps=3)
@@ -94,16 +94,6 @@ def test_fewer_images_than_asked_for_and_an_attack_without_targets(tmp_path, dra
     assert len(clean) == len(captions) == 2
     assert captions[0][0].startswith(f"label {y[0]}\npredicted ") and "target" not in captions[0][1]
     assert list(shown(tmp_path)) == [0]
-
-
-def test_other_workers_draw_nothing(tmp_path, drawn, monkeypatch):
-    model = cases.regression()
-    x, y = cases.images(model, 6)
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    monkeypatch.setattr(distributed, "size", lambda: 2)
-    callback = AdversarialImages(tmp_path, (x, y), ATTACK)
-    show(callback, model)
-    assert not drawn and list(tmp_path.iterdir()) == []
 
 
 def test_mistakes_show_before_training(tmp_path):

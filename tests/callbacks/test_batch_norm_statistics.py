@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 import tfadv
-from tfadv import distributed, inspection
+from tfadv import inspection
 from tfadv.callbacks import BatchNormStatistics
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (24, 8, 8, 1)).astype("float32")
@@ -264,12 +264,6 @@ def test_statistics_that_are_no_longer_finite(tmp_path):
     (histogram,) = events.values("moving_variance/norm0").values()
     assert histogram[:, 2].sum() == 4
     assert np.isnan(events.values("mean_moving_variance/norm0")[0])
-
-
-def test_other_ranks_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    write(make("bn"), BatchNormStatistics(tmp_path))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_errors(tmp_path):

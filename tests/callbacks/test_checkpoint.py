@@ -8,7 +8,6 @@ import keras
 import pytest
 
 from tests.training import cases
-from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, Checkpoint, checkpoint
 from tfadv.checkpoint_files import Progress
 
@@ -112,12 +111,6 @@ def test_where_files_cannot_have_two_names(model, tmp_path, monkeypatch):
     fit(model, tmp_path, [0.1, 0.2], keep=1)
     assert names(tmp_path) == ["best.json", "best.keras", "epoch-0002.keras"]
     assert epoch_of(tmp_path / "best.keras") == 2
-
-
-def test_other_workers_write_nothing(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    fit(model, tmp_path / "run", [0.1])
-    assert names(tmp_path) == []
 
 
 def files_after_updates(directory, checkpoint, progress=None):

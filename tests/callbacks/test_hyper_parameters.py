@@ -6,7 +6,6 @@ from tensorboard.data import provider
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from tfadv import distributed
 from tfadv.callbacks import HyperParameters
 from tfadv.event_files import EventFile
 
@@ -74,9 +73,3 @@ def test_a_resumed_run_is_still_one_row(tmp_path):
     _, rows = table(tmp_path)
     assert list(rows) == ["gn"]
     assert rows["gn"].sessions[0].status == api_pb2.STATUS_SUCCESS
-
-
-def test_other_workers_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    train(tmp_path, {"norm": "bn"})
-    assert list(tmp_path.iterdir()) == []

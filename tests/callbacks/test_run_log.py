@@ -6,7 +6,6 @@ import keras
 import pytest
 
 from tests.training import cases
-from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, RunLog, run_log
 
 X, Y = cases.images(6)
@@ -82,12 +81,6 @@ def test_serves_one_fit_after_another(tmp_path, capsys):
         model.fit(X, Y, epochs=2, verbose=0, callbacks=[log])
     assert [line["epoch"] for line in lines(tmp_path / "log")] == [1, 2, 1, 2]
     assert capsys.readouterr().out.count("left") == 2
-
-
-def test_other_workers_are_silent(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    fit(tmp_path / "log", print_time_left=True)
-    assert capsys.readouterr().out == "" and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

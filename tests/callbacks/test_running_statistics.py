@@ -201,7 +201,6 @@ def test_warns_of_moving_statistics_that_have_not_reached_the_batches(in_two_fit
 
 
 def test_warns_of_nothing_where_they_have():
-    short(0.9)
     short(0.9, in_two_fits=True)
     short(0.99, images=2048)
 

@@ -4,7 +4,6 @@ import keras
 import pytest
 
 from tests.training import cases
-from tfadv import distributed
 from tfadv.callbacks import AdversarialTraining, TrainingScalars
 from tfadv.event_files import read_scalars
 
@@ -36,23 +35,20 @@ def test_logs_of_fit_by_domain_at_the_number_of_updates(tmp_path):
     assert set(read_scalars(tmp_path / "train")[4]) == {*names, "learning_rate"}
 
 
-def train(directory, first, last, to_its_end=True, **logs):
-    """What `fit` does for some epochs of two updates each."""
+def train(directory, **logs):
+    """What `fit` does for an epoch of two updates."""
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     callback = TrainingScalars(directory)
     callback.set_model(model)
-    model.optimizer.iterations.assign(2 * first)
     callback.on_train_begin()
-    for epoch in range(first, last):
-        model.optimizer.iterations.assign(2 * (epoch + 1))
-        callback.on_epoch_end(epoch, {"loss": 1.0, **logs})
-    if to_its_end:
-        callback.on_train_end()
+    model.optimizer.iterations.assign(2)
+    callback.on_epoch_end(0, {"loss": 1.0, **logs})
+    callback.on_train_end()
 
 
 def test_the_share_of_communication_stands_beside_the_loss(tmp_path):
-    train(tmp_path, 0, 1, communication_share=0.25)
+    train(tmp_path, communication_share=0.25)
     assert read_scalars(tmp_path / "train")[2]["communication_share"] == 0.25
 
 
@@ -67,7 +63,7 @@ def test_evaluations_by_number_of_steps_and_branch(tmp_path):
         "val_top5_accuracy": 0.75,  # a metric
         "val_loss": 3.0,
     }
-    train(tmp_path, 0, 1, **evaluated)
+    train(tmp_path, **evaluated)
     assert read_scalars(tmp_path / "validation") == {
         2: {
             "robust_accuracy/clean": 0.5,
@@ -84,18 +80,6 @@ def test_evaluations_by_number_of_steps_and_branch(tmp_path):
             "attack_success/signstep": 0.5,
         }
     }
-
-
-def test_a_resumed_training_has_each_step_once(tmp_path):
-    train(tmp_path, 0, 4, to_its_end=False, adv_loss=2.0)
-    # What is written is there, whatever happens then.
-    assert list(values(tmp_path / "train", "loss")) == [2, 4, 6, 8]
-    # From the checkpoint after two epochs.
-    train(tmp_path, 2, 3, adv_loss=3.0)
-    assert values(tmp_path / "adv", "loss") == {2: 2, 4: 2, 6: 3}
-    train(tmp_path, 3, 5, adv_loss=4.0)
-    assert values(tmp_path / "adv", "loss") == {2: 2, 4: 2, 6: 3, 8: 4, 10: 4}
-    assert list(values(tmp_path / "train", "learning_rate")) == [2, 4, 6, 8, 10]
 
 
 def test_points_within_long_epochs_are_means_of_the_epoch_so_far(tmp_path):
@@ -125,9 +109,3 @@ def test_keras_waits_for_updates_only_where_they_are_written(tmp_path):
     assert not TrainingScalars(tmp_path, update_freq=100).async_safe
     with pytest.raises(ValueError, match="\"epoch\", must be an integer of at least 1; .* 'batch'"):
         TrainingScalars(tmp_path, update_freq="batch")
-
-
-def test_other_workers_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    train(tmp_path, 0, 1)
-    assert list(tmp_path.iterdir()) == []

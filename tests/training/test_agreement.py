@@ -49,7 +49,7 @@ def sgd(**options):
         lambda: keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=1.0),
         lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.1, 10)),
         lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop(0.1, rho=0.7)),
-        lambda: keras.optimizers.SGD(float("nan")),  # none of our business
+        lambda: keras.optimizers.SGD(float("nan")),  # the same on all workers
     ],
 )
 def test_workers_that_agree_make_an_update(made_of, meet, make):

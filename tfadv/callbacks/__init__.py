@@ -1,4 +1,4 @@
-"""Keras callbacks: adversarial training and what belongs to it."""
+"""Keras callbacks for adversarial training: evaluation, checkpoints, signals, logs, TensorBoard."""
 
 from tfadv.callbacks.adversarial_images import AdversarialImages
 from tfadv.callbacks.adversarial_training import AdversarialTraining
