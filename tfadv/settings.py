@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tfadv.tables.attacks import ATTACKS
+from tfadv.tables.datasets import ENTRIES
+from tfadv.tables.networks import NETWORKS
+from tfadv.tables.normalizations import NORMALIZATIONS
 
 
 class Role(enum.Flag):
@@ -85,7 +88,8 @@ _FREE, _SHOWN, _MINI_BATCH = Role.FREE, Role.SHOWN, Role.MINI_BATCH
 
 _DATA = _group(
     "data",
-    Setting("dataset", str, "imagenet2012", "Name of the data set.", roles=_SHOWN | _MINI_BATCH),
+    Setting("dataset", str, "imagenet2012", f"Data set: {', '.join(ENTRIES)}.",
+            roles=_SHOWN | _MINI_BATCH),
     Setting("data_dir", Path, None,
             "Directory of the data set; by default that of tensorflow-datasets.",
             roles=_FREE | _MINI_BATCH),
@@ -97,8 +101,7 @@ _DATA = _group(
 _NETWORK = _group(
     "network",
     Setting("network", str, "resnet",
-            "The network: resnet, resnet_denoise, resnext_denoise_all, or small_resnet (for "
-            "images of 8 to 64 pixels).",
+            f"Network: {', '.join(NETWORKS)} (small_resnet is for images of 8 to 64 pixels).",
             roles=_SHOWN),
     Setting("depth", int, 152,
             "Depth of the network: 50 to 638 for a resnet, 6n + 2 for a small_resnet.",
@@ -110,7 +113,7 @@ _NETWORK = _group(
             "Blocks of each stage, for a resnet of another depth or another split into stages.",
             1, 1000, roles=Role.AXIS),
     Setting("norm", str, "bn",
-            "Normalization: bn, mbn (mixture), gn, ln or in.",
+            f"Normalization: {', '.join(NORMALIZATIONS)} (mbn is mixture batch normalization).",
             roles=_SHOWN | Role.STRATEGY),
     Setting("affine", str, "separate",
             "Whether the two branches of a mixture have separate gammas and betas, or share one.",

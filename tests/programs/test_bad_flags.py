@@ -32,7 +32,7 @@ train | Q --dataset=synthetic --network=resnet --depth=51 --image_size=32 | dept
 train | Q --blocks=1,x | blocks must be integers, separated by commas; received '1,x'
 train | Q --blocks=1,0 | blocks must be between 1 and 1000; received 0
 train | Q --blocks=1,1 | blocks must be None for small_resnet
-train | Q --norm=syncbn | norm must be one of bn, mbn, gn, ln, in; received 'syncbn'
+train | Q --norm=syncbn | norm must be one of bn, mbn, gn, ln, in
 train | Q --affine=shared --norm=bn | affine=shared needs norm=mbn; received norm=bn
 train | Q --init_from=nowhere | init_from must be a run with a checkpoint, or a .keras file
 train | Q --init_from=~nobody/x | init_from must be a run with a checkpoint

@@ -15,7 +15,7 @@ def _prepared(data_dir, name, version, splits=("train", "validation", "test")):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"one of digits, mnist, .*synthetic; received 'imagenet'"):
+    with pytest.raises(ValueError, match=r"one of digits, mnist, .*; received 'imagenet'"):
         datasets.check("imagenet")
 
 

@@ -29,8 +29,22 @@ import keras
 
 
 @keras.saving.register_keras_serializable("toy")
-class ScaledNormalization(keras.layers.LayerNormalization):
-    pass
+class MaximumNormalization(keras.layers.Layer):
+    def __init__(self, gamma_initializer="ones", **kwargs):
+        super().__init__(**kwargs)
+        self.gamma_initializer = gamma_initializer
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(
+            name="gamma", shape=input_shape[-1:], initializer=self.gamma_initializer
+        )
+
+    def call(self, inputs):
+        largest = keras.ops.max(keras.ops.abs(inputs), axis=(1, 2), keepdims=True)
+        return self.gamma * inputs / (largest + 1e-5)
+
+    def get_config(self):
+        return {**super().get_config(), "gamma_initializer": self.gamma_initializer}
 """
 
 NETWORK = """
@@ -54,7 +68,7 @@ NEW = [
         NORMALIZATION,
         "normalizations",
         "NORMALIZATIONS = {",
-        '"toy": ("tfadv.layers.toy:ScaledNormalization", _nothing),',
+        '"toy": ("tfadv.layers.toy:MaximumNormalization", _nothing),',
     ),
     (
         "models",
@@ -78,9 +92,7 @@ def package(tmp_path):
     return tmp_path
 
 
-def test_a_new_data_set_normalization_and_network_are_one_file_and_one_line_each(package):
-    flags = "--dataset=toy --norm=toy --network=toy --depth=4 --epochs=1 --steps_per_epoch=2 "
-    flags += "--batch_size=8 --images_per_worker=8 --num_steps=1 --eval_num_steps=1 --run_dir=run"
+def train(package, flags):
     done = subprocess.run(
         [sys.executable, "-m", "tfadv.train", *flags.split()],
         cwd=package,
@@ -90,6 +102,15 @@ def test_a_new_data_set_normalization_and_network_are_one_file_and_one_line_each
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "data:        toy, 16 images of 8x8x1, 3 classes" in done.stdout
-    assert "network:     toy_net, norm toy" in done.stdout
-    assert (package / "run" / "model.keras").is_file()
+    return done.stdout
+
+
+def test_a_new_data_set_normalization_and_network_are_one_file_and_one_line_each(package):
+    flags = "--dataset=toy --norm=toy --network=toy --depth=4 --epochs=1 --steps_per_epoch=2 "
+    flags += "--batch_size=8 --images_per_worker=8 --num_steps=1 --eval_num_steps=1 --run_dir=run"
+    said = train(package, flags)
+    assert "data:        toy, 16 images of 8x8x1, 3 classes" in said
+    assert "network:     toy_net, norm toy" in said
+    # The toy layer counts as a normalization where only those are trained.
+    train(package, f"{flags}2 --trainable=norm --init_from=run")
+    assert (package / "run2" / "model.keras").is_file()

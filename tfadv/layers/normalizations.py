@@ -11,12 +11,26 @@ _LAYERS = {
 }
 
 
+_KINDS = (
+    *_LAYERS.values(),
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+
+
+def is_normalization(layer: keras.Layer) -> bool:
+    """Returns whether a layer is a normalization: Keras's, or one of the table."""
+    return isinstance(layer, _KINDS)
+
+
 def normalization(norm: str, channels: int, **kwargs: Any) -> keras.Layer:
     """Creates the normalization layer that a name stands for.
 
     Args:
-        norm: One of `"bn"`, `"mbn"`, `"gn"`, `"ln"`, `"in"`: batch, mixture batch, group (32
-            groups), layer and instance normalization.
+        norm: A name in `tfadv.tables.normalizations`: `"bn"`, `"mbn"`, `"gn"`, `"ln"`, `"in"` for
+            batch, mixture batch, group (32 groups), layer and instance normalization.
         channels: Integer, number of channels of the layer's input.
         **kwargs: Arguments of the layer: `name`, `gamma_initializer`, `beta_initializer`, ...
 

@@ -1,13 +1,7 @@
 import keras
 
 from tfadv import keras_internals
-
-_NORMALIZATIONS = (
-    keras.layers.BatchNormalization,  # tfadv's and the two branches of a mixture too
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-)
+from tfadv.layers.normalizations import is_normalization
 
 
 def train_only_normalization(model: keras.Model) -> None:
@@ -33,7 +27,7 @@ def train_only_normalization(model: keras.Model) -> None:
     """
     learning: set[int] = set()
     for layer in keras_internals.flatten_layers(model, include_self=False):
-        if isinstance(layer, _NORMALIZATIONS):
+        if is_normalization(layer):
             learning.update(id(variable) for variable in layer.trainable_variables)
         elif not keras_internals.flatten_layers(layer, include_self=False):
             # Only leaves: freezing a layer freezes all layers inside it.
