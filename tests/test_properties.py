@@ -234,7 +234,8 @@ def test_the_schedules_are_those_of_numpy(rate, batch, steps, warmup, decays, st
         schedules.WarmupExponential(rate, batch, steps, warmup),
     )
     for schedule, value in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(schedule(step), value, rtol=2e-4)
+        # What is smaller is zero in float32 on some processors.
+        np.testing.assert_allclose(schedule(step), value, rtol=2e-4, atol=1e-37)
     # At the end of the warm-up the rate does not jump, unless it decays there.
     if base > rate and warm and not any(epoch <= warmup for epoch in decays):
         np.testing.assert_allclose(actual[0](warm), base, rtol=1e-5)
@@ -255,9 +256,9 @@ def _values(flag):
         value = st.floats(low, high)
     elif flag.choices:
         value = st.sampled_from(flag.choices)
-    elif flag.type is str:
+    elif flag.type in (str, pathlib.Path):
         value = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
-        value = value.filter(lambda text: text == text.strip())
+        value = value.filter(lambda text: text == text.strip() and not text.startswith("~"))
     else:
         value = st.lists(st.integers(int(low), int(high)), max_size=5).map(tuple)
         if flag.default is None:
