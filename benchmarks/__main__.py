@@ -1,4 +1,4 @@
-"""Runs benchmarks, each in a process of its own: `python -m benchmarks [NAME ...] [--quick]`."""
+"""Runs benchmarks, each in its own process: `python -m benchmarks [NAME ...] [--quick]`."""
 
 import subprocess
 import sys

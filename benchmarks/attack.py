@@ -1,9 +1,9 @@
-"""PGD beside foolbox, ART and cleverhans, strength beside speed: `python -m benchmarks.attack`.
+"""Speed and strength of PGD against foolbox, ART and cleverhans: `python -m benchmarks.attack`.
 
 All attack the same Keras model from the same starts, towards the same targets, with the same number
-of steps, step size and epsilon, in turns. In each turn all have the same images. What an attack
-takes ends when its images are in memory; how many of them it brought to their targets is seen by
-the float32 model after its clock has stopped.
+of steps, step size and epsilon. They take turns, with the same images in each turn. An attack's
+time ends when its images are in memory; the float32 model then counts, off the clock, how many of
+them reached their targets.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from benchmarks import attackers, measuring, networks
 from tfadv import attacks, models
 
 PACKAGES = ("foolbox", "adversarial-robustness-toolbox", "cleverhans", "eagerpy")
-EPSILON = 4.0  # pixels of 255; within 16 every image would reach its target, within 10 steps
+EPSILON = 4.0  # pixels of 255; at 16 every image would reach its target within 10 steps
 FOLDED, FOLDED_BFLOAT16 = "tfadv float32 folded", "tfadv bfloat16 folded"
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What one of `networks.NETWORKS` is measured with."""
+    """How one of `networks.NETWORKS` is measured."""
 
     batch_size: int
     num_steps: int
@@ -35,7 +35,7 @@ CASES = {
     "resnet50": Case(batch_size=8, num_steps=3, rounds=9),
     "mixture": Case(batch_size=64, num_steps=10, rounds=15),
 }
-# Rows of issue 4: what, the ratio of whose seconds to whose, at most or at least what in each case.
+# Required ratios of times: whose, over whose, "at most" or "at least", and the bound of each case.
 REQUIRED = (
     ("tfadv float32", attackers.FLOOR, "at most", {"small": 1.03, "resnet50": 1.03}),
     ("cleverhans", FOLDED, "at least", {"small": 1.2, "resnet50": 1.05}),
@@ -48,7 +48,12 @@ REQUIRED = (
 
 
 def task_of(name, steps):
-    """The task, its batches, and what the JSON says of them; `steps` of training, or None."""
+    """Returns the task, its batches, and their description for the JSON.
+
+    Args:
+        name: Key of `CASES`.
+        steps: Number of training updates; None for the network's own.
+    """
     case, network = CASES[name], networks.NETWORKS[name]
     model = network.trained(margin=EPSILON, steps=steps)
     mixture = bool(models.mixtures(model))
@@ -80,13 +85,13 @@ def task_of(name, steps):
 
 
 class Contestant:
-    """Calls an attack of the next batch, times it, and counts the images that it misleads.
+    """Attacks the next batch, times it, and records which images reach their targets.
 
     Args:
-        run: Function of an `attackers.Batch`.
-        batches: List of batches, taken in turn.
-        predict: Function, images -> the classes that the float32 model sees; None for the floor.
-        epsilon: In the units of the images, the largest distance that is let pass.
+        run: Function that attacks an `attackers.Batch`.
+        batches: List of batches, used in turn.
+        predict: Function, images -> the float32 model's classes; None for the floor.
+        epsilon: Largest distance allowed, in the units of the images.
     """
 
     def __init__(self, run, batches, predict, epsilon):
@@ -94,7 +99,7 @@ class Contestant:
         self._turns = itertools.cycle(enumerate(batches))
         self._predict = predict
         self._epsilon = epsilon
-        self.hits = {}  # number of a batch -> which of its images reached their targets
+        self.hits = {}  # number of the batch -> which of its images reached their targets
 
     def __call__(self):
         number, batch = next(self._turns)
@@ -104,16 +109,19 @@ class Contestant:
         if self._predict is not None and number not in self.hits:
             distance = np.abs(images - batch.images).max()
             if distance > self._epsilon * 1.001:
-                raise RuntimeError(f"an attack left its ball: {distance} of {self._epsilon}")
+                raise RuntimeError(
+                    f"an attack must stay within epsilon={self._epsilon}; received an image at "
+                    f"distance {distance}"
+                )
             self.hits[number] = self._predict(images) == batch.targets.numpy()
         return seconds
 
 
 def strength(runner, reference):
-    """Images brought to their targets, each counted once, beside the reference's of the same."""
+    """Percentage of the images that reached their targets, and the reference's on the same."""
 
-    def percent(of):
-        return 100 * float(np.mean([of.hits[number] for number in runner.hits]))
+    def percent(contestant):
+        return 100 * float(np.mean([contestant.hits[number] for number in runner.hits]))
 
     if not runner.hits:
         return None
@@ -125,7 +133,7 @@ def strength(runner, reference):
 
 
 def measure(name, options):
-    """One case: seconds of each contestant and round, their ratios, their strength."""
+    """Measures one case: each contestant's seconds in every round, the ratios, the strengths."""
     task, batches, about = task_of(name, 10 if options.quick else None)
 
     @tf.function(autograph=False)
@@ -147,7 +155,7 @@ def measure(name, options):
         measuring.rounds(options, CASES[name].rounds),
         warm_up=1,
         own_clock=True,
-        patience=20 if options.quick else 60,  # for sixteen bits without instructions for them
+        patience=20 if options.quick else 60,  # 16-bit attacks take very long without AMX
         label=name,
     )
     return {
@@ -164,20 +172,20 @@ def measure(name, options):
 
 
 def ratios(seconds):
-    """What is required, as it was reached."""
+    """Returns the measured ratios that `REQUIRED` bounds."""
     return [{"of": of, "to": to, **measuring.ratio(seconds, of, to)} for of, to, _, _ in REQUIRED]
 
 
 def run(options):
     if not options.quick and options.models != list(CASES):
-        raise SystemExit("--models goes with --quick: what is written down is one run of all")
+        raise SystemExit("--models needs --quick: a saved report must have all models of one run")
     settings = {
-        "data": f"{networks.DATA}: networks are trained for a moment, see `training`, with those "
-        "that train, and attacked with those that validate",
+        "data": f"{networks.DATA}: networks are trained briefly (see `training`) on the training "
+        "digits, and attacked on the validation digits",
         "starts": attackers.__doc__.partition("\n\n")[2].strip(),
-        "timed": "tfadv: a call of PGD, its draw of the start and its checks included; cleverhans: "
-        "its function; foolbox: `run`, without the evaluation of a call; ART: `generate`, which "
-        "also evaluates its result once",
+        "timed": "tfadv: a call of PGD, including its checks and the draw of the start; "
+        "cleverhans: its function; foolbox: `run`, without the evaluation that a call adds; ART: "
+        "`generate`, which also evaluates its result once",
     }
     return {"settings": settings, "results": [measure(name, options) for name in options.models]}
 
@@ -214,39 +222,42 @@ def table(report):
 
 
 def _required(report):
-    """Every ratio that issue 4 asks for beside what was reached; the mixture's has no number."""
+    """Returns the table of the required ratios and the measured ones.
+
+    The mixture is measured too, but has no requirement.
+    """
     fast = "amx_bf16" in report["machine"]["cpu_flags"] or report["machine"]["gpus"]
     heading = ["time of", "over time of", "model", "required", "reached: median (min to max)", ""]
     rows = []
     for of, to, sense, bounds in REQUIRED:
         for result in report["results"]:
-            found = next(r for r in result["ratios"] if (r["of"], r["to"]) == (of, to))
+            ratio = next(r for r in result["ratios"] if (r["of"], r["to"]) == (of, to))
             bound = bounds.get(result["case"])
             required, verdict = "", ""
             if bound is not None:
-                holds = found["median"] <= bound if sense == "at most" else found["median"] >= bound
+                holds = ratio["median"] <= bound if sense == "at most" else ratio["median"] >= bound
                 required, verdict = f"{sense} {bound:g}", "yes" if holds else "no"
                 if to == FOLDED_BFLOAT16 and not fast:
                     verdict += "; no `amx_bf16` here"
-            title = result["case"]
-            rows.append([of, to, title, required, measuring.in_words(found), verdict])
+            case = result["case"]
+            rows.append([of, to, case, required, measuring.in_words(ratio), verdict])
     for result in report["results"]:
         apart = max(
-            abs(found["percent"] - found["percent_of_tfadv_float32"])
-            for name, found in result["strength"].items()
-            if found is not None and not name.startswith(attackers.SIXTEEN_BITS)
+            abs(reached["percent"] - reached["percent_of_tfadv_float32"])
+            for name, reached in result["strength"].items()
+            if reached is not None and not name.startswith(attackers.SIXTEEN_BITS)
         )
-        what = ["images at their targets, float32", "", result["case"], "at most 1 point apart"]
-        rows.append([*what, f"{apart:.1f} points apart", "yes" if apart <= 1 else "no"])
+        row = ["images at their targets, float32", "", result["case"], "at most 1 point apart"]
+        rows.append([*row, f"{apart:.1f} points apart", "yes" if apart <= 1 else "no"])
     return measuring.markdown_table(heading, rows)
 
 
-def _strength(found):
-    if found is None:
+def _strength(reached):
+    if reached is None:
         return ""
     return (
-        f"{found['percent']:.1f}% ({found['percent_of_tfadv_float32']:.1f}%) "
-        f"of {found['images']} images"
+        f"{reached['percent']:.1f}% ({reached['percent_of_tfadv_float32']:.1f}%) "
+        f"of {reached['images']} images"
     )
 
 

@@ -1,10 +1,10 @@
-"""The same targeted PGD by tfadv and by three other libraries, from the same starts.
+"""The same targeted PGD in tfadv and in three other libraries, from the same starts.
 
-The others draw their own starts, so each is given ours at the one place where it draws: foolbox in
-`get_random_start`, which it says users may override; Adversarial Robustness Toolbox (ART) at its
-first step; cleverhans in place of its function `random_lp_vector`. All three clip a start into the
-pixel range and the pipeline does not, so images must stay epsilon away from the ends of the range.
-Their loops are their own. tfadv draws its start within its own time, which the others are spared.
+The others draw their own starts, so each gets ours at the one place where it draws: foolbox in
+`get_random_start`, which users may override; Adversarial Robustness Toolbox (ART) at its first
+step; cleverhans through its function `random_lp_vector`. All three clip a start to the pixel range
+and the pipeline does not, so images must stay epsilon away from the ends of the range. Their loops
+are their own. tfadv's time includes drawing the start, and the others' does not.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ OURS = {
     "tfadv bfloat16 folded": {"precision": "bfloat16", "fold": True},
     "tfadv float16 folded": {"precision": "float16", "fold": True},
 }
-SIXTEEN_BITS = ("tfadv bfloat16", "tfadv float16")  # how the names of these begin
+SIXTEEN_BITS = ("tfadv bfloat16", "tfadv float16")  # prefixes of names in `OURS`
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Images and what an attack of them starts from and aims at, all tensors; `seed` gives both."""
+    """Images, their labels, and the attack's start and targets, which follow from `seed`."""
 
     images: tf.Tensor
     labels: tf.Tensor
@@ -41,13 +41,15 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all contestants are to do.
+    """The task of all contestants.
 
     Args:
         attack: `tfadv.attacks.PGD`, targeted.
         model: The network that tfadv attacks.
-        plain: The same one as other libraries get it, of Keras's layers where it has a mixture.
-        value_range, num_classes: Of the network.
+        plain: The network that other libraries attack: `model`, or for a mixture its adv branch in
+            Keras's own layers.
+        value_range: Range of the network's images, (low, high).
+        num_classes: Number of the network's classes.
     """
 
     attack: attacks.PGD
@@ -57,14 +59,14 @@ class Task:
     num_classes: int
 
     def batch(self, images, labels, number):
-        """The batch of images with this number."""
+        """Returns a batch whose start and targets are drawn with the seed (0, number)."""
         seed = (0, number)
         start, targets = self.attack.start(images, labels, self.num_classes, seed, self.value_range)
         return Batch(images, labels, start, targets, seed)
 
 
 def floor(task):
-    """As many compiled forward passes and gradients to the image as the attack has steps."""
+    """Returns a function that computes a forward pass and a gradient for each step, compiled."""
 
     @tf.function(autograph=False)
     def gradient(images, targets):
@@ -104,7 +106,7 @@ def cleverhans(task):
     low, high = task.value_range
 
     def run(batch):
-        # The noise that it would draw, in place of its generator.
+        # Replaces the noise that it would draw.
         noise = batch.start - batch.images
         with mock.patch.object(module, "random_lp_vector", lambda *args, **kwargs: noise):
             return module.projected_gradient_descent(
@@ -143,7 +145,7 @@ def foolbox(task, compiled=False):
     def run(batch):
         attack.start = batch.start
         aim = criteria.TargetedMisclassification(batch.targets)
-        # The attack alone; calling it would also see which images it misleads.
+        # `run` only attacks; a call would also evaluate which images are misled.
         return attack.run(network, batch.images, aim, epsilon=task.attack.epsilon)
 
     return run
@@ -182,7 +184,7 @@ def art(task, compiled=False):
         targeted=True,
         verbose=False,
     )
-    # Its labels of a targeted attack are one-hot, its images NumPy's.
+    # A targeted attack takes one-hot targets, and images as NumPy arrays.
     identity = np.eye(task.num_classes, dtype=np.float32)
 
     def run(batch):
@@ -194,7 +196,7 @@ def art(task, compiled=False):
 
 
 def contestants(task):
-    """Dictionary, name -> function of a `Batch` that gives adversarial images (`floor`: not)."""
+    """Dictionary, name -> function of a `Batch` that returns adversarial images (floor: gradients)."""
     return {
         FLOOR: floor(task),
         **{name: ours(task, **options) for name, options in OURS.items()},

@@ -1,8 +1,8 @@
-"""One pass over several numbers of attack steps beside separate runs.
+"""Evaluation of several numbers of steps in one pass, compared with separate runs.
 
-`python -m benchmarks.evaluation`. PGD-20, 100 and 500 have one step size, so they lie on one
-trajectory: 500 steps in place of 620, and the clean images are classified once, not three times.
-PGD-10's step size is raised (Section 3), so that it runs alone in either way.
+`python -m benchmarks.evaluation`. PGD-20, 100 and 500 have the same step size, so they lie on one
+trajectory: one pass takes 500 steps instead of 620, and classifies the clean images once, not three
+times. PGD-10 has a larger step size (Section 3), so it runs alone either way.
 """
 
 from benchmarks import measuring, networks
@@ -23,17 +23,17 @@ def run(options):
     model = NETWORK.trained(steps=10 if options.quick else None)
     numbers = (2, 10, 50) if options.quick else NUMBERS
     [(images, labels), *_] = NETWORK.digits(IMAGES)
-    given = (images.numpy(), labels.numpy())
+    data = (images.numpy(), labels.numpy())
     attack = attacks.PGD(step_size_rule="fixed") if options.quick else attacks.PGD()
     together = evaluation.Evaluator(model, attack, numbers)
     apart = [evaluation.Evaluator(model, attack, number) for number in numbers]
-    found = {}
+    results = {}
 
     def one_pass():
-        found["one pass"] = together(given, IMAGES)[1:]
+        results["one pass"] = together(data, IMAGES)[1:]
 
     def separate_runs():
-        found["separate runs"] = [evaluator(given, IMAGES)[1] for evaluator in apart]
+        results["separate runs"] = [evaluator(data, IMAGES)[1] for evaluator in apart]
 
     seconds = measuring.interleaved(
         {"one pass": one_pass, "separate runs": separate_runs},
@@ -42,8 +42,7 @@ def run(options):
         label="evaluation",
     )
     counts = {
-        name: [[result.correct, result.hits] for result in results]
-        for name, results in found.items()
+        name: [[result.correct, result.hits] for result in each] for name, each in results.items()
     }
     assert counts["one pass"] == counts["separate runs"], counts
     return {
@@ -72,7 +71,7 @@ def table(report):
     return (
         measuring.markdown_table(heading, [row])
         + f"\n{report['settings']['network']}, {report['settings']['images']} images; both ways "
-        "counted the same images as right and as hit.\n"
+        "found the same numbers of correct images and of hits.\n"
     )
 
 

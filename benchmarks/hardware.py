@@ -6,13 +6,13 @@ import os
 import pathlib
 import platform
 
-# What decides how fast a processor multiplies matrices.
+# Instructions that decide how fast a processor multiplies matrices.
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def load_average():
-    """The one-minute load average."""
+    """Returns the one-minute load average."""
     return round(os.getloadavg()[0], 2)
 
 
@@ -32,7 +32,7 @@ def _version(package):
 
 
 def _tensorflow():
-    """What TensorFlow says of its devices and threads, and its versions."""
+    """Returns the names of the GPUs, the numbers of threads, and TensorFlow's and Keras's versions."""
     import keras
     import tensorflow as tf
 
@@ -49,14 +49,14 @@ def _tensorflow():
 
 
 def machine(packages=()):
-    """The machine and the versions: what numbers in seconds mean nothing without.
+    """Describes the machine and the versions, without which seconds mean nothing.
 
     Args:
-        packages: Distributions whose versions belong to the result, beside Python's, NumPy's,
-            TensorFlow's and Keras's.
+        packages: Distributions whose versions to report, besides those of Python, NumPy,
+            TensorFlow and Keras.
 
     Returns:
-        Dictionary that JSON can hold. A number of threads of 0 is TensorFlow's own choice.
+        Dictionary that JSON can hold. 0 threads means that TensorFlow chooses.
     """
     gpus, threads, versions = _tensorflow()
     flags = _cpu_info("flags").split()
@@ -79,7 +79,7 @@ def machine(packages=()):
 
 
 def describe(machine):
-    """One line on a machine and its `load_average` at the start and the end, for below a table."""
+    """Describes a machine, with its load at the start and the end, in a line for below a table."""
     flags = ", ".join(machine["cpu_flags"]) or "none of the known vector instructions"
     devices = ", ".join(
         [f"{machine['cores']} cores of {machine['processor']} ({flags})"] + machine["gpus"]

@@ -1,7 +1,7 @@
-"""What one core delivers of decoded, cropped and augmented images, beside what a worker needs.
+"""How many decoded, cropped and augmented images one core delivers, and how many a worker needs.
 
-`python -m benchmarks.input`. The images are JPEGs of ImageNet's usual size, made here; the path is
-that of `--dataset=image_folder` and ImageNet, with the pipeline's augmentation.
+`python -m benchmarks.input`. The images are JPEGs of ImageNet's usual size, generated here. They
+are read as `--dataset=image_folder` and ImageNet are, with the pipeline's augmentation.
 """
 
 import pathlib
@@ -15,13 +15,13 @@ from tfadv import attacks, data, models
 
 ROUNDS = 5
 BATCH = 32
-BATCHES = 20  # a turn
+BATCHES = 20  # in a turn
 NUM_STEPS = 30  # the paper's
-SHAPE = (375, 500, 3)  # of a usual ImageNet image: 500 x 375 pixels, about 110 kB
+SHAPE = (375, 500, 3)  # a usual ImageNet image: 500 x 375 pixels, about 110 kB
 
 
 def make_images(directory, count):
-    """JPEGs with the detail of photographs, so that they take as long to decode."""
+    """Writes JPEGs as detailed as photographs, which take as long to decode; returns their size."""
     rng = np.random.default_rng(0)
     for place in range(count):
         folder = directory / ("train" if place % 2 else "val") / f"class{place // 2 % 2}"
@@ -34,7 +34,7 @@ def make_images(directory, count):
 
 
 def one_core(dataset):
-    """The batches of a data set, made by one thread."""
+    """Returns the data set, with one thread for all its work."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
@@ -54,7 +54,7 @@ def run(options):
 
         def images_of(batches):
             def take():
-                # From its beginning: what is prefetched while the others have their turn is free.
+                # A new iterator each time: what it prefetched during other turns would be free.
                 for batch in one_core(batches).take(BATCHES):
                     batch[0].numpy()
 
@@ -76,7 +76,7 @@ def run(options):
         name: measuring.spread([BATCHES * BATCH / each for each in values])
         for name, values in seconds.items()
     }
-    # The attack's steps alone, with all cores; the update comes on top.
+    # With all cores, and for the attack's steps alone: the update takes more time still.
     needed = 4 / (NUM_STEPS * measuring.spread(step)["median"])
     return {
         "settings": {"image": f"{SHAPE[1]} x {SHAPE[0]} pixels, {size} bytes", "size": 224},
@@ -101,9 +101,9 @@ def table(report):
     heading = ["images for", "a second, from one core", "needed by a worker here", "times enough"]
     return (
         measuring.markdown_table(heading, rows)
-        + f"\nJPEGs of {report['settings']['image']}, made {report['settings']['size']} pixels "
-        f"wide; needed by ResNet-50 under PGD-{NUM_STEPS} on this machine's cores. A GPU needs "
-        "more: `python -m tfadv.plan` says how many images a second a device trains on.\n"
+        + f"\nJPEGs of {report['settings']['image']}, resized to {report['settings']['size']} "
+        f"pixels; ResNet-50 under PGD-{NUM_STEPS} needs them on this machine's cores. A GPU needs "
+        "more: `python -m tfadv.plan` prints how many images a second a device trains on.\n"
     )
 
 

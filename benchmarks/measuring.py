@@ -1,4 +1,4 @@
-"""What every benchmark shares: turns, ratios, the machine, the JSON and the command line.
+"""The parts that all benchmarks share: turns, ratios, the machine, the JSON, the command line.
 
 A benchmark is one module of this folder and one line in `performance.BENCHMARKS`:
 
@@ -8,7 +8,7 @@ A benchmark is one module of this folder and one line in `performance.BENCHMARKS
         ratio = measuring.ratio(seconds, "ours", "floor")     # {"min", "median", "max", "rounds"}
         return {"settings": {...}, "results": [{..., "seconds": seconds, "ratio": ratio}]}
 
-    def table(report):                     # the report as JSON gave it back
+    def table(report):                     # the report, read back from JSON
         return measuring.markdown_table(["what", "required", "reached"], rows)
 
     if __name__ == "__main__":
@@ -17,8 +17,8 @@ A benchmark is one module of this folder and one line in `performance.BENCHMARKS
 `python -m benchmarks.NAME` then writes results/NAME.json, which holds the machine, the versions and
 what `run` returned, and puts the table, with a line on the machine below it, between the markers
 `<!-- NAME -->` and `<!-- end -->` of docs/performance.md. With `--quick` it prints them and writes
-nothing; with `--machine=h200` all of it is called NAME.h200, so that another machine's numbers
-stand beside the usual one's. Progress goes to stderr.
+nothing; with `--machine=h200` the file and the marker are called NAME.h200, so that another
+machine's numbers stand beside the usual one's. Progress goes to stderr.
 """
 
 import argparse
@@ -35,7 +35,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def progress(*words):
-    """Says on stderr how far a benchmark is."""
+    """Prints a benchmark's progress to stderr."""
     print(f"{time.strftime('%H:%M:%S')}", *words, file=sys.stderr, flush=True)
 
 
@@ -52,24 +52,24 @@ def interleaved(
 ):
     """Measures contestants in turns: A B C, then C B A, then A B C ...
 
-    What else the machine does, and how warm it is, so falls on all of them alike.
+    So other work on the machine, and its temperature, affect all of them alike.
 
     Args:
         contestants: Dictionary, name -> function without arguments that returns when its work is
             done (on a GPU: it reads a result with `.numpy()`).
-        rounds: How many turns each contestant has.
-        warm_up: Unmeasured calls of each before the first round: traces, caches.
-        seconds_per_turn: A contestant that is quicker is called several times in a turn, as often
-            as its last warm-up call says that it takes to last this long.
+        rounds: Number of turns of each contestant.
+        warm_up: Unmeasured calls of each before the first round, which trace and fill caches.
+        seconds_per_turn: A quicker contestant is called several times in a turn, as often as it
+            takes to last this long, judging by its last warm-up call.
         own_clock: Whether contestants return their own seconds, such as those of a child process.
-        patience: Seconds. A contestant whose turns, warm-up included, have taken longer than this
-            sits out what rounds are left after the first: what is hopeless on this machine is
-            still seen, but does not hold up the others.
-        label: What stderr calls this measurement; silent where empty.
-        clock: Function that gives seconds.
+        patience: Seconds. A contestant whose calls, including warm-up, have taken longer than this
+            sits out the remaining rounds, but never the first: a hopelessly slow one is still
+            measured, but does not hold up the others.
+        label: Name of this measurement on stderr; if empty, nothing is printed.
+        clock: Function that returns seconds.
 
     Returns:
-        Dictionary, name -> seconds per call, one number for each round from the first on.
+        Dictionary, name -> seconds per call, one number for each round that it took part in.
     """
 
     spent = dict.fromkeys(contestants, 0.0)
@@ -108,7 +108,7 @@ def interleaved(
 
 
 def spread(values):
-    """`{"min", "median", "max", "rounds"}` of numbers, one for each round."""
+    """Returns `{"min", "median", "max", "rounds"}` of numbers, one for each round."""
     return {
         "min": min(values),
         "median": statistics.median(values),
@@ -118,59 +118,59 @@ def spread(values):
 
 
 def ratio(seconds, of, to):
-    """Spread of the time of one contestant over another's, taken within each round.
+    """Returns the spread of one contestant's time over another's in the same round.
 
     Above 1, `of` takes longer: `ratio(seconds, "theirs", "ours")` is how many times as fast ours
-    is, and `ratio(seconds, "ours", "floor")` how many times the floor's time it takes. Of one that
-    lost `patience` the rounds that it took part in count.
+    is, and `ratio(seconds, "ours", "floor")` how many times the floor's time it takes. Only rounds
+    that both took part in count.
     """
     return spread([a / b for a, b in zip(seconds[of], seconds[to], strict=False)])
 
 
 def rounds(options, number):
-    """How many rounds a benchmark takes: `number`, or few with `--quick`, or `--rounds`."""
+    """Returns the number of rounds: `--rounds` if given, else few with `--quick`, else `number`."""
     return options.rounds or (2 if options.quick else number)
 
 
 def in_words(values, digits=2):
-    """A spread as `median (min to max)`."""
+    """Formats a spread as `median (min to max)`."""
     return (
         f"{values['median']:.{digits}f} ({values['min']:.{digits}f} to {values['max']:.{digits}f})"
     )
 
 
 def markdown_table(heading, rows):
-    """A Markdown table; the first column is text, the others stand to the right."""
+    """Returns a Markdown table; all columns but the first are aligned to the right."""
     lines = [heading, ["---"] + ["--:"] * (len(heading) - 1), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
 def main(name, run, table, *, packages=(), arguments=None, argv=None):
-    """The command line of a benchmark; see this module's own text.
+    """Runs the command line of a benchmark, which this module's docstring describes.
 
     Args:
-        name: Of results/NAME.json and of the marker in docs/performance.md.
-        run: Function, options -> dictionary of at least `results`.
+        name: Name of results/NAME.json and of the marker in docs/performance.md.
+        run: Function, options -> dictionary with at least `results`.
         table: Function, report -> Markdown.
         packages: As for `machine`.
-        arguments: Function of the `argparse` parser that adds options of this benchmark's own.
-        argv: In place of the command line's.
+        arguments: Function that adds the benchmark's own options to an `argparse` parser.
+        argv: Arguments to use instead of the command line's.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
-    parser.add_argument("--quick", action="store_true", help="few rounds; writes no file")
-    parser.add_argument("--rounds", type=int, help="how many rounds, in place of the usual number")
-    parser.add_argument("--machine", help="what to call this machine's own file and table")
-    parser.add_argument("--note", help="a sentence on the machine, for below the table")
+    parser.add_argument("--quick", action="store_true", help="Take few rounds; write no file.")
+    parser.add_argument("--rounds", type=int, help="Number of rounds, instead of the usual one.")
+    parser.add_argument("--machine", help="Name of this machine in its file and its marker.")
+    parser.add_argument("--note", help="Sentence about the machine, to print below the table.")
     if arguments is not None:
         arguments(parser)
     options = parser.parse_args(argv)
-    # Before TensorFlow starts its threads, which would count.
+    # Must be read before TensorFlow starts its threads, which would count.
     start = load_average()
     name += f".{options.machine}" if options.machine else ""
     report = {"benchmark": name, "machine": machine(packages), **run(options)}
     report["machine"]["note"] = options.note
     report["machine"]["load_average"] = {"start": start, "end": load_average()}
-    # As it will be read back: names as strings, tuples as lists.
+    # The table gets the report as it is read back: keys as strings, tuples as lists.
     report = json.loads(json.dumps(report))
     from benchmarks import performance
 
@@ -190,6 +190,6 @@ def write(report):
 
 
 def read(name):
-    """The report of results/NAME.json; None if there is none."""
+    """Returns the report in results/NAME.json; None if there is none."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

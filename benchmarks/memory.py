@@ -1,8 +1,8 @@
-"""Memory of an update's pass by depth, with rematerialization and without.
+"""Memory of an update's pass by depth, with and without rematerialization.
 
-`python -m benchmarks.memory` takes each measurement in a process of its own: the most memory that
-was resident while the pass ran, less what was resident right before. What remains is activations,
-gradients and the workspace of kernels; weights and the graph, optimized, are there before.
+`python -m benchmarks.memory` takes each measurement in its own process: the peak of the resident
+memory during the pass, less the memory that was resident right before. The difference is
+activations, gradients and the workspace of kernels; weights and the optimized graph exist before.
 """
 
 import ctypes
@@ -23,13 +23,13 @@ KINDS = ("none", "step")
 
 
 def resident(name):
-    """Bytes of a memory figure of this process: VmRSS now, VmHWM at its highest."""
+    """Returns the resident memory of this process in bytes: VmRSS is the present, VmHWM the peak."""
     text = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(rf"{name}:\s+(\d+)", text)[1])
 
 
 def measure(depth, kind):
-    """What one pass takes, in bytes and seconds."""
+    """Measures the memory and the time of one pass, in bytes and seconds."""
     import tensorflow as tf
 
     from tfadv import models
@@ -51,9 +51,9 @@ def measure(depth, kind):
     start = time.perf_counter()
     gradients.get_concrete_function()
     traced = time.perf_counter()
-    gradients()[0].numpy()  # the first call optimizes the graph, which takes memory of its own
-    ctypes.CDLL(None).malloc_trim(0)  # what the first call has given back
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM starts anew
+    gradients()[0].numpy()  # the first call optimizes the graph, which takes extra memory
+    ctypes.CDLL(None).malloc_trim(0)  # returns what the first call freed
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets VmHWM
     before = resident("VmRSS")
     begin = time.perf_counter()
     loss = float(gradients()[0])
@@ -64,8 +64,8 @@ def measure(depth, kind):
 
 def child(depth, kind):
     command = [sys.executable, "-m", "benchmarks.memory", f"--child={depth},{kind}"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result = json.loads(process.stdout.splitlines()[-1])
     measuring.progress(f"ResNet-{depth}, {kind}: {result['bytes'] / 2**20:.0f} MiB")
     return result
 
@@ -75,7 +75,7 @@ def run(options):
     results = []
     for depth in depths:
         plain, step = (child(depth, kind) for kind in KINDS)
-        # The same function, or the comparison means nothing.
+        # Both must compute the same function, or the comparison means nothing.
         np.testing.assert_allclose(step["loss"], plain["loss"], 1e-4)
         ratio = step["bytes"] / plain["bytes"]
         results.append({"depth": depth, "none": plain, "step": step, "ratio": ratio})
@@ -101,7 +101,7 @@ def table(report):
     return (
         measuring.markdown_table([*heading, "seconds", "seconds, rematerialized"], rows)
         + f"\nWidth {settings['width']}, {settings['images']} images of {settings['image_size']} "
-        "pixels; one process each, so times are single ones.\n"
+        "pixels. Each process runs one pass, so each time was measured once.\n"
     )
 
 

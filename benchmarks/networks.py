@@ -1,10 +1,10 @@
-"""Networks for measurements of speed and strength: trained for a moment on handwritten digits.
+"""Networks for measuring speed and strength, trained briefly on handwritten digits.
 
-At random weights logits hardly depend on the image, and the last normalization of every residual
-block has gamma 0, so how strong an attack is would mean nothing.
+With random weights the logits hardly depend on the image, and the last normalization of every
+residual block has gamma 0, so an attack's strength would mean nothing.
 
-A digit is enlarged to a tile, and larger images are filled with copies of it. So what a network
-learned at the size of a tile serves at the full one, where training would take hours on a CPU.
+A digit is enlarged to a tile, and larger images are filled with copies of it. So a network trained
+at the size of a tile also works at the full size, where training would take hours on a CPU.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ class Network:
     """A network and its training.
 
     Args:
-        title: What tables call it.
+        title: Name in the tables.
         make: Function, image size -> model.
-        image_size: Of what is measured, in pixels.
-        tile: Size of a digit and of the images of training, in pixels.
-        steps: Updates, of Adam at a constant learning rate.
-        batch_size: Images of each.
-        learning_rate: Of Adam.
+        image_size: Size of the images in the measurements, in pixels.
+        tile: Size of a digit and of the training images, in pixels.
+        steps: Number of updates, by Adam with a constant learning rate.
+        batch_size: Number of images in an update.
+        learning_rate: Adam's learning rate.
     """
 
     title: str
@@ -44,13 +44,13 @@ class Network:
     learning_rate: float = 3e-3
 
     def trained(self, margin=0.0, steps=None):
-        """The network after its training (or other `steps`) on clean images.
+        """Builds the network, trains it on clean images, and returns it.
 
-        The adv branch of a mixture alone is trained, being that which `fit` takes by itself.
+        Only the adv branch of a mixture is trained, since plain `fit` uses that one.
 
         Args:
-            margin: As of `digits`.
-            steps: Integer, in place of `self.steps`.
+            margin: As in `digits`.
+            steps: Number of updates, instead of `self.steps`.
         """
         steps = steps or self.steps
         measuring.progress(f"{self.title}: {steps} steps of training")
@@ -70,15 +70,15 @@ class Network:
         return full
 
     def digits(self, batch_size, margin=0.0):
-        """Digits that the network was not trained with.
+        """Returns digits that the network was not trained on.
 
         Args:
-            batch_size: Integer.
-            margin: How far all pixels stay away from the ends of the range, in pixels of 255.
+            batch_size: Number of images in a batch.
+            margin: Distance that all pixels keep from the ends of the range, in pixels of 255.
 
         Returns:
-            List of batches of the 360 digits that validate, without the last ones that fill none:
-            float32 images `[batch, size, size, 3]` and int32 labels, tensors.
+            List of batches of the 360 validation digits, without an incomplete last batch: tensors
+            of float32 images `[batch, size, size, 3]` and of int32 labels.
         """
         return [
             (self._enlarged(images, self.image_size, margin), labels)

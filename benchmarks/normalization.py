@@ -1,7 +1,7 @@
-"""tfadv's normalizations beside Keras's, in one run: `python -m benchmarks.normalization`.
+"""Speed of tfadv's normalizations against Keras's: `python -m benchmarks.normalization`.
 
-Before any time is taken, their results are compared. Times faster is Keras's time / ours: above 1,
-ours is faster.
+Their results are compared before any time is measured. "Times faster" is Keras's time over ours:
+above 1, ours is faster.
 """
 
 import itertools
@@ -24,7 +24,7 @@ SHAPES = [
     (32, 7, 7, 512),
     (64, 32, 32, 16),  # small ResNets
     (64, 8, 8, 64),
-    (256, 512),  # no image: no fused kernel
+    (256, 512),  # no images, so no fused kernel
 ]
 DTYPES = ["float32", "mixed_bfloat16"]
 MIXTURE = "MixtureBatchNormalization beside two of Keras and slices"
@@ -41,20 +41,23 @@ def halves_by_split(x):
 
 
 def contestants(shape, dtype):
-    """Name of a comparison -> (ours, theirs): functions of images and `training`, and layers."""
+    """Dictionary, name of a comparison -> (ours, theirs), each a function and its models.
+
+    The functions take images and `training`.
+    """
     inputs = keras.Input(batch_shape=shape, dtype="float32")
 
-    def made(layer):
+    def model_of(layer):
         return keras.Model(inputs, layer(inputs))
 
-    ours = made(layers.BatchNormalization(dtype=dtype, **SETTINGS))
-    mixture = made(layers.MixtureBatchNormalization(dtype=dtype, **SETTINGS))
+    ours = model_of(layers.BatchNormalization(dtype=dtype, **SETTINGS))
+    mixture = model_of(layers.MixtureBatchNormalization(dtype=dtype, **SETTINGS))
     theirs, adv, clean = (
-        made(keras.layers.BatchNormalization(dtype=dtype, **SETTINGS)) for _ in range(3)
+        model_of(keras.layers.BatchNormalization(dtype=dtype, **SETTINGS)) for _ in range(3)
     )
 
     def grouped(kind):
-        model = made(kind(groups=16 if shape[-1] > 16 else 8, epsilon=1e-5, dtype=dtype))
+        model = model_of(kind(groups=16 if shape[-1] > 16 else 8, epsilon=1e-5, dtype=dtype))
         return (lambda x, training: model(x)), [model]
 
     def mixed(x, training):
@@ -84,7 +87,7 @@ def contestants(shape, dtype):
 
 
 def training_step(function, parts, upstream):
-    """Forward, moving statistics, and the gradients of images and parameters."""
+    """Returns a step that updates the statistics and computes outputs and all gradients."""
     variables = [variable for part in parts for variable in part.trainable_variables]
 
     @tf.function
@@ -99,7 +102,7 @@ def training_step(function, parts, upstream):
 
 
 def inference_gradient(function, parts, upstream):
-    """What an attack asks for: the gradient of the images alone."""
+    """Returns an attack's step, which computes the outputs and the gradient of the images alone."""
 
     @tf.function
     def step(x):
@@ -116,7 +119,7 @@ MODES = {"training step": training_step, "gradient at inference": inference_grad
 
 
 def agree(ours, theirs, x, dtype):
-    """Raises unless both give the same, as far as the dtype can tell."""
+    """Raises an AssertionError unless both results are equal, up to the dtype's rounding."""
     tolerance = 1e-2 if dtype == "float32" else 0.1
     for mine, their in zip(ours(x), theirs(x), strict=True):
         mine, their = (np.asarray(tf.cast(t, "float32")) for t in (mine, their))
@@ -125,13 +128,13 @@ def agree(ours, theirs, x, dtype):
 
 
 def measure(ours, theirs, x, turns):
-    """Milliseconds of each, and the ratio theirs / ours within each round."""
+    """Measures the milliseconds of each, and the ratio theirs / ours within each round."""
 
-    def waited(step):
+    def blocking(step):
         return lambda: step(x)[-1].numpy()
 
     seconds = measuring.interleaved(
-        {"ours": waited(ours), "keras": waited(theirs)},
+        {"ours": blocking(ours), "keras": blocking(theirs)},
         turns,
         warm_up=3,
         seconds_per_turn=SECONDS_PER_TURN,
@@ -152,7 +155,7 @@ def run(options):
             for layer, pair in contestants(shape, dtype).items():
                 for mode, make in MODES.items():
                     if layer == MIXTURE_BY_SPLIT and make is inference_gradient:
-                        continue  # the same as the other
+                        continue  # `MIXTURE` measures the same
                     ours, theirs = (make(*contestant, upstream) for contestant in pair)
                     agree(ours, theirs, x, dtype)
                     row = {"layer": layer, "mode": mode, "shape": shape, "dtype": dtype}

@@ -1,7 +1,7 @@
 """Rewrites the tables of docs/performance.md: `python -m benchmarks.performance`.
 
-They come from results/*.json, NAME.json or, of another machine, NAME.MACHINE.json. A table stands
-between `<!-- NAME -->` and the next `<!-- end -->`; everything else stays as it is.
+They come from results/NAME.json, or for another machine from results/NAME.MACHINE.json. A table
+stands between `<!-- NAME -->` and the next `<!-- end -->`; everything else stays as it is.
 """
 
 import importlib
@@ -10,8 +10,8 @@ import pathlib
 from benchmarks import hardware, measuring
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "performance.md"
-# One line a benchmark: the module benchmarks/NAME.py, its results/NAME.json and its marker. They
-# run in this order.
+# Each name is that of a module benchmarks/NAME.py, of its results/NAME.json and of its marker. The
+# benchmarks run in this order.
 BENCHMARKS = (
     "attack",
     "precision",
@@ -26,32 +26,32 @@ BENCHMARKS = (
 
 
 def replaced(page, tables):
-    """The text of a page with new tables.
+    """Returns the text of a page with new tables.
 
     Args:
         page: The text.
         tables: Dictionary, name of a marker -> Markdown.
 
     Raises:
-        ValueError: For a table without a marker, or a marker without an end.
+        ValueError: A table has no marker, or a marker no end.
     """
     for name, markdown in tables.items():
         marker, end = f"<!-- {name} -->\n", "<!-- end -->"
-        before, found, rest = page.partition(marker)
-        old, ended, after = rest.partition(end)
-        if not found or not ended or "<!-- " in old:
+        before, has_marker, rest = page.partition(marker)
+        old, has_end, after = rest.partition(end)
+        if not has_marker or not has_end or "<!-- " in old:
             raise ValueError(f"the page must have {marker.strip()} and then {end}")
         page = "".join([before, marker, "\n", markdown.strip("\n"), "\n\n", end, after])
     return page
 
 
 def section(report, table):
-    """The Markdown of a report: its benchmark's `table`, and what machine it was measured on."""
+    """Returns a report's Markdown: the benchmark's `table`, and a line about the machine."""
     return "\n".join([table(report).strip("\n"), "", hardware.describe(report["machine"])])
 
 
 def rewrite(tables):
-    """Puts tables, by the names of their markers, into docs/performance.md."""
+    """Writes tables into docs/performance.md, given by the names of their markers."""
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(replaced(page, tables), encoding="utf-8")
 

@@ -1,10 +1,9 @@
-"""What lower precision in the attack does to the robust accuracy that it measures.
+"""Effect of the attack's precision on the robust accuracy that it measures.
 
 `python -m benchmarks.precision` evaluates the quickstart's network (runs/quickstart, which
-`make quickstart` leaves) and one trained on Fashion-MNIST under PGD-20, from the same starts and
-towards the same targets, attacked in float32, bfloat16 and float16; each image from several starts
-towards several targets, since rounding decides some single ones either way. Whatever attacked it,
-the network that answers is the float32 one.
+`make quickstart` writes) and one trained on Fashion-MNIST. PGD-20 attacks them in float32, bfloat16
+and float16, from the same starts and towards the same targets. Rounding decides some attacks either
+way, so each image has several starts and targets. The predictions are always in float32.
 """
 
 import gzip
@@ -23,7 +22,7 @@ TRAIN, EPOCHS, IMAGES = 4096, 4, 250
 
 
 def fashion(which, count):
-    """Images `[count, 28, 28, 1]` from 0 to 255 and their labels."""
+    """Returns images `[count, 28, 28, 1]` from 0 to 255, and their labels."""
     arrays = []
     for kind, offset in (("images-idx3", 16), ("labels-idx1", 8)):
         with gzip.open(FASHION / f"{which}-{kind}-ubyte.gz") as file:
@@ -34,7 +33,7 @@ def fashion(which, count):
 
 
 def fashion_network(epochs):
-    """An 8-layer ResNet with mixture BN, trained adversarially with PGD-10 at epsilon 32."""
+    """Returns an 8-layer ResNet with mixture BN, trained under PGD-10 with epsilon 32."""
     model = models.SmallResNet(8, norm="mbn", image_size=28, channels=1, seed=0)
     model.compile(
         optimizer=keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
@@ -50,7 +49,7 @@ def fashion_network(epochs):
 
 
 def cases(options):
-    """Title, model, (images, labels), epsilon."""
+    """Yields (title, model, (images, labels), epsilon)."""
     path = pathlib.Path("runs/quickstart/model.keras")
     if not path.exists():
         raise SystemExit("benchmarks.precision needs runs/quickstart: run make quickstart first")
@@ -70,31 +69,31 @@ def cases(options):
 
 def run(options):
     results = []
-    for title, model, given, epsilon in cases(options):
+    for title, model, dataset, epsilon in cases(options):
         for precision in models.PRECISIONS:
             attack = attacks.PGD(epsilon=epsilon, num_steps=NUM_STEPS)
             domains = ("adv", "clean")
-            found = [
+            evaluations = [
                 evaluation.evaluate(
-                    model, given, attack, domains=domains, attack_precision=precision, seed=seed
+                    model, dataset, attack, domains=domains, attack_precision=precision, seed=seed
                 )
                 for seed in SEEDS
             ]
-            for same in zip(*found, strict=True):
-                if same[0].num_steps:
-                    results.append({"network": title, **_mean(same)})
+            for by_seed in zip(*evaluations, strict=True):
+                if by_seed[0].num_steps:
+                    results.append({"network": title, **_mean(by_seed)})
                     measuring.progress(*results[-1].values())
     return {"settings": {"attack": f"PGD-{NUM_STEPS}", "seeds": len(SEEDS)}, "results": results}
 
 
-def _mean(same):
-    """Of results that differ by their seeds alone."""
+def _mean(results):
+    """Averages results that differ only in their seeds."""
     return {
-        "domain": same[0].domain,
-        "precision": same[0].precision,
-        "accuracy": float(np.mean([result.accuracy for result in same])),
-        "success": float(np.mean([result.success for result in same])),
-        "total": same[0].total,
+        "domain": results[0].domain,
+        "precision": results[0].precision,
+        "accuracy": float(np.mean([result.accuracy for result in results])),
+        "success": float(np.mean([result.success for result in results])),
+        "total": results[0].total,
     }
 
 

@@ -1,8 +1,8 @@
-"""The model of `tfadv.plan` against measurements: `python -m benchmarks.scale`.
+"""Predictions of `tfadv.plan` against measurements: `python -m benchmarks.scale`.
 
-FLOPs are counted from TensorFlow's graphs. What one device reaches, and what an all-reduce takes,
-are read from results/workers.json, which `python -m benchmarks.workers` writes on this machine;
-what V100s and others reach is in tfadv/tables/devices.tsv, with its sources.
+FLOPs are counted in TensorFlow's graphs. This machine's throughput and the time of an all-reduce
+come from results/workers.json, which `python -m benchmarks.workers` writes; the throughput of V100s
+and other devices is in tfadv/tables/devices.tsv, with its sources.
 """
 
 import statistics
@@ -39,7 +39,7 @@ ANSWERS = (
 
 
 def counted(depth, **options):
-    """The cost of a ResNet, whose variables get no values."""
+    """Returns the cost of a ResNet, without initializing its variables."""
     with keras.StatelessScope(initialize_variables=False):
         model = models.ResNet(depth, **options)
     measuring.progress(f"counting ResNet-{depth}")
@@ -47,7 +47,7 @@ def counted(depth, **options):
 
 
 def flops(by_depth):
-    """FLOPs by depth and strategy."""
+    """Returns the FLOPs by depth and strategy."""
     return [
         {
             "depth": depth,
@@ -67,8 +67,8 @@ def flops(by_depth):
 
 
 def against_workers(report):
-    """The model's updates beside the measured ones of results/workers.json."""
-    settings, found = report["settings"], []
+    """Compares the predicted seconds of an update with those measured in results/workers.json."""
+    settings, rows = report["settings"], []
     cost = costs.network_cost(models.SmallResNet(settings["depth"]))
     work = Work(
         images=settings["images"],
@@ -86,7 +86,7 @@ def against_workers(report):
             if stage == "arithmetic":
                 rates = dict(attack_rate=one["attack_rate"], update_rate=one["update_rate"])
             else:
-                # What the wait takes of itself, as it is for one worker.
+                # The wait itself takes as long as for one worker, which gives a rate.
                 whole = work.attack_flops(cost) + work.update_flops(cost)
                 rates = dict.fromkeys(
                     ("attack_rate", "update_rate"), whole / statistics.median(alone)
@@ -101,7 +101,7 @@ def against_workers(report):
                 **ring(reductions, count),
             )
             measured = statistics.median(result["seconds"])
-            found.append(
+            rows.append(
                 {
                     "stage": stage,
                     "workers": count,
@@ -112,11 +112,11 @@ def against_workers(report):
                     "communication_seconds": predicted.communication,
                 }
             )
-    return found
+    return rows
 
 
 def ring(reductions, count):
-    """Bandwidth and latency of the ring from an all-reduce of everything and one of a number."""
+    """Estimates the ring's bandwidth and latency from all-reduces of everything and of a number."""
     if count == 1:
         return {}
     steps = 2 * (count - 1)
@@ -128,12 +128,12 @@ def ring(reductions, count):
 
 
 def published(cost):
-    """The published times of 128 and of 16 V100, as predicted; and the efficiency they imply."""
+    """Predicts the published times of 128 and of 16 V100, and finds the efficiency they imply."""
     prediction, work = answer(*ANSWERS[0], cost)
     device = devices.known_device("v100")
-    sent = work.updates * prediction.communication / 3600
-    # All but what is sent goes with one over the efficiency.
-    implied = device.efficiency * (prediction.hours - sent) / (PUBLISHED_HOURS - sent)
+    sending = work.updates * prediction.communication / 3600
+    # All time but that of communication is inversely proportional to the efficiency.
+    implied = device.efficiency * (prediction.hours - sending) / (PUBLISHED_HOURS - sending)
     evaluation = 50000 * (100 * cost.image_gradient + cost.forward)
     seconds = evaluation / (16 * device.rate)
     return {
@@ -149,7 +149,7 @@ def published(cost):
 
 
 def answer(name, workers, device, cost):
-    """What `python -m tfadv.plan` says of a flagfile: its prediction, and the work."""
+    """Returns the prediction of `python -m tfadv.plan` for a flagfile, and the work."""
     flags = [f"--flagfile=flags/{name}.flags", f"--workers={workers}", f"--device={device}"]
     settings = plan_program.parse(flags)
     work = plan_program.work(settings, workers)
@@ -233,7 +233,7 @@ def table(report):
             for row in results["workers"]
         ],
     )
-    told = measuring.markdown_table(
+    answers = measuring.markdown_table(
         ["flagfile", "devices", "hours", "device-hours", "clean images a second", "GB a device"],
         [
             [
@@ -250,19 +250,19 @@ def table(report):
     check = results["published"]
     return (
         "FLOPs for each clean image of training, at 224 pixels (a GMAC is 2 GFLOP):\n\n"
-        f"{by_depth}\nThe model against this machine (required: within "
+        f"{by_depth}\nPredictions against this machine (required: within "
         f"{report['settings']['allowed']:.0%}):\n\n{by_workers}\n"
         f"ResNet-152, PGD-30, 100% adv + 0% clean on 128 V100: {check['predicted_hours']:.1f} "
         f"hours predicted, about {check['published_hours']} published "
-        f"({check['difference']:+.0%}). The prediction takes {check['efficiency']:.0%} of the "
-        f"V100's 15.7 TFLOP/s to be reached ({check['efficiency_source']}); "
+        f"({check['difference']:+.0%}). The prediction assumes that the V100 reaches "
+        f"{check['efficiency']:.0%} of its 15.7 TFLOP/s ({check['efficiency_source']}); "
         f"{check['published_hours']} hours imply {check['implied_efficiency']:.0%}. The evaluation "
         f"by PGD-100 on 16 V100, published as about {check['evaluation_published_hours']} hour, is "
-        f"predicted as {check['evaluation_predicted_hours']:.1f}: the model knows nothing of how "
-        f"images are read and programs started.\n\n"
+        f"predicted as {check['evaluation_predicted_hours']:.1f}: the prediction leaves out the "
+        f"reading of images and the start of programs.\n\n"
         f"Answers of `python -m tfadv.plan --flagfile=flags/...`, in float32 (TF32 on all but the "
-        f"V100). What an H200 reaches was measured on one, what an H100 does is assumed from that "
-        f"and its memory's bandwidth; between devices nothing was measured:\n\n{told}"
+        f"V100). The H200's throughput was measured on one; the H100's is assumed from that and "
+        f"its memory's bandwidth. Communication between devices was not measured:\n\n{answers}"
     )
 
 

@@ -1,7 +1,7 @@
-"""tfadv's training step beside Keras's own: `python -m benchmarks.training_step`.
+"""tfadv's training step against Keras's own: `python -m benchmarks.training_step`.
 
 Both are `fit`'s train function, on the same images, with the same attack. Keras's step is the one
-that a user would write: attack, both batches one behind the other, `keras.Model.train_step`.
+that a user would write: attack, concatenate both batches, call `keras.Model.train_step`.
 """
 
 import keras
@@ -39,8 +39,8 @@ def batches(images, labels):
     return iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
 
 
-def tfadvs_step(model, attack, images, labels):
-    """A step as `fit` with `AdversarialTraining` takes it."""
+def tfadv_step(model, attack, images, labels):
+    """Returns the training step of `fit` with `AdversarialTraining`."""
     callback = callbacks.AdversarialTraining(attack)
     callback.set_model(model)
     iterator = batches(images, labels)
@@ -55,8 +55,8 @@ def tfadvs_step(model, attack, images, labels):
     return step
 
 
-def kerass_step(model, attack, images, labels):
-    """A step as `fit` takes it with a `train_step` of attack and `keras.Model.train_step`."""
+def keras_step(model, attack, images, labels):
+    """Returns the training step of `fit` with the attack and `keras.Model.train_step`."""
     network = models.Frozen(model)
 
     def train_step(data):
@@ -74,12 +74,12 @@ def kerass_step(model, attack, images, labels):
 
 
 def own_step(model, images, labels, domain="adv"):
-    """A step as `fit` takes it by itself."""
+    """Returns the training step of `fit` without callbacks."""
     model.make_train_function()
     iterator = batches(images, labels)
 
     def step():
-        with scope.enter(domain):  # read where the first call traces the step
+        with scope.enter(domain):  # read when the first call traces the step
             return float(model.train_function(iterator)["loss"])
 
     return step
@@ -95,20 +95,20 @@ def run(options):
     for norm in NORMS:
         seconds = measuring.interleaved(
             {
-                "tfadv": tfadvs_step(network(norm), attack, images, labels),
-                "attack + Keras's step": kerass_step(network(norm), attack, images, labels),
+                "tfadv": tfadv_step(network(norm), attack, images, labels),
+                "attack + Keras's step": keras_step(network(norm), attack, images, labels),
             },
             turns,
             label=norm,
         )
         ratio = measuring.ratio(seconds, "tfadv", "attack + Keras's step")
         results.append({"norm": norm, "seconds": seconds, "ratio": ratio})
-    # Adversarial and clean images of one size, as the mixture sees them.
+    # The mixture sees as many adversarial images as clean ones.
     both, twice = tf.concat([images, images], 0), tf.concat([labels, labels], 0)
-    made = {"bn": network("bn"), "mbn": network("mbn")}
-    made["keras"] = compiled(models.extract(made["bn"], "adv"))
+    networks = {"bn": network("bn"), "mbn": network("mbn")}
+    networks["keras"] = compiled(models.extract(networks["bn"], "adv"))
     seconds = measuring.interleaved(
-        {norm: own_step(model, both, twice, domain=BATCH) for norm, model in made.items()},
+        {norm: own_step(model, both, twice, domain=BATCH) for norm, model in networks.items()},
         3 * turns,
         label="without the attack",
     )

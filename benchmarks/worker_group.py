@@ -1,9 +1,10 @@
 """Horovod workers that train in turns: `python -m benchmarks.worker_group FOLDER` is one of them.
 
-A group trains by `fit`, and stands still between two turns, so that groups of different sizes can
-be measured in turns on the same machine. Everything travels through files in a folder: the settings
-of the group; `ready0`, a worker's process number, once its graph is compiled; `turn3`, which starts
-a turn; `done3.0`, worker 0's seconds for each update; and at last `end` and `result0`.
+A group trains with `fit` and is suspended between its turns, so that groups of different sizes can
+be measured in turns on the same machine. The workers communicate through files in a folder:
+`settings` holds the group's settings; `ready0` holds a worker's process ID, once its graph is
+compiled; `turn3` starts a turn; `done3.0` holds worker 0's seconds for each update; `end` ends the
+training, and `result0` holds worker 0's results.
 """
 
 import json
@@ -29,13 +30,13 @@ _ONE_THREAD = {
 
 
 class Group:
-    """Workers of one launch, each with one thread, and a core of its own as far as there are cores.
+    """Workers of one launch, each with one thread, and with its own core if there are enough.
 
     Args:
-        count: How many.
-        **settings: Of `_train`: `wait` (seconds in the place of all arithmetic, or None),
-            `images`, `num_steps`, `depth`, `updates` (of one turn), `measure` (whether to measure
-            at the end what the machine reaches), `core` (of the first worker).
+        count: Number of workers.
+        **settings: `depth`, `images`, `num_steps` and `wait` (seconds that replace all arithmetic,
+            or None) of `_training`; `updates` (in a turn), `measure` (whether to measure at the end
+            which throughput the machine reaches), `core` (the first worker's).
     """
 
     def __init__(self, count, **settings):
@@ -58,17 +59,17 @@ class Group:
         self._send(signal.SIGSTOP)
 
     def turn(self):
-        """Lets the group make some updates; returns rank 0's seconds for each, as a list."""
+        """Runs one turn of updates; returns rank 0's seconds for each, as a list."""
         self.start()
         return self.finish()
 
     def start(self):
-        """The first half of a turn, which does not wait for the updates."""
+        """Starts a turn, without waiting for its updates."""
         self._send(signal.SIGCONT)
         (self.folder / f"turn{self._turn}").touch()
 
     def finish(self):
-        """The second half of a turn: waits, and returns what `turn` returns."""
+        """Waits for the end of a turn; returns what `turn` returns."""
         seconds = json.loads(self._wait_for(f"done{self._turn}.0"))
         for rank in range(1, self.count):
             self._wait_for(f"done{self._turn}.{rank}")
@@ -81,8 +82,8 @@ class Group:
         self._send(signal.SIGCONT)
         (self.folder / "end").touch()
         results = [json.loads(self._wait_for(f"result{rank}")) for rank in range(self.count)]
-        # An iterator that lives until Python ends keeps it waiting for TensorFlow's autotuning,
-        # which looks up once a minute.
+        # At its exit, Python would wait for the iterator's autotuning, which checks once a minute
+        # whether to stop.
         self._send(signal.SIGKILL)
         self._process.wait()
         self._log.close()
@@ -90,7 +91,7 @@ class Group:
         return results
 
     def _send(self, number):
-        # Also Horovod's own threads, which look for work a thousand times a second.
+        # This suspends Horovod's own threads too, which look for work a thousand times a second.
         for pid in self._pids:
             os.kill(pid, number)
 
@@ -111,14 +112,14 @@ def _write(path, value):
 
 
 def _pin(first):
-    """One core to each worker, from `first` on; before TensorFlow starts its threads."""
+    """Gives each worker a core, from `first` on; call it before TensorFlow starts its threads."""
     cores = sorted(os.sched_getaffinity(0))[first:]
     if int(os.environ["HOROVOD_LOCAL_SIZE"]) <= len(cores):
         os.sched_setaffinity(0, {cores[int(os.environ["HOROVOD_LOCAL_RANK"])]})
 
 
 def _work(folder):
-    """One worker."""
+    """Runs one worker."""
     settings = json.loads((folder / "settings").read_text(encoding="utf-8"))
     _pin(settings["core"])
     import keras
@@ -144,7 +145,7 @@ def _work(folder):
 
 
 def _training(depth, images, num_steps, wait, **_):
-    """A model, endless data, an attack, and what is known of them."""
+    """Returns a model, endless data, an attack, and the number of the network's parameters."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -156,7 +157,7 @@ def _training(depth, images, num_steps, wait, **_):
     network = tfadv.models.SmallResNet(depth, norm="bn")
     parameters = int(sum(np.prod(v.shape) for v in network.trainable_variables))
     if wait is not None:
-        # Gradients of the same size, which take next to no arithmetic; and an attack that waits.
+        # Gradients of the same size that take hardly any arithmetic, and an attack that waits.
         images, layers = 1, 20
         width = round((parameters / layers) ** 0.5)
         inputs = keras.Input((1, 1, width))
@@ -171,7 +172,7 @@ def _training(depth, images, num_steps, wait, **_):
                 return tf.identity(images), tf.argmax(labels, axis=-1)
 
         attack.targeted = True
-    # Linear layers, of pixels up to 255, would soon overflow.
+    # The linear layers would soon overflow on pixels up to 255.
     rate = 0.01 if wait is None else 0.0
     network.compile(
         keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
@@ -187,7 +188,7 @@ def _training(depth, images, num_steps, wait, **_):
 
 
 def _turns(base, folder, rank, updates):
-    """A callback that waits for its turn, and times each update of it but the first."""
+    """Returns a callback that waits for each turn and times its updates, except the first."""
 
     class Turns(base):
         share = None
@@ -217,7 +218,7 @@ def _turns(base, folder, rank, updates):
 
 
 def _reductions(model):
-    """Seconds of an all-reduce of everything that an update sends, and of one number."""
+    """Measures the seconds of an all-reduce of everything that an update sends, and of a number."""
     import statistics
 
     import tensorflow as tf
@@ -227,20 +228,20 @@ def _reductions(model):
     floats = [v for v in model.non_trainable_variables if v.dtype == "float32"]
     everything = [tf.zeros(v.shape) for v in [*model.trainable_variables, *floats]]
     size = sum(4 * int(tf.size(tensor)) for tensor in everything)
-    found = {"bytes": size}
+    results = {"bytes": size}
     for name, tensors in (("all", everything), ("one", [tf.zeros([1])])):
 
         @tf.function(autograph=False)
         def reduce(tensors=tensors, name=name):
             return distributed.mean(tensors, f"measured_{name}")
 
-        taken = []
+        seconds = []
         for _ in range(_REDUCTIONS):
             start = time.perf_counter()
             reduce()[-1].numpy()
-            taken.append(time.perf_counter() - start)
-        found[name] = statistics.median(taken[5:])
-    return found
+            seconds.append(time.perf_counter() - start)
+        results[name] = statistics.median(seconds[5:])
+    return results
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Weak scaling over Horovod's workers on this machine: `python -m benchmarks.workers`.
 
-Each worker has one thread, and each its own images: the more workers, the more images. As many as
-there are cores train for real, in turns with two single workers that know nothing of each other:
-what the machine has to give. Beyond the cores, and for the few as well, all arithmetic is replaced
-by a wait: gradients of the same size, the collective operation and its waiting for each other stay
-what they are. All train by `fit` with `AdversarialTraining`.
+Each worker has one thread and its own images, so more workers train on more images. As many workers
+as there are cores train for real, in turns with two independent single workers, which show what the
+machine can give. In a second stage, which also has more workers than cores, a wait replaces all
+arithmetic; the size of the gradients, the collective operation and its waiting for the slowest stay
+the same. All train with `fit` and `AdversarialTraining`.
 """
 
 import os
@@ -17,17 +17,17 @@ COUNTS = (1, 2, 4, 8)
 REQUIRED = 1.9
 WAIT = 1.0  # seconds
 APART = "2, apart"
-NETWORK = dict(depth=20, images=32, num_steps=10)  # as the quickstart
+NETWORK = dict(depth=20, images=32, num_steps=10)  # as in the quickstart
 
 
 class Apart:
-    """Two groups of one worker, each on its core, which train at the same time."""
+    """Two groups of one worker, each on its own core, which train at the same time."""
 
     def __init__(self, **settings):
         self._groups = [Group(1, core=core, **settings) for core in (0, 1)]
 
     def turn(self):
-        """Seconds of each update of a pair as fast as both together."""
+        """Returns the seconds of each update: the harmonic mean of the two groups'."""
         for group in self._groups:
             group.start()
         both = [group.finish() for group in self._groups]
@@ -38,7 +38,7 @@ class Apart:
 
 
 def measure(counts, rounds, label, **settings):
-    """Seconds of every update, by number of workers, and what the workers found at the end."""
+    """Measures every update's seconds by number of workers; adds rank 0's own results."""
     arithmetic = settings["wait"] is None
     groups = {}
     for count in counts:
@@ -61,7 +61,7 @@ def measure(counts, rounds, label, **settings):
     for name, group in groups.items():
         measuring.progress(f"{label}: {name} workers end")
         count = 2 if name == APART else name
-        # Images of N workers in a second, over those of one.
+        # Images a second of N workers, over those of one.
         times_one = [count * a / b for a, b in zip(seconds[1], seconds[name], strict=True)]
         results.append(
             {
@@ -78,7 +78,7 @@ def measure(counts, rounds, label, **settings):
 
 def run(options):
     rounds = measuring.rounds(options, 9)
-    most = max(2, len(os.sched_getaffinity(0)))  # what is required is of two
+    most = max(2, len(os.sched_getaffinity(0)))  # the requirement is about two
     settings = {**NETWORK, "updates": 2 if options.quick else 3}
     return {
         "settings": {**settings, "required": REQUIRED, "wait_seconds": WAIT},
@@ -114,14 +114,14 @@ def table(report):
     }
     return (
         f"2 workers of one thread against one: {words['arithmetic', 2]} times the images a second; "
-        f"at least {settings['required']} is required. Two that know nothing of each other: "
+        f"at least {settings['required']} is required. Two independent ones reach "
         f"{words['arithmetic, apart', 2]}.\n\n"
         + measuring.markdown_table(heading, rows)
         + f"\nSmallResNet-{settings['depth']} for 32x32 pixels, PGD-{settings['num_steps']}, "
         f"{settings['images']} images a worker and update, 100% adv + 100% clean; an update sends "
-        f"{report['results'][0]['reductions']['bytes'] / 1e6:.2f} MB. Where it waits, it does so "
-        f"for {settings['wait_seconds']:g} s in the place of all arithmetic. Communication is what "
-        f"TensorBoard shows as communication_share, waiting for the slower worker included.\n"
+        f"{report['results'][0]['reductions']['bytes'] / 1e6:.2f} MB. In the stage `wait`, a wait "
+        f"of {settings['wait_seconds']:g} s replaces all arithmetic. Communication is TensorBoard's "
+        f"communication_share, which includes waiting for the slower worker.\n"
     )
 
 

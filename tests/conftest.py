@@ -1,4 +1,4 @@
-"""What every test starts from: a quiet TensorFlow and Keras's own random draws seeded."""
+"""Settings of all tests: a quiet TensorFlow, and a seed for Keras's random draws."""
 
 import gc
 import os
@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-# Before the first test imports TensorFlow, which reads it once.
+# Must be set before the first test imports TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# Traced graphs are many objects that live long: looking through them again and again for garbage
-# took an eighth of the time of tests/models.
+# Traced graphs are many long-lived objects: searching them for garbage again and again took an
+# eighth of the time of tests/models.
 gc.set_threshold(100_000, 50, 100)
 
-# Files whose tests start programs: each takes a minute and more.
+# Files whose tests start programs: each takes a minute or more.
 LONG = (
     "test_programs.py",
     "test_adversarial_training_workers.py",
@@ -23,13 +23,13 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items):
-    # First, so that at the end of `make test` neither of its processes waits for the other.
+    # They run first, so that at the end of `make test` neither process waits long for the other.
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    # Tests of command lines import no TensorFlow, and this does not either.
+    # Tests of command lines do not import TensorFlow, so this must not either.
     if "keras" in sys.modules:
         import keras
 
@@ -37,7 +37,7 @@ def seeded():
 
 
 @pytest.fixture(autouse=True)
-def warned_of_nothing():
-    # A warning that comes once in a process comes once in a test.
+def warnings_forgotten():
+    # So that a warning given once per process is given once per test.
     if "tfadv.arguments" in sys.modules:
         sys.modules["tfadv.arguments"].forget_warnings()

@@ -1,4 +1,4 @@
-"""Runs a function of a test module on real Horovod workers and brings back what it returns."""
+"""Runs a function of a test module on real Horovod workers, and returns their results."""
 
 import importlib.util
 import os
@@ -18,12 +18,12 @@ def run(function, count, *arguments, timeout=240):
 
     Args:
         function: A function at the top level of a test module.
-        count: How many workers.
-        *arguments: Picklable.
+        count: Number of workers.
+        *arguments: The function's arguments, which must be picklable.
         timeout: Seconds until the test fails.
 
     Returns:
-        What it returned, a list in the order of the ranks.
+        List of the workers' return values, in the order of their ranks.
     """
     if importlib.util.find_spec("horovod") is None:
         pytest.skip("needs Horovod")
@@ -39,7 +39,7 @@ def run(function, count, *arguments, timeout=240):
             # On a busy machine the workers are ready minutes apart.
             "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
         }
-        done = subprocess.run(
+        process = subprocess.run(
             [launcher, "-np", str(count), "--gloo", sys.executable, __file__, folder],
             env=environment,
             cwd=ROOT,
@@ -47,7 +47,7 @@ def run(function, count, *arguments, timeout=240):
             text=True,
             timeout=timeout,
         )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-4000:]
         return [
             pickle.loads((pathlib.Path(folder) / f"result{rank}").read_bytes())
             for rank in range(count)
@@ -55,7 +55,7 @@ def run(function, count, *arguments, timeout=240):
 
 
 def _work(folder):
-    """One worker."""
+    """Runs one worker."""
     folder = pathlib.Path(folder)
     path, name, arguments = pickle.loads((folder / "call").read_bytes())
     spec = importlib.util.spec_from_file_location("work", path)

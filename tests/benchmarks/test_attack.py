@@ -1,4 +1,4 @@
-"""The attack's benchmark: our own contestants, on a network of a few weights."""
+"""The attack's benchmark, with our own contestants on a tiny network."""
 
 import types
 
@@ -66,5 +66,5 @@ def test_strength_counts_each_batch_once():
     # Ours is counted on the images that both had.
     strength = attack.strength(theirs, ours)
     assert strength == {"images": 4, "percent": 75.0, "percent_of_tfadv_float32": 75.0}
-    with pytest.raises(RuntimeError, match="left its ball"):
+    with pytest.raises(RuntimeError, match="must stay within epsilon=1.0"):
         contestant([0, 0, 0, 0], change=2.0)()

@@ -1,4 +1,4 @@
-"""Turns, ratios and the command line, on a clock that only the contestants advance."""
+"""Turns, ratios and the command line, with a clock that only the contestants advance."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ def test_contestants_that_are_much_slower_take_fewer_turns():
 
 
 def test_ratios_are_those_within_a_round():
-    # The machine is three times slower in the last round, which no ratio sees.
+    # The machine is three times as slow in the last round, which no ratio shows.
     seconds = {"theirs": [2.0, 3.0, 12.0], "ours": [1.0, 1.0, 3.0]}
     expected = {"min": 2.0, "median": 3.0, "max": 4.0, "rounds": 3}
     assert measuring.ratio(seconds, "theirs", "ours") == expected

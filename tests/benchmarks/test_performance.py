@@ -1,4 +1,4 @@
-"""docs/performance.md: tables between markers are replaced, and prose is not."""
+"""docs/performance.md: tables between markers are replaced, and prose stays."""
 
 import importlib
 import re
@@ -114,6 +114,6 @@ def test_the_attacks_table_compares_requirements_and_results():
         in table
     )
     assert "| small | at most 1 point apart | 0.5 points apart | yes |" in table
-    # There is no requirement for the speed of the mixture, which is measured all the same.
+    # The mixture's speed is measured too, but has no requirement.
     mixture = attack.table(attack_report("mixture"))
     assert f"| tfadv float32 | floor | mixture |  | {one} |  |" in mixture
