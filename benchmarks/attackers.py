@@ -196,7 +196,7 @@ def art(task, compiled=False):
 
 
 def contestants(task):
-    """Dictionary, name -> function of a `Batch` that returns adversarial images (floor: gradients)."""
+    """Dictionary, name -> function of a `Batch` that returns adversarial images (floor: slopes)."""
     return {
         FLOOR: floor(task),
         **{name: ours(task, **options) for name, options in OURS.items()},

@@ -32,7 +32,7 @@ def _version(package):
 
 
 def _tensorflow():
-    """Returns the names of the GPUs, the numbers of threads, and TensorFlow's and Keras's versions."""
+    """Returns the GPUs' names, the numbers of threads, and TensorFlow's and Keras's versions."""
     import keras
     import tensorflow as tf
 

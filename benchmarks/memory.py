@@ -23,7 +23,7 @@ KINDS = ("none", "step")
 
 
 def resident(name):
-    """Returns the resident memory of this process in bytes: VmRSS is the present, VmHWM the peak."""
+    """Returns this process's resident memory in bytes: VmRSS is the current, VmHWM the peak."""
     text = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(rf"{name}:\s+(\d+)", text)[1])
 

@@ -120,8 +120,8 @@ def table(report):
         + f"\nSmallResNet-{settings['depth']} for 32x32 pixels, PGD-{settings['num_steps']}, "
         f"{settings['images']} images a worker and update, 100% adv + 100% clean; an update sends "
         f"{report['results'][0]['reductions']['bytes'] / 1e6:.2f} MB. In the stage `wait`, a wait "
-        f"of {settings['wait_seconds']:g} s replaces all arithmetic. Communication is TensorBoard's "
-        f"communication_share, which includes waiting for the slower worker.\n"
+        f"of {settings['wait_seconds']:g} s replaces all arithmetic. Communication is "
+        f"TensorBoard's communication_share, which includes waiting for the slower worker.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Imports point strictly down; read from the sources, those inside of functions too."""
+"""Imports point strictly down, including those inside functions: the tests read the sources."""
 
 import ast
 import functools
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# From the top down. The root package stands where it may be asked to register all there is below.
+# From the top down. The root package registers all that is below it.
 ORDER = (
     ("train", "evaluate", "inspect", "report", "predict", "plan"),
     ("programs",),
@@ -53,14 +53,14 @@ MODULES = {module_name(path) for path in FILES}
 
 
 def literal(node):
-    """The text of a string, or what an f-string begins with."""
+    """Returns the text of a string, or how an f-string begins."""
     if isinstance(node, ast.JoinedStr):
         node = node.values[0]
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def imported(source, module="", package=False):
-    """Yields the full name of everything that a file imports, at whatever depth."""
+    """Yields the full name of everything that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -85,7 +85,7 @@ def imports_of(path):
 
 
 def room(name):
-    """The room of a module, or of a name in it: `tfadv.layers.scope.enter` -> `layers`."""
+    """Returns the room of a module or of a name in it: `tfadv.layers.scope.enter` -> `layers`."""
     parts = name.strip(".").split(".")
     if len(parts) > 1 and f"tfadv.{parts[1]}" in MODULES:
         return parts[1]
@@ -140,7 +140,7 @@ def test_no_file_imports_itself_in_a_circle():
             name = name.rpartition(".")[0]
         return name
 
-    # A package's names are imported when they are used; what counts are the files.
+    # A package imports its names when they are used, so only files count.
     edges = {module_name(path): {target(name) for name in ours(path)} for path in FILES}
     packages = {module_name(path) for path in FILES if path.name == "__init__.py"}
     finished, open_ = set(), []
@@ -166,13 +166,13 @@ def test_only_distributed_imports_horovod():
 
 
 def test_only_the_paper_imports_pandas():
-    """It takes half a second to import, and the library needs no tables."""
+    """Importing it takes half a second, and the library needs no tables."""
     importers = {p.parent.name for p in FILES if any(n.startswith("pandas") for n in imports_of(p))}
     assert importers == {"paper"}
 
 
 def test_nobody_imports_the_horovod_of_keras():
-    """Under Keras 3 its optimizer trains without reducing anything."""
+    """Under Keras 3, its optimizer trains without reducing any gradients."""
     for path in [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
         for name in imports_of(path):
             assert not name.startswith(("horovod.tensorflow.keras", "horovod.keras")), path
@@ -197,7 +197,7 @@ def test_nobody_imports_keras_by_another_name(path):
 
 
 def test_only_event_files_import_tensorboard():
-    """It publishes the formats of its plugins, and not the modules that write them."""
+    """TensorBoard publishes the formats of its plugins, but not the modules that write them."""
     importers = {
         named(p) for p in FILES if any(n.split(".")[0] == "tensorboard" for n in imports_of(p))
     }
@@ -209,13 +209,12 @@ def is_private(name):
 
 
 def private_names(source):
-    """What a file uses and defines of private attributes.
+    """Finds the private attributes that a file uses and defines.
 
     Returns:
-        Pairs (line, name) of the attributes that it reads, by whatever object: `x._name`,
-        `getattr(x, "_name")` and its kin, `vars(x)["_name"]`; and the set of the names that it
-        gives to what is its own: methods, variables of classes, and attributes of `self` or `cls`
-        that it assigns.
+        Pairs (line, name) of the private attributes that it uses, of any object: `x._name`,
+        `getattr(x, "_name")` and the like, `vars(x)["_name"]`; and the set of the names that it
+        defines: methods, class variables, and attributes of `self` or `cls` that it assigns.
     """
     used, own = [], set()
     for node in ast.walk(ast.parse(source)):
@@ -242,7 +241,7 @@ def private_names(source):
     return [(line, name) for line, name in used if is_private(name)], own
 
 
-# Python documents these, underscore and all.
+# Python documents these in spite of the underscore.
 DOCUMENTED = {"_fields", "_replace", "_asdict", "_exit", "_getframe", "_current_frames"}
 
 
@@ -269,7 +268,7 @@ OWN_NAMES = set().union(*(private_names(path.read_text(encoding="utf-8"))[1] for
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_only_keras_internals_uses_private_attributes_of_others(path):
-    """Elsewhere a private attribute is one that a class of ours defines."""
+    """In other files, every private attribute is one that a class of ours defines."""
     if named(path) != "tfadv/keras_internals.py":
         used, _ = private_names(path.read_text(encoding="utf-8"))
         for line, name in used:
@@ -277,7 +276,7 @@ def test_only_keras_internals_uses_private_attributes_of_others(path):
 
 
 def test_no_name_of_ours_hides_a_private_use_of_keras():
-    """Nor would the test above see a private name of Keras that is ours as well."""
+    """The test above would not see a private name of Keras that is also one of ours."""
     used, _ = private_names((ROOT / "tfadv/keras_internals.py").read_text(encoding="utf-8"))
     assert not {name for _, name in used} & OWN_NAMES
 

@@ -1,4 +1,4 @@
-"""tools/chaos.py: a run killed three times on real workers, its plan, and its comparison."""
+"""tools/chaos.py: a run killed three times on real workers, the plan, and the comparison."""
 
 import collections
 import json
@@ -23,7 +23,7 @@ FLAGS = """
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The directory of a run, of one worker."""
+    """The directory of a run of one worker that is never killed."""
     directory = tmp_path_factory.mktemp("chaos") / "undisturbed"
     start.run("train", [*FLAGS, "--images_per_worker=8", f"--run_dir={directory}"])
     return directory
@@ -45,19 +45,19 @@ def test_a_run_that_was_killed_three_times_equals_the_undisturbed_one(tmp_path):
     kills = [
         Kill("attack", "step", rank=1, count=4),  # in the second update
         Kill("all-reduce", "waiting", all=True, delay=0.1),
-        Kill("renaming", "before"),  # of the epoch's checkpoint, whose records are there
+        Kill("renaming", "before"),  # of the epoch's checkpoint, after its records are written
     ]
-    done = chaos.disturb(tmp_path / "run", kills, FLAGS, steps=2, switch=2)
-    assert not kills and [kill["kind"] for kill in done] == ["attack", "all-reduce", "renaming"]
-    # The first update is the first checkpoint; the second, the last of its epoch, has none.
-    assert [kill["updates"] for kill in done] == [1, 1, 2]
-    assert [kill["lost_epochs"] for kill in done] == [0, 0, 0]
+    killed = chaos.disturb(tmp_path / "run", kills, FLAGS, steps=2, switch=2)
+    assert not kills and [kill["kind"] for kill in killed] == ["attack", "all-reduce", "renaming"]
+    # A checkpoint follows the first update, but not the second, the last of its epoch.
+    assert [kill["updates"] for kill in killed] == [1, 1, 2]
+    assert [kill["lost_epochs"] for kill in killed] == [0, 0, 0]
     compared = chaos.compare(tmp_path / "run", expected)
     assert compared["differences"] == [] and compared["differing_bits"] == 0
     # Two epochs' checkpoints and the model: 5,000 parameters, as many momenta, and statistics.
     assert compared["bits"] > 3 * 32 * 10_000
     assert compared["log_lines"] == 2 and compared["points"] > 40
-    result = chaos.report(done, [compared], seconds=60.0)
+    result = chaos.report(killed, [compared], seconds=60.0)
     assert (result["kills"], result["resumes"], result["updates_done_again"]) == (3, 3, 1)
     text = "3 kills, 3 resumes, 1 runs; lost epochs: 0; updates done again: 1"
     assert text in chaos.table(json.loads(json.dumps(result)))
@@ -103,7 +103,7 @@ def test_the_comparison_finds_damaged_files(undisturbed, copy):
 
 
 def test_the_comparison_finds_a_gap_in_tensorboard(undisturbed, copy):
-    # As of an update that was resumed past: a new file that begins after the first update is lost.
+    # As if a resume had skipped an update: step 3 is missing.
     shutil.rmtree(copy / "tensorboard" / "adv")
     for step in (1, 2, 4):
         file = event_files.EventFile(copy / "tensorboard" / "adv", step - 1)
@@ -126,7 +126,7 @@ def test_the_plan_has_every_moment():
     assert kills == chaos.plan(seed=0) != chaos.plan(seed=1)
 
 
-def test_the_switch_is_killed_where_it_is():
+def test_a_kill_at_the_switch_is_chosen_in_the_epoch_of_the_switch():
     def kills():
         return [Kill("switch", "before"), Kill("attack", "step")]
 

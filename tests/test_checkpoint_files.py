@@ -1,4 +1,4 @@
-"""Checkpoints as files: which are whole, which is the newest, and what other programs load."""
+"""Checkpoint files: which are complete, which is the newest, and what other programs load."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""What holds in a single process, and how a worker takes its share of a machine."""
+"""Distributed functions in a single process, and how workers share a machine."""
 
 import os
 import sys
@@ -93,8 +93,8 @@ def gpu(number):
         (4, 4, 3, 3),
         (8, 2, 1, 1),  # more GPUs than workers
         (1, 1, 0, 0),
-        (1, 4, 3, 0),  # CUDA_VISIBLE_DEVICES shows each worker its own alone
-        (4, 1, 0, 0),  # one process takes one
+        (1, 4, 3, 0),  # CUDA_VISIBLE_DEVICES shows each worker only its own GPU
+        (4, 1, 0, 0),  # a single process takes one GPU
     ],
 )
 def test_each_local_rank_takes_one_gpu_with_memory_growth(monkeypatch, gpus, workers, rank, mine):
@@ -115,7 +115,7 @@ def test_fewer_gpus_than_workers_is_an_error(monkeypatch, gpus):
 
 
 def seats(*places, workers=2, gpus=1, narrowed=True):
-    """Workers on machines, given as (machine, bus number of the GPU or None without one)."""
+    """Workers on machines, given as (machine, bus number of the GPU or None if it has none)."""
     return [
         distributed._Seat(name, f"host-{name}", workers, gpus if bus else 0, bus, narrowed)
         for name, bus in places
@@ -126,7 +126,7 @@ def seats(*places, workers=2, gpus=1, narrowed=True):
     ("workers", "message"),
     [
         pytest.param(
-            # CUDA_VISIBLE_DEVICES=0 in a shell that then starts two workers.
+            # A shell with CUDA_VISIBLE_DEVICES=0 starts two workers.
             seats(("a", "0000:3B:00.0"), ("a", "0000:3B:00.0")),
             r"each worker needs a GPU of its own; workers 0 and 1 on host-a would share GPU "
             r"0000:3B:00\.0 \(its 2 workers see 1 GPU\(s\) each: start fewer, or look at "
@@ -134,7 +134,7 @@ def seats(*places, workers=2, gpus=1, narrowed=True):
             id="one GPU for two workers",
         ),
         pytest.param(
-            # After a driver's failure: two workers with GPUs would wait for two on cores.
+            # A driver has failed: two workers with GPUs would wait for two without.
             seats(("a", "0"), ("a", "1"), ("b", None), ("b", None)),
             r"either all workers or none must have a GPU; received none for worker\(s\) 2, 3 "
             r"\(the first on host-b\)",
@@ -228,7 +228,7 @@ def test_threads_of_a_running_tensorflow_stay(monkeypatch):
 
 
 class Horovod:
-    """`horovod.tensorflow`, whose `init` records the cycle and starts a thread, as the real one."""
+    """`horovod.tensorflow`: its `init` records the cycle and starts a thread, like the real one."""
 
     def __init__(self):
         self._end = threading.Event()

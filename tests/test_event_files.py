@@ -11,7 +11,7 @@ from tfadv.event_files import EventFile, read_scalars
 
 
 def write(directory, step, values):
-    """A training that continues from a step and writes `step -> value`."""
+    """Writes events (`step -> value`) as a training that continues from a step."""
     file = EventFile(directory, step)
     for at, value in values.items():
         file.scalar("loss", value, at)
@@ -33,7 +33,7 @@ def test_scalars_are_what_tensorboard_expects(tmp_path):
 
 def test_scalars_of_a_killed_training_after_its_checkpoint_do_not_count(tmp_path):
     write(tmp_path, 0, {2: 1.0, 4: 2.0, 6: 3.0, 8: 4.0})
-    write(tmp_path, 4, {6: 30.0})  # from the checkpoint of step 4, and killed again
+    write(tmp_path, 4, {6: 30.0})  # resumed from the checkpoint of step 4, and killed again
     assert read_scalars(tmp_path) == {2: {"loss": 1}, 4: {"loss": 2}, 6: {"loss": 30}}
     write(tmp_path, 4, {6: 30.0, 8: 40.0})
     write(tmp_path, 8, {10: 50.0})

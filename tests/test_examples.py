@@ -1,8 +1,8 @@
-"""Every example of the documentation and of a docstring runs as it is written.
+"""Every example in the documentation and in the docstrings runs as it is written.
 
-An example may use, without making them, the names of `prepared` below. Its words are what a reader
-copies, so what would take too long is made small from outside: data and networks by these names,
-epochs by Keras's own limit. A line marked `# optional` is also left out.
+An example may use the names that `prepared` below defines. Readers copy the text of an example, so
+it is not shortened for the test: the data and networks under these names are small, and Keras
+limits the number of epochs. An example with lines marked `# optional` also runs without them.
 """
 
 import ast
@@ -15,7 +15,7 @@ import pytest
 
 import tfadv
 
-# What comes of so few epochs.
+# Warnings that so few epochs cause.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Limiting epochs to 3"),
     pytest.mark.filterwarnings("ignore:RunningStatistics trains from epoch"),
@@ -32,7 +32,7 @@ def blocks(text):
 
 
 def examples():
-    """Yields (where it stands, code)."""
+    """Yields (place of the example, code)."""
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("flags/*.md")]):
         for number, code in enumerate(blocks(path.read_text(encoding="utf-8")), 1):
             yield f"{path.relative_to(ROOT)} {number}", code
@@ -57,7 +57,7 @@ ALL |= {
 
 
 def small_network(weights=None, classes=10, input_shape=(64, 64, 3), activation="softmax"):
-    """Takes the place of a network of `keras.applications`: images of 0..255 to probabilities."""
+    """Replaces a network of `keras.applications`: takes images in 0..255, returns probabilities."""
     inputs = keras.Input(input_shape)
     x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
     x = keras.layers.Conv2D(8, 3, strides=4)(x)
@@ -67,7 +67,7 @@ def small_network(weights=None, classes=10, input_shape=(64, 64, 3), activation=
 
 
 def prepared():
-    """What examples may use without making it."""
+    """Returns the names that examples may use without defining them."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (8, 64, 64, 3)).astype("float32")
     labels = np.arange(8) % 10
@@ -96,7 +96,7 @@ def shortened(monkeypatch, tmp_path):
     keras.config.set_max_epochs(None)
 
 
-def test_there_are_some():
+def test_examples_are_found():
     assert {"README.md 1", "README.md 1 without optional lines"} <= set(ALL)
     assert "tfadv/callbacks/robust_evaluation.py RobustEvaluation" in ALL
     assert not any("```" in code for code in ALL.values())

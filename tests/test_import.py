@@ -1,4 +1,4 @@
-"""What `import tfadv` does, and what the programs must not do before their flags are checked."""
+"""`import tfadv`, and what programs must not import before they have checked their flags."""
 
 import importlib.util
 import os
@@ -23,12 +23,12 @@ def python(*arguments, cwd=ROOT, **environment):
 
 
 def test_a_program_reads_the_tables_without_tensorflow():
-    """As `python -m tfadv.train` does to check its flags; -X importtime names every import."""
+    """`python -m tfadv.train` does so to check its flags; -X importtime names every import."""
     tables = [f"tfadv.tables.{path.stem}" for path in (ROOT / "tfadv" / "tables").glob("[a-z]*.py")]
     program = f"import sys; sys.argv[0] = 'tfadv-train'; import {', '.join(tables)}"
-    done = python("-X", "importtime", "-c", program)
-    assert done.returncode == 0, done.stderr
-    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    process = python("-X", "importtime", "-c", program)
+    assert process.returncode == 0, process.stderr
+    names = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert {"tfadv", *tables} <= names
     heavy = "tensorflow keras numpy horovod tensorflow_datasets matplotlib pandas"
     assert not names & set(heavy.split())
@@ -37,8 +37,8 @@ def test_a_program_reads_the_tables_without_tensorflow():
 def test_a_script_of_a_users_own_imports_the_library_whatever_its_name():
     check = "import sys; sys.argv[0] = sys.argv[1]; import tfadv; print('keras' in sys.modules)"
     assert python("-c", check, "/usr/bin/tfadv-train").stdout.strip() == "False"
-    done = python("-c", check, "/home/me/tfadv-experiment.py", "tfadv.train")
-    assert done.stdout.strip() == "True", done.stderr
+    process = python("-c", check, "/home/me/tfadv-experiment.py", "tfadv.train")
+    assert process.stdout.strip() == "True", process.stderr
 
 
 NUMBER = "epsilon must be between 0 and 255 (pixels of 255); received -1.0"
@@ -59,10 +59,12 @@ UNKNOWN = "Unknown command line flag 'epsilon'"
 )
 def test_a_program_can_be_started_by_its_path(path, message):
     folder = ROOT if "/" in path else ROOT / "tfadv"
-    done = python(path, "--epsilon=-1", cwd=folder)
-    assert (done.returncode, done.stdout) == (2, "")
+    process = python(path, "--epsilon=-1", cwd=folder)
+    assert (process.returncode, process.stdout) == (2, "")
     program = pathlib.Path(path).stem
-    assert done.stderr.startswith(f"tfadv.{program}: {message}") and done.stderr.count("\n") == 1
+    assert (
+        process.stderr.startswith(f"tfadv.{program}: {message}") and process.stderr.count("\n") == 1
+    )
 
 
 def test_import_registers_what_a_saved_model_needs(tmp_path):
@@ -84,8 +86,8 @@ def test_import_registers_what_a_saved_model_needs(tmp_path):
         "model = keras.models.load_model('model.keras')\n"
         "numpy.save('outputs.npy', model(numpy.load('images.npy')))\n"
     )
-    done = python("-c", program, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = python("-c", program, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     assert np.array_equal(np.load(tmp_path / "outputs.npy"), model(images))
 
 
@@ -97,10 +99,10 @@ def test_a_backend_that_is_not_installed_is_refused_in_one_line(backend):
     for module in ("torch", "jax"):  # Keras's NumPy backend needs JAX.
         if importlib.util.find_spec(module):
             pytest.skip(f"{module} is installed")
-    done = python("-c", "import tfadv", KERAS_BACKEND=backend)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"ImportError: {REFUSED}{backend!r}"
-    assert "During handling" not in done.stderr
+    process = python("-c", "import tfadv", KERAS_BACKEND=backend)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == f"ImportError: {REFUSED}{backend!r}"
+    assert "During handling" not in process.stderr
 
 
 def test_another_backend_is_refused_in_one_line(monkeypatch):

@@ -1,4 +1,4 @@
-"""`tfadv.inspect` on a run, read back: pictures, tables, TensorBoard."""
+"""`tfadv.inspect` on a run: its pictures, tables and TensorBoard events, read back."""
 
 import csv
 
@@ -43,7 +43,7 @@ def rows(path):
 
 
 def events(directory):
-    """Tag -> (step, value) of each event of a TensorBoard run."""
+    """Returns a dictionary, tag -> (step, value) of each event, of a TensorBoard run."""
     run = EventAccumulator(str(directory))
     run.Reload()
     return {
@@ -111,7 +111,7 @@ def test_plain_batch_normalization_has_figure_6_alone(tmp_path, capsys):
     flags = [f"--run_dir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"]
     run_program(*flags, "--figure6=false")
     assert not (tmp_path / "out" / "figure6.png").exists()
-    run_program(*flags, "--adversarial=false")  # in place of the first
+    run_program(*flags, "--adversarial=false")  # replaces the first inspection
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"figure6.png", "statistics.csv", "batch_statistics.csv", "tensorboard"}
     assert {row["domain"] for row in rows(tmp_path / "out" / "statistics.csv")} == {""}
@@ -140,7 +140,7 @@ def test_a_file_needs_data_for_figure_6(tmp_path, capsys):
     assert step == 0
 
 
-# test_bad_flags.py and test_bad_files.py have the errors that all programs share.
+# test_bad_flags.py and test_bad_files.py test the errors that all programs share.
 MISTAKES = [
     (
         ["--run_dir=mbn", "--domain=clean", "--clean_ratio=0"],
@@ -197,7 +197,7 @@ def test_mini_batches_hold_adversarial_images_beside_their_clean_ones(tmp_path):
         assert (len(images), domain) == (12, 8)
         clean = images[8:]
         assert {image.tobytes() for image in clean} <= known
-        # As far as the quickstart's epsilon, from a random start.
+        # At most the quickstart's epsilon of 80 away, after a random start.
         assert 40 < np.abs(images[:4] - clean).max() <= 80.001
         assert images.min() >= 0 and images.max() <= 255
     first, second = (images for images, _ in batches)

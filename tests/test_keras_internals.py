@@ -1,4 +1,4 @@
-"""Each private name of Keras alone, so that a new Keras fails here first and by name."""
+"""Each private name of Keras by itself, so that an incompatible Keras fails here, and by name."""
 
 import inspect
 import threading
@@ -87,8 +87,8 @@ def test_run_graph():
         called.append(operation)
         return operation
 
-    found = keras_internals.run_graph(model, tf.constant(X), choose)
-    np.testing.assert_array_equal(found, model(X))
+    outputs = keras_internals.run_graph(model, tf.constant(X), choose)
+    np.testing.assert_array_equal(outputs, model(X))
     assert called == [node.operation for node in keras_internals.nodes(model)]
 
 
@@ -107,7 +107,7 @@ def test_rewired(of):
 
     np.testing.assert_array_equal(keras_internals.rewired(model, run)(X), 2 * model(X).numpy())
     assert len(seen) == 2 and vars(model) == before
-    # `choose` passes `training` on: dropout scales what it leaves.
+    # `choose` passes `training` on: dropout scales the values that it keeps.
     assert np.all(keras_internals.rewired(model, run)(X, training=True) != 2 * model(X).numpy())
 
 
@@ -163,7 +163,7 @@ def test_has_swapped():
 
 
 class Watched(keras.callbacks.Callback):
-    """Asks in every batch, also from another thread, whether the `fit` runs."""
+    """Asks in every batch, from this and from another thread, whether its `fit` still runs."""
 
     def __init__(self, fail=False):
         super().__init__()
@@ -211,7 +211,7 @@ def test_running_fit(fail):
         def on_train_batch_end(self, batch, logs=None):
             callback.seen.append(callback.runs())
 
-    fit(Other())  # is not that one
+    fit(Other())  # another `fit` runs, not the callback's
     assert callback.seen[-1] is False
 
 

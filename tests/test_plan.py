@@ -1,4 +1,4 @@
-"""`tfadv.plan` on flagfiles of the paper; test_bad_flags.py has its users' mistakes."""
+"""`tfadv.plan` on flagfiles of the paper; test_bad_flags.py tests users' mistakes."""
 
 import re
 
@@ -8,7 +8,7 @@ from tfadv.programs import start
 
 
 def run_program(capsys, *flags):
-    """Returns what the program prints, by the names of its lines."""
+    """Runs the program; returns the lines that it prints, by their names."""
     start.run("plan", flags)
     return dict(re.split(": +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
@@ -49,7 +49,7 @@ def test_attack_and_update_have_rates_of_their_own(capsys):
     two = run_program(capsys, *flags, "--attack_precision=bfloat16")
     assert "attack in bfloat16 on tensor cores: 0.121 of 989" in two["devices"]
     assert "update in float32 on TF32 tensor cores: 0.046 of 494" in two["devices"]
-    # Evaluations are attacked in float32 in both.
+    # Both evaluate with a float32 attack.
     pattern = "updates and (.*) of evaluations"
     assert re.search(pattern, one["training"])[1] == re.search(pattern, two["training"])[1]
 
@@ -66,7 +66,7 @@ def test_a_folder_is_counted_as_its_training_counts_it(capsys, tmp_path):
     assert lines["data"] == "image_folder, 192 training and 15 validation images, 3 classes"
     assert lines["training"].startswith("12 updates and ")  # 192 images in batches of 32, twice
     assert "0 seconds of evaluations" not in lines["training"]
-    # A last layer of 997 classes fewer than ImageNet's, with their biases.
+    # The last layer has 997 classes fewer than ImageNet's: fewer weights and biases for each.
     flags[0] = "--dataset=synthetic"
     parameters = [
         int(re.search("([0-9,]+) parameters", each["network"])[1].replace(",", ""))

@@ -1,4 +1,4 @@
-"""`tfadv.predict` on files that are images, and on some that are not."""
+"""`tfadv.predict` on image files, and on files that are not images."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from tfadv.programs import predict as predict_program
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """A directory with a mixture network, 5 images and 2 other files; the right probabilities."""
+    """A directory with a mixture network, 5 images and 2 other files; expected probabilities."""
     root = tmp_path_factory.mktemp("predict")
     model = tfadv.models.SmallResNet(8, norm="mbn", image_size=8, channels=1, width=4, seed=1)
     generator = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_labels_names_and_probabilities(case, domain, capsys):
 
 def test_the_program_writes_lines_and_reports_unreadable_files(case):
     root, right = case
-    done = subprocess.run(
+    process = subprocess.run(
         [
             *[sys.executable, "-m", "tfadv.predict", f"--model={root}/model.keras"],
             *[str(root / "images"), f"--output={root}/labels.csv"],
@@ -77,8 +77,8 @@ def test_the_program_writes_lines_and_reports_unreadable_files(case):
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "2 of 7 files could not be read" in done.stderr
+    assert (process.returncode, process.stdout) == (1, "")
+    assert "2 of 7 files could not be read" in process.stderr
     labels = right["adv"].argmax(axis=1)
     text = "".join(f'"a, {number}.png",{label}\n' for number, label in enumerate(labels))
     assert (root / "labels.csv").read_text() == text

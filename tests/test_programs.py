@@ -1,4 +1,4 @@
-"""The programs end to end, on real Horovod workers where there are several."""
+"""The programs end to end, on real Horovod workers if there are several."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def program(name, *flags, workers=1, check=True):
         if not (pathlib.Path(sys.executable).parent / "horovodrun").exists():
             pytest.skip("needs Horovod")
         command = [sys.executable, "tools/run_horovod.py", "-np", str(workers), "--program", name]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, *flags],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -41,8 +41,8 @@ def program(name, *flags, workers=1, check=True):
         timeout=300,
     )
     if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    return process
 
 
 def variables(path):
@@ -51,14 +51,14 @@ def variables(path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of two epochs on two workers that is not interrupted."""
+    """An uninterrupted run of two epochs on two workers, and its finished process."""
     directory = tmp_path_factory.mktemp("runs") / "whole"
-    done = program("train", *TINY, f"--run_dir={directory}", workers=2)
-    return directory, done
+    process = program("train", *TINY, f"--run_dir={directory}", workers=2)
+    return directory, process
 
 
 def test_a_run_writes_its_files(run):
-    directory, done = run
+    directory, process = run
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
     expected = "loss adv_loss adv_accuracy attack_success clean_loss clean_accuracy accuracy "
@@ -70,8 +70,8 @@ def test_a_run_writes_its_files(run):
     flags = (directory / "flags.txt").read_text().splitlines()
     assert "--norm=mbn" in flags and "--batch_size=8" in flags and "--momentum=0.9" in flags
     # Only rank 0 prints.
-    assert done.stdout.count("Epoch 1/2") == 1 and "[1]" not in done.stdout
-    assert "tensorboard --logdir" in done.stdout
+    assert process.stdout.count("Epoch 1/2") == 1 and "[1]" not in process.stdout
+    assert "tensorboard --logdir" in process.stdout
     saved = keras.saving.load_model(directory / "checkpoints/epoch-0002.keras")
     assert int(saved.optimizer.iterations) == 6
     np.testing.assert_equal(
@@ -115,20 +115,20 @@ def test_tensorboard_shows_training_and_evaluation(run):
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(run, tmp_path):
     directory, _ = run
-    # As if killed in the second epoch, after its scalars were written and before its checkpoint.
+    # As if killed at the end of the second epoch, with its scalars but without its checkpoint.
     again = tmp_path / "again"
     (again / "checkpoints").mkdir(parents=True)
     for name in ("flags.txt", "checkpoints/epoch-0001.keras"):
         (again / name).write_bytes((directory / name).read_bytes())
     shutil.copytree(directory / "tensorboard", again / "tensorboard")
-    done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
-    assert "continued after epoch 1" in done.stdout
+    process = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
+    assert "continued after epoch 1" in process.stdout
     np.testing.assert_equal(variables(again / "model.keras"), variables(directory / "model.keras"))
     assert shown(again) == shown(directory)
 
 
 def started(directory, *flags, until):
-    """Launches the real script on two workers, and returns when it prints a text."""
+    """Launches the real script on two workers; returns the process when it has printed a text."""
     if not (pathlib.Path(sys.executable).parent / "horovodrun").exists():
         pytest.skip("needs Horovod")
     process = subprocess.Popen(
@@ -146,7 +146,7 @@ def started(directory, *flags, until):
 
 
 def log(directory):
-    """The lines of the log, without measured times."""
+    """Returns the lines of the log, without measured times."""
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     return [
         {name: v for name, v in line.items() if name not in ("seconds", "communication_share")}
@@ -165,7 +165,7 @@ def assert_as_if_never_stopped(directory, expected):
 
 def assert_sigterm_stops_after_a_checkpoint(directory):
     with started(directory, until="Epoch 1/2") as process:
-        # The first update is compiled, which takes seconds, so the signal comes before its end.
+        # Compiling the first update takes seconds, so the signal comes before its end.
         process.send_signal(signal.SIGTERM)
         said = process.stdout.read()
         assert process.wait(120) == 75, said
@@ -184,8 +184,8 @@ def test_a_run_resumed_after_sigterm_ends_as_if_never_stopped(run, tmp_path):
     directory, _ = run
     again = tmp_path / "again"
     assert_sigterm_stops_after_a_checkpoint(again)
-    done = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
-    assert f"run:         {again}, continued after " in done.stdout
+    process = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
+    assert f"run:         {again}, continued after " in process.stdout
     assert_as_if_never_stopped(again, directory)
 
 
@@ -214,8 +214,8 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
         assert process.wait(120) == 75
-    done = program("train", *TINY, f"--run_dir={tmp_path / 'run'}", "--resume")
-    assert "workers:     1, and 2 before: updates take the same images, in other" in done.stdout
+    process = program("train", *TINY, f"--run_dir={tmp_path / 'run'}", "--resume")
+    assert "workers:     1, and 2 before: updates take the same images, in other" in process.stdout
     assert [(line["epoch"], line["step"]) for line in log(tmp_path / "run")] == [(1, 3), (2, 6)]
 
 
@@ -225,7 +225,7 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
     counts, doubts = [], []
     for workers in (1, 2):
         output = tmp_path / f"{workers}.json"
-        done = program(
+        process = program(
             "evaluate",
             f"--run_dir={directory}",
             "--num_steps=2,5",
@@ -234,11 +234,11 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
             f"--output={output}",
             workers=workers,
         )
-        assert "adv branch" in done.stdout and "PGD-5" in done.stdout
+        assert "adv branch" in process.stdout and "PGD-5" in process.stdout
         document = json.loads(output.read_text())
         doubts.append(document["doubts"])
-        assert done.stdout.count("warning: ") == len(document["doubts"])
-        assert done.stdout.count("sanity checks: no doubts") == (not document["doubts"])
+        assert process.stdout.count("warning: ") == len(document["doubts"])
+        assert process.stdout.count("sanity checks: no doubts") == (not document["doubts"])
         results = document["results"]
         counts.append([(r["domain"], r["num_steps"], r["correct"], r["total"]) for r in results])
     assert counts[0] == counts[1] and doubts[0] == doubts[1]
@@ -246,7 +246,7 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
         (domain, steps) for domain in ("adv", "clean") for steps in (0, 2, 5)
     ]
     assert {row[3] for row in counts[0]} == {21}
-    # TensorBoard has them once, at the model's step, though they were measured twice.
+    # TensorBoard has them once, at the model's step, although they were measured twice.
     tags = "robust_accuracy/clean robust_accuracy/pgd2 robust_accuracy/pgd5 "
     tags += "attack_success/pgd2 attack_success/pgd5"
     for part in ("evaluation", "evaluation/clean"):
@@ -256,9 +256,9 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
 def test_data_that_do_not_fit_the_model_are_refused(run):
     directory, _ = run
     flags = [f"--model={directory / 'model.keras'}", "--dataset=synthetic", "--image_size=32"]
-    done = program("evaluate", *flags, check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("tfadv.evaluate: data must have images of shape (8, 8, 1)")
+    process = program("evaluate", *flags, check=False)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert process.stderr.startswith("tfadv.evaluate: data must have images of shape (8, 8, 1)")
 
 
 @pytest.mark.slow
@@ -276,11 +276,11 @@ def test_an_unreadable_image_is_one_line_and_status_2(tmp_path):
     flags += "--batch_size=4 --images_per_worker=2 --eval_num_steps= --strong_eval_num_steps="
     where = [f"--data_dir={folder}", f"--run_dir={tmp_path / 'run'}"]
     flags = ["--dataset=image_folder", *where, *flags.split()]
-    done = program("train", *flags, workers=2, check=False)
-    assert done.returncode == 2
-    ours = [line for line in done.stderr.splitlines() if "unreadable image file" in line]
+    process = program("train", *flags, workers=2, check=False)
+    assert process.returncode == 2
+    ours = [line for line in process.stderr.splitlines() if "unreadable image file" in line]
     assert ours and all(str(broken) in line for line in ours)
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_imagenet_whole(tmp_path):
@@ -307,12 +307,12 @@ def test_fine_tuning_trains_the_normalization_alone(run, tmp_path):
     directory, _ = run
     flags = [f"--init_from={os.path.relpath(directory, ROOT)}", f"--run_dir={tmp_path}"]
     flags += "--trainable=norm --epochs=1 --optimizer=rmsprop --decay=exponential".split()
-    # Large steps, since gamma, near 1, would round a small one away.
+    # The steps are large, because rounding would lose small ones: gamma is near 1.
     flags += "--learning_rate=3 --rmsprop_epsilon=1e-6 --weight_decay=0.01".split()
     flags += ["--eval_num_steps=", "--strong_eval_num_steps="]
-    done = program("train", *TINY, *flags)
-    assert f"; trains the normalization of {directory}\n" in done.stdout
-    assert "optimizer:   rmsprop, " in done.stdout
+    process = program("train", *TINY, *flags)
+    assert f"; trains the normalization of {directory}\n" in process.stdout
+    assert "optimizer:   rmsprop, " in process.stdout
     assert f"--init_from={directory}" in (tmp_path / "flags.txt").read_text().splitlines()
     before, after = variables(directory / "model.keras"), variables(tmp_path / "model.keras")
     assert set(before) == set(after)

@@ -22,7 +22,7 @@ from tfadv.training import batches, schedules
 
 
 def examples(number):
-    """Settings of a test: how many inputs it draws, the same ones in every run."""
+    """Settings of a test that draws this number of inputs, the same ones in every run."""
     return hypothesis.settings(max_examples=number, derandomize=True, deadline=None, database=None)
 
 
@@ -50,7 +50,7 @@ attacked = st.fixed_dictionaries(
 @pytest.mark.filterwarnings("ignore:.* is in pixels of 255", "ignore:images lie between")
 @examples(4)
 @hypothesis.given(attacked)
-def test_an_attack_stays_in_the_ball_and_the_range_and_may_be_done_in_parts(case):
+def test_an_attack_stays_in_the_ball_and_the_range_and_may_run_in_parts(case):
     low, high = case["limits"]
     scale = (high - low) / 255
     images = np.array(case["pixels"], np.float32).reshape(3, 2, 2, 1) * scale + low
@@ -169,7 +169,7 @@ def test_an_evaluation_gives_each_image_to_one_worker(count, size, batch):
     assert {share.shape for share in shares} == {(data.validation_steps(count, batch, size), batch)}
     real = np.concatenate([share[share >= 0] for share in shares])
     assert sorted(real) == list(range(count))
-    # The same for arrays that `evaluate` is given.
+    # The same holds for arrays that are passed to `evaluate`.
     images, labels = np.zeros([count, 2, 2, 1], np.float32), np.zeros(count, np.int64)
     seen = []
     for rank in range(size):
@@ -234,7 +234,7 @@ def test_the_schedules_are_those_of_numpy(rate, batch, steps, warmup, decays, st
         schedules.WarmupExponential(rate, batch, steps, warmup),
     )
     for schedule, value in zip(actual, expected, strict=True):
-        # What is smaller is zero in float32 on some processors.
+        # Smaller values are zero in float32 on some processors.
         np.testing.assert_allclose(schedule(step), value, rtol=2e-4, atol=1e-37)
     # At the end of the warm-up the rate does not jump, unless it decays there.
     if base > rate and warm and not any(epoch <= warmup for epoch in decays):

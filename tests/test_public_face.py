@@ -1,4 +1,4 @@
-"""What an editor, `help()` and a documentation tool see of the library."""
+"""The public names of the library, as editors, `help()` and documentation tools see them."""
 
 import dataclasses
 import importlib
@@ -23,7 +23,7 @@ PUBLIC |= {
     and value.__module__ == "tfadv.distributed"
     and not name.startswith("_")
 }
-# A record has its example where the function is that returns it.
+# The example of a record is in the docstring of the function that returns it.
 CLASSES = [
     name
     for name, value in PUBLIC.items()

@@ -20,7 +20,7 @@ def report(*arguments, options=(), cwd=None):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two runs in the layout of `flags/`: `runs/table7/a`, evaluated, and `runs/b`, not yet."""
+    """Two runs in the layout of `flags/`, not yet evaluated: `runs/table7/a` and `runs/b`."""
     settings = flags.parse(TRAIN, ["--clean_ratio=0"])
     for name in ("table7/a", "b"):
         (tmp_path / "runs" / name).mkdir(parents=True)
@@ -38,14 +38,14 @@ RESULTS = """{"model": "runs/table7/a/model.keras", "dataset": "imagenet2012",
 
 def test_a_report_without_tensorflow(runs):
     (runs / "runs/table7/a/evaluation.json").write_text(RESULTS)
-    done = report("runs/table7", "runs/b", options=["-X", "importtime"], cwd=runs)
-    assert done.returncode == 0, done.stderr
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    process = report("runs/table7", "runs/b", options=["-X", "importtime"], cwd=runs)
+    assert process.returncode == 0, process.stderr
+    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert "matplotlib" in imported and not imported & {"tensorflow", "keras", "horovod"}
     assert "tfadv.report: left out: runs/b: not evaluated yet (python -m tfadv.evaluate)" in (
-        done.stderr.splitlines()
+        process.stderr.splitlines()
     )
-    assert done.stdout.splitlines() == [
+    assert process.stdout.splitlines() == [
         "runs:         1",
         "comparable:   1 of the paper's 52 rows filled",
         "written to:   report/report.md",
@@ -61,9 +61,9 @@ def test_a_report_without_tensorflow(runs):
 
 
 def test_a_mistake_is_one_line(runs):
-    done = report("nowhere", "runs/b", cwd=runs)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
+    process = report("nowhere", "runs/b", cwd=runs)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == (
         "tfadv.report: directories must hold runs of tfadv.train that were evaluated; nowhere: no "
         "run of tfadv.train (no flags.txt); runs/b: not evaluated yet (python -m tfadv.evaluate)\n"
     )
@@ -73,6 +73,6 @@ def test_a_mistake_is_one_line(runs):
 def test_an_unreadable_file_shows_in_the_status(runs):
     (runs / "runs/table7/a/evaluation.json").write_text(RESULTS)
     (runs / "runs/b/evaluation.json").write_text(RESULTS[:99])
-    done = report("runs", "--output=o", cwd=runs)
-    assert done.returncode == 1 and (runs / "o/report.md").exists()
-    assert "runs/b/evaluation.json: cannot be read" in done.stderr
+    process = report("runs", "--output=o", cwd=runs)
+    assert process.returncode == 1 and (runs / "o/report.md").exists()
+    assert "runs/b/evaluation.json: cannot be read" in process.stderr

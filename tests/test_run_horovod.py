@@ -1,4 +1,4 @@
-"""run_horovod.sh with a stand-in for horovodrun, and twice with the real one."""
+"""run_horovod.sh, mostly with a stand-in for horovodrun, and twice with the real one."""
 
 import json
 import os
@@ -19,7 +19,7 @@ horovod = pytest.importorskip("horovod")
 
 ROOT = Path(__file__).parent.parent
 
-# Starts the workers and marks their output as horovodrun does, and fails as it does.
+# Starts the workers, labels their output and fails like horovodrun.
 HOROVODRUN = """\
 import json, os, re, signal, subprocess, sys, threading
 words = sys.argv[1:]
@@ -49,7 +49,7 @@ threads = [
 [thread.join() for thread in threads]
 for rank, worker in enumerate(workers):
     status = worker.wait()
-    if status < 0:  # as a shell says it
+    if status < 0:  # a shell's status after a signal
         status = 128 - status
         print(f"[{rank}]<stderr>:Killed", file=sys.stderr)
     if status:
@@ -62,7 +62,7 @@ for rank, worker in enumerate(workers):
         )
 """
 
-# A program that does what its flags say.
+# A program whose flags decide what it does.
 PROGRAM = """\
 import json, os, signal, sys, time
 flags = sys.argv[1:]
@@ -87,15 +87,15 @@ if "--late" in flags and rank == "0":
     print("image 7 cannot be read: cat.jpg", file=sys.stderr)
     sys.exit(2)
 if "--gets-on" in flags and rank == "0":
-    # A checkpoint further each time, of which the third is the last.
+    # Each start writes one more checkpoint, and the third is the last.
     os.makedirs("run/checkpoints", exist_ok=True)
     with open("starts.txt", "a") as file:
         file.write(" ".join(flags) + "\\n")
-    done = len(os.listdir("run/checkpoints"))
-    if done < 3:
+    count = len(os.listdir("run/checkpoints"))
+    if count < 3:
         names = ["epoch-0000-step-000100", "epoch-0001", "epoch-0001-step-000001"]
-        open(f"run/checkpoints/{names[done]}.keras", "w").close()
-    if done < 2 or "--in-vain" in flags:
+        open(f"run/checkpoints/{names[count]}.keras", "w").close()
+    if count < 2 or "--in-vain" in flags:
         sys.exit(3)
 if "--crash" in flags and rank == "1":
     sys.exit(3)
@@ -106,7 +106,7 @@ if "--horovod" in flags:
           "error [127.0.0.1]:39849: Connection reset by peer", file=sys.stderr)
     if rank == "0":
         print("tfadv.train: worker 0 stopped, since another one ended", file=sys.stderr)
-        time.sleep(0.5)  # the other one ended first
+        time.sleep(0.5)  # so that the other one ends first
     sys.exit(1)
 if "--plan" in flags and rank == "0":
     with open("starts.txt", "a") as file:
@@ -119,7 +119,7 @@ if "--plan" in flags and rank == "0":
         open(f"run/checkpoints/epoch-{number:04}.keras", "w").close()
         what, *words = words
     if what == "signal":
-        if words[1:]:  # what another worker reports, which was ended for it
+        if words[1:]:  # the status of another worker, which stopped because of this one
             open(os.environ["TFADV_STATUS_FILE"], "w").write(words[1])
         os.kill(os.getpid(), int(words[0]))
     if what == "error":
@@ -164,10 +164,10 @@ def house(tmp_path):
 
 def environment(**more):
     threads = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    # The variables of these tests must not reach the script.
-    kept = {k: v for k, v in os.environ.items() if k not in threads and "HOROVOD" not in k}
-    # The stand-in for the virtual environment is empty, and the script reads horovodrun's options.
-    return kept | {"PYTHONPATH": str(Path(horovod.__file__).parents[1])} | more
+    # Variables that the tests themselves run under must not reach the script.
+    clean = {k: v for k, v in os.environ.items() if k not in threads and "HOROVOD" not in k}
+    # The script imports Horovod to read horovodrun's options; the stand-in environment has none.
+    return clean | {"PYTHONPATH": str(Path(horovod.__file__).parents[1])} | more
 
 
 def run(house, *arguments, **variables):
@@ -314,7 +314,7 @@ def test_output_in_pieces():
         output.feed(data[i : i + 1])
     output.feed(b"")
     assert output.target.text == b"a\rb[1]<stderr>\n[3] c\nend[10] last"
-    # Its shell prints the last one about a worker that was ended.
+    # The last one comes from horovodrun's shell, about a worker that was ended.
     ended = b"Process 0 exit with status code 143.\n"
     assert messages.launcher == [b"Terminating\n", ended, b"[1]<stderr>:Terminated\n"]
 
@@ -376,7 +376,7 @@ def start(house, *arguments, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in its background has them, and so us, ignore Ctrl-C.
+        # A shell that runs the tests in the background makes this process ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
@@ -439,7 +439,7 @@ def test_starts_again_from_the_newest_checkpoint(house):
 @pytest.mark.parametrize(
     "plan, status, last",
     [
-        # Killed while it still starts.
+        # The worker is killed while it starts.
         ("signal 9|signal 9|signal 15|end", 0, "restart 3 of 3, from the beginning, in 0.04 s"),
         # Errors are equal if their last lines are, without the log lines that follow.
         ("error disk full|error no disk|error no disk", 1, "twice, before its first checkpoint"),
@@ -475,23 +475,23 @@ def test_restarts_are_used_unless_the_same_error_ends_the_run_twice(house, plan,
 def test_when_a_training_is_started_again(ends, times, starts, last, monkeypatch, capsys):
     monkeypatch.setenv("TFADV_RESTART_SECONDS", "0")
     launch = types.SimpleNamespace(signal=None, error=None)
-    ends, done, checkpoint = ends.split(","), [], None
+    ends, past, checkpoint = ends.split(","), [], None
 
     def start(again):
         nonlocal checkpoint
-        assert again == bool(done)
-        end = ends[len(done)]
-        done.append(end)
+        assert again == bool(past)
+        end = ends[len(past)]
+        past.append(end)
         if end.startswith("*"):
-            checkpoint = (len(done), f"{len(done)}.keras")
+            checkpoint = (len(past), f"{len(past)}.keras")
         launch.error = {"-": None}.get(end.strip("*"), end.strip("*"))
         return 0 if end == "end" else 1
 
     monkeypatch.setattr(launcher, "newest", lambda run: checkpoint)
     status = launcher.supervise(start, launch, "run", times)
-    assert status == (0 if done[-1] == "end" else 1)
-    said = capsys.readouterr().err.splitlines()
-    assert len(done) == starts and last in (said[-1] if said else ""), said
+    assert status == (0 if past[-1] == "end" else 1)
+    printed = capsys.readouterr().err.splitlines()
+    assert len(past) == starts and last in (printed[-1] if printed else ""), printed
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_when_a_training_is_started_again(ends, times, starts, last, monkeypatch
         ("3", None, "status 3: "),
         ("137", b"anything", None),  # SIGKILL
         ("-15", b"anything", None),
-        ("75", b"anything", None),  # told to stop
+        ("75", b"anything", None),  # asked to stop
         ("255", b"anything", None),  # ssh lost the machine
         ("1", b"tfadv.train: worker 1 stopped, since another one ended", None),
     ],
@@ -559,7 +559,7 @@ def test_restarts_of_an_evaluation_are_those_of_its_attack():
 
 @pytest.fixture
 def real(house):
-    """The house with the real horovodrun and its environment."""
+    """The checkout with the real horovodrun and its environment."""
     pytest.importorskip("horovod")
     horovodrun = Path(sys.executable).parent / "horovodrun"
     if not horovodrun.exists():

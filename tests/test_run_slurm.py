@@ -1,4 +1,4 @@
-"""The Slurm launch with stand-ins for `srun` and `scontrol`, and real Horovod workers."""
+"""The launch under Slurm, with stand-ins for `srun` and `scontrol` and real Horovod workers."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import run_slurm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Starts tasks as srun does, and has its status: two on a first node, one on a second, all here.
+# Starts tasks and returns their status as srun does: two on one node, one on another, all local.
 SRUN = """#!{python}
 import os, subprocess, sys
 options = [argument for argument in sys.argv[1:] if argument.startswith("--")]
@@ -19,8 +19,8 @@ assert "--kill-on-bad-exit=1" in options and "--ntasks=3" in options, options
 command = sys.argv[1 + next(i for i, a in enumerate(sys.argv[1:]) if not a.startswith("--")):]
 tasks = []
 for rank in range(3):
-    told = dict(SLURM_PROCID=str(rank), SLURM_NODEID=str(rank // 2), SLURM_LOCALID=str(rank % 2))
-    tasks.append(subprocess.Popen(command, env=dict(os.environ, **told)))
+    place = dict(SLURM_PROCID=str(rank), SLURM_NODEID=str(rank // 2), SLURM_LOCALID=str(rank % 2))
+    tasks.append(subprocess.Popen(command, env=dict(os.environ, **place)))
 sys.exit(max(task.wait() for task in tasks))
 """
 SCONTROL = "#!/bin/sh\n[ $# = 3 ] && printf 'localhost\\n127.0.0.1\\n'\n"
@@ -53,8 +53,8 @@ def launch(environment, *flags):
     )
 
 
-# Runs a script as sbatch does: as a copy, with the log in the directory where sbatch was called,
-# in which it creates no folder.
+# Runs a copy of a script as sbatch does, with the log in the directory where sbatch was called. It
+# does not create folders for the log.
 SBATCH = """#!{python}
 import os, re, shutil, subprocess, sys, tempfile
 script, *arguments = sys.argv[1:]
@@ -89,7 +89,7 @@ def test_a_job_from_a_fresh_clone_has_a_log(cluster, tmp_path):
 @pytest.mark.slow
 def test_three_tasks_on_two_nodes_are_three_workers(cluster, tmp_path):
     pytest.importorskip("horovod")
-    done = launch(
+    process = launch(
         cluster,
         "--flagfile=flags/quickstart.flags",
         "--epochs=1",
@@ -101,9 +101,9 @@ def test_three_tasks_on_two_nodes_are_three_workers(cluster, tmp_path):
         "--width=4",
         f"--run_dir={tmp_path}/run",
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "batch:       6 images = 3 workers x 2 images x 1 accumulated steps" in done.stdout
-    assert done.stdout.count("model:") == 1
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    assert "batch:       6 images = 3 workers x 2 images x 1 accumulated steps" in process.stdout
+    assert process.stdout.count("model:") == 1
     assert (tmp_path / "run" / "model.keras").is_file()
 
 
@@ -122,12 +122,12 @@ def test_three_tasks_on_two_nodes_are_three_workers(cluster, tmp_path):
 )
 def test_mistakes_are_one_line_and_status_2(cluster, flags, without, message):
     cluster.pop(without, None)
-    done = launch(cluster, *flags)
-    assert done.returncode == 2
-    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+    process = launch(cluster, *flags)
+    assert process.returncode == 2
+    assert process.stderr.startswith(message) and process.stderr.count("\n") == 1
 
 
-def test_the_status_is_rank_0s_where_srun_has_another(cluster, tmp_path):
+def test_the_status_is_that_of_rank_0_even_if_srun_returns_another(cluster, tmp_path):
     pytest.importorskip("horovod")
     (tmp_path / "tfadv").mkdir()
     (tmp_path / "tfadv" / "__init__.py").touch()
@@ -139,13 +139,13 @@ def test_the_status_is_rank_0s_where_srun_has_another(cluster, tmp_path):
         "        open(os.environ['TFADV_STATUS_FILE'], 'w').write('75')\n"
         "    sys.exit(143 if rank == '2' else 75)\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, ROOT / "tools" / "run_slurm.py"],
         cwd=tmp_path,
         env={**cluster, "PYTHONPATH": str(tmp_path)},
         timeout=120,
     )
-    assert done.returncode == 75
+    assert process.returncode == 75
 
 
 def test_tasks_per_node():

@@ -80,7 +80,7 @@ def test_a_wheel_brings_the_flagfiles_and_the_papers_numbers(tmp_path):
     def program(*arguments):
         return subprocess.run(
             [sys.executable, "-m", *arguments],
-            cwd=tmp_path,  # where there is no flags/
+            cwd=tmp_path,  # it has no flags/
             env=os.environ | {"PYTHONPATH": str(installed)},
             capture_output=True,
             text=True,
@@ -137,7 +137,7 @@ def test_make_help_lists_every_target():
 
 @pytest.fixture
 def clone(tmp_path):
-    """A fresh clone's set-up files."""
+    """The set-up files of a fresh clone."""
     clone = tmp_path / "clone"
     clone.mkdir()
     for name in ("requirements", "tools"):
@@ -147,7 +147,7 @@ def clone(tmp_path):
 
 
 def set_up(clone, lacking=(), **variables):
-    """Runs tools/setup.sh with stand-ins on its PATH, with which it cannot install anything."""
+    """Runs tools/setup.sh with only stand-ins on its PATH, so that it cannot install anything."""
     path = clone.parent / "bin"
     path.mkdir()
     needed = "awk bash cat cut dirname env grep make mktemp rm sha256sum sort tail".split()
@@ -209,10 +209,10 @@ def build_horovod(clone, python, **variables):
     path = clone.parent / "python"
     path.write_text(f"#!/bin/sh\n{python}\n")
     path.chmod(0o755)
-    given = {"PYTHON": str(path), "CXX": "true", "HOROVOD_CMAKE": "true"} | variables
+    variables = {"PYTHON": str(path), "CXX": "true", "HOROVOD_CMAKE": "true"} | variables
     return path, subprocess.run(
         [clone / "tools" / "build_horovod.sh"],
-        env=os.environ | given,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=60,

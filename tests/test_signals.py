@@ -1,4 +1,4 @@
-"""Signals that come while the main thread is in a long operation outside of Python."""
+"""Signals that arrive while the main thread is in a long operation outside of Python."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ import pytest
 
 from tests import workers
 
-# A key derivation takes seconds of C code without a look at Python's signals, as an update does.
+# Like an update, a key derivation is seconds of C code that never checks for Python's signals.
 BUSY = r"""
 import hashlib, importlib.util, os, signal, sys
-# The file alone: the package imports TensorFlow, which takes seconds.
+# Loads only the file, since the package imports TensorFlow, which takes seconds.
 spec = importlib.util.spec_from_file_location("signals", sys.argv[2])
 spec.loader.exec_module(signals := importlib.util.module_from_spec(spec))
 
@@ -42,7 +42,7 @@ def busy():
         )
         processes.append(process)
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.5)  # until it is no longer in Python
+        time.sleep(0.5)  # until it has left Python for C code
         return process
 
     yield start
@@ -57,7 +57,7 @@ def test_the_first_signal_is_heard_at_once_and_the_second_ends_the_process(busy)
     assert process.stdout.readline() == f"heard {signal.SIGTERM.value}\n"
     assert process.poll() is None
     start = time.monotonic()
-    process.send_signal(signal.SIGINT)  # another one counts as well
+    process.send_signal(signal.SIGINT)  # a different signal counts as the second too
     assert process.wait(20) == -signal.SIGINT
     assert time.monotonic() - start < 10  # not the minutes of the operation, on a busy machine
 
@@ -146,7 +146,7 @@ def test_a_listener_whose_work_has_ended_hears_nothing(handlers):
     time.sleep(0.1)
     signal.raise_signal(signal.SIGUSR1)  # would end the process after a signal that was heard
     assert seen == ["mine", "mine"]
-    # And the next one does not stand on what it left.
+    # The next listener does not depend on what the first one left.
     first = signals.Listener([signal.SIGUSR1], pytest.fail, pytest.fail, lambda: len(ended) > 1)
     second = signals.Listener([signal.SIGUSR1], lambda _: None, lambda *_: None)
     second.close()

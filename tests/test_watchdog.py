@@ -1,4 +1,4 @@
-"""A worker that hangs is named, with the stack traces of all that can still give one."""
+"""The watchdog names a hanging worker, with the stack traces of all that can still give one."""
 
 import contextlib
 import os
@@ -17,20 +17,20 @@ from tfadv import distributed, watchdog
 
 
 class Job:
-    """Three workers: this process is rank 0, or another one; the rest are connections from a test.
+    """Three workers: this process, usually as rank 0, and connections of the test.
 
-    `errors` holds what the process would have said as it ended itself, and `ended` is set then.
+    When the process would end itself, `errors` gets its message, and `ended` is set.
     """
 
     def __init__(self):
         self.errors, self.ended, self.over = [], threading.Event(), threading.Event()
-        self.shared = []  # what rank 0 sent to all: its address and the token, once a watch
+        self.shared = []  # what rank 0 sent to all for each watch: its address and the token
         self.connections = contextlib.ExitStack()
 
     def end(self, program, message):
         self.errors.append(f"{program}: {message}")
         self.ended.set()
-        self.over.wait(20)  # the process would have ended, and not come back
+        self.over.wait(20)  # the real function ends the process and never returns
 
     def share(self, value):
         self.shared.append(value)
@@ -69,7 +69,7 @@ def job(monkeypatch):
 def test_hanging_workers_are_named_with_traces(job, tmp_path, monkeypatch):
     with watchdog.watch(1, tmp_path / "stalled.log", "train"):
         monkeypatch.setattr(distributed, "waits", lambda: True)
-        # Worker 1 reports what it does but makes no progress; worker 2 was never heard of.
+        # Worker 1 reports but makes no progress; worker 2 never reports.
         report, trace = job.connect(1)
         start = time.monotonic()
         while not job.ended.is_set() and time.monotonic() < start + 30:
@@ -90,7 +90,7 @@ def test_progress_of_any_worker_counts(job, tmp_path):
             watchdog.beat(f"step {count}")
             time.sleep(0.1)
     time.sleep(0.5)
-    with watchdog.watch(0, tmp_path / "stalled.log", "train"):  # 0 is no watch
+    with watchdog.watch(0, tmp_path / "stalled.log", "train"):  # 0 seconds: no watch
         pass
     assert not job.errors and len(job.shared) == 1
 
@@ -120,7 +120,7 @@ def test_a_worker_that_cannot_reach_rank_0_says_so_and_trains_on(job, monkeypatc
     assert line.count("\n") == 1 and not job.errors
 
 
-def test_silent_workers_are_known_afterwards(job, tmp_path):
+def test_silent_workers_are_named_after_the_watch(job, tmp_path):
     with watchdog.watch(60, tmp_path / "stalled.log", "train"):
         early, late = job.connect(1)[0], job.connect(2)[0]
         early()
@@ -139,13 +139,13 @@ def test_a_watch_within_a_watch_does_nothing(job, tmp_path):
 
 
 def test_workers_are_told_that_another_one_is_asked_to_stop(job, tmp_path):
-    told = threading.Event()
+    stopping = threading.Event()
     with watchdog.watch(60, tmp_path / "stalled.log", "train"):
-        watchdog.when_stopping(told.set)
+        watchdog.when_stopping(stopping.set)
         report, _ = job.connect(1)
-        assert not report(stopping=False)["stopping"] and not told.is_set()
+        assert not report(stopping=False)["stopping"] and not stopping.is_set()
         assert report(stopping=True)["stopping"]
-        assert told.wait(5)
+        assert stopping.wait(5)
 
 
 HANGS = """
@@ -191,19 +191,19 @@ model.fit(
 
 
 def failing_run(folder, count, name, program, *arguments, **environment):
-    """Runs a program on real workers, which must fail, and returns what they printed."""
+    """Runs a program that must fail on real workers; returns what they printed."""
     (folder / name).write_text(program)
     command = [pathlib.Path(sys.executable).parent / "horovodrun", "-np", str(count), "--gloo"]
     environment |= {"PYTHONPATH": str(workers.ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, sys.executable, folder / name, *arguments],
         env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert done.returncode != 0
-    return done.stderr + done.stdout
+    assert process.returncode != 0
+    return process.stderr + process.stdout
 
 
 @pytest.mark.slow
