@@ -72,7 +72,7 @@ class Listener:
         if self._writer.fileno() < 0:
             return  # closed before
         for number, handler in self._previous.items():
-            # Not in place of one that somebody else has installed since.
+            # Leaves a handler that somebody else has installed since.
             if signal.getsignal(number) in (self._on_signal, signal.SIG_DFL):
                 signal.signal(number, handler)
         self._end()

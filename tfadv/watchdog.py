@@ -25,7 +25,7 @@ _SILENT = 5  # intervals without a report, after which a worker counts as silent
 
 
 class _Activity:
-    """What this worker's main thread last said, and how to ask for the rest."""
+    """The last reported activity of this worker's main thread, and functions to ask for more."""
 
     def __init__(self):
         self.count = 0

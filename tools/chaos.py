@@ -88,7 +88,7 @@ class Kill:
         all: Whether all others are killed with it.
         count: At which passage of the moment. At an epoch's end: after how many of the callbacks,
             or at which TensorBoard record.
-        delay: Seconds after the moment, while the worker is still inside it. Of a random kill, the
+        delay: Seconds after the moment, while the worker is still inside it. For a random kill, the
             share of the time that an undisturbed run takes to start, or to train.
     """
 

@@ -28,7 +28,7 @@ LOG = re.compile(
 )
 # Which worker ended first, in what horovodrun prints when it fails.
 FIRST = re.compile(r"Process name: (\d+)\s+Exit code: (-?\d+)")
-# What a worker prints that ended because another one did.
+# A worker prints this when it ended because another one did.
 FOLLOWED = b"stopped, since another one ended"
 
 USERS_MISTAKE = 2
@@ -40,7 +40,7 @@ NO_ERROR = (RESUME, 255)
 
 @dataclass
 class Messages:
-    """What one run of horovodrun printed that is not shown as it comes."""
+    """Output of one run of horovodrun that is kept back and not shown at once."""
 
     launcher: list[bytes] = field(default_factory=list)  # by horovodrun and its shell
     horovod: list[bytes] = field(default_factory=list)  # by Horovod, about its errors
@@ -48,7 +48,7 @@ class Messages:
 
     @property
     def text(self) -> str:
-        """What horovodrun and its shell printed."""
+        """The output of horovodrun and its shell."""
         return b"".join(self.launcher).decode(errors="replace")
 
     @property
@@ -220,8 +220,8 @@ class Launch:
                     self.on_signal(self.signal)
             status = shell_status(self.child.wait())
         self.error = error(messages, status)
-        given = self.status_file.read_text().split()
-        given = int(given[0]) if given and given[0].isdecimal() else 0
+        words = self.status_file.read_text().split()
+        given = int(words[0]) if words and words[0].isdecimal() else 0
         # Other workers may have reported a status when one was killed, which could not.
         killed = messages.first is not None and signal_name(messages.first[1])
         if status and not raw and self.signal is None and (killed or not given):

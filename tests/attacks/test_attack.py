@@ -126,9 +126,9 @@ def test_the_base_class_checks_what_it_is_given(case, change, message):
 
 
 def test_an_attack_is_made_of_the_settings_that_it_takes(monkeypatch):
-    made = attacks.make("pgd", {"epsilon": 8, "num_steps": 3, "rho": 0.75, "targeted": False})
-    assert type(made) is attacks.PGD and made.name == "PGD-3"
-    assert (made.epsilon, made.targeted, made.step_size) == (8, False, 1)
+    attack = attacks.make("pgd", {"epsilon": 8, "num_steps": 3, "rho": 0.75, "targeted": False})
+    assert type(attack) is attacks.PGD and attack.name == "PGD-3"
+    assert (attack.epsilon, attack.targeted, attack.step_size) == (8, False, 1)
     with pytest.raises(ValueError, match="^attack must be one of pgd.*; received 'fgsm'$"):
         attacks.make("fgsm", {})
     entry = table.Entry(f"{__name__}:Noise", has_steps=False)

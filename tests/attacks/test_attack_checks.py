@@ -276,7 +276,7 @@ def test_warns_once_of_bounded_outputs(case):
 def test_an_attack_never_changes(case):
     attack = PGD(num_steps=2)
     given = {"value_range": case.range, "seed": (0, 0)}
-    made = attack(case.model, case.images, case.labels, **given)
+    adversarial = attack(case.model, case.images, case.labels, **given)
     for name in ("epsilon", "loss", "epsilom", "name", "_functions"):
         message = rf"^PGD.{name} cannot be assigned: .* attack.replace\(epsilon=8\), for a copy$"
         with pytest.raises(AttributeError, match=message):
@@ -292,7 +292,7 @@ def test_an_attack_never_changes(case):
     ):
         assert type(copied) is PGD and copied.get_config() == attack.get_config()
         again = copied(case.model, case.images, case.labels, **given)
-        np.testing.assert_array_equal(again, made)
+        np.testing.assert_array_equal(again, adversarial)
         with pytest.raises(AttributeError, match="^PGD.epsilon cannot be assigned"):
             copied.epsilon = 1
 

@@ -55,7 +55,7 @@ def test_xla_is_for_gpus_alone(case, monkeypatch):
         tf, "function", lambda *args, **kwargs: compiled.append(kwargs) or function(*args, **kwargs)
     )
     for devices, expected in ([], False), (["a GPU"], True):
-        monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind, found=devices: found)
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind, devices=devices: devices)
         compiled.clear()
         PGD(num_steps=1)(case.model, case.images, case.labels, value_range=(0, 255), seed=(0, 0))
         assert any(kwargs.get("jit_compile") for kwargs in compiled) == expected

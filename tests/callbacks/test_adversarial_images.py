@@ -13,7 +13,7 @@ NAMES = [f"class {i}, also" for i in range(cases.CLASSES)]
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What `pairs_figure` was called with, each time."""
+    """The arguments of every call of `pairs_figure`."""
     calls, original = [], inspection.pairs_figure
 
     def draw(*arguments):
@@ -33,7 +33,7 @@ def fit(callback, x, y, model, epochs):
 
 
 def show(callback, model):
-    """What `fit` does, without its updates."""
+    """Calls the callback as `fit` does, without updates."""
     model.compile("sgd", "mse")
     callback.set_model(model)
     callback.on_train_begin()

@@ -1,4 +1,4 @@
-"""What adversarial training through `fit` computes, in one process."""
+"""The results of adversarial training through `fit`, in one process."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""How Keras runs adversarial training, and that nothing is left of it afterwards."""
+"""Adversarial training in Keras's `fit`, which leaves no trace in the model afterwards."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""What compiled metrics and a model's own `compute_loss` and `compute_metrics` give in training."""
+"""Compiled metrics and a model's own `compute_loss` and `compute_metrics` in training."""
 
 import keras
 import numpy as np

@@ -44,7 +44,7 @@ def fit(model, *callbacks, epochs=1):
 
 
 def write(model, callback):
-    """What `fit` does, without its updates."""
+    """Calls the callback as `fit` does, without updates."""
     callback.set_model(model)
     callback.on_train_begin()
     callback.on_epoch_end(0)
@@ -52,7 +52,7 @@ def write(model, callback):
 
 
 def adversarial():
-    """What trains both branches."""
+    """Returns the callback that trains both branches."""
     return tfadv.callbacks.AdversarialTraining(tfadv.attacks.PGD(epsilon=8, num_steps=1))
 
 
@@ -68,7 +68,7 @@ class Snapshots(keras.callbacks.Callback):
 
 
 class Events:
-    """What the event files of a directory hold."""
+    """The contents of a directory's event files."""
 
     def __init__(self, directory):
         self.accumulator = EventAccumulator(str(directory), {"tensors": 0})

@@ -93,7 +93,7 @@ def test_epochs_without_the_value_do_not_compete(model, tmp_path):
 
 
 def test_leaves_other_files_alone(model, tmp_path):
-    # Of those that look like checkpoints one is not complete, and one newer than this training.
+    # Two look like checkpoints: one is incomplete, and one is newer than this training.
     others = ["epoch-0001.txt", "epoch-best.keras", "notes", "epoch-0000.keras", "epoch-0009.keras"]
     for name in others:
         (tmp_path / name).write_text("mine")

@@ -20,7 +20,7 @@ def train(directory, values, to_its_end=True):
 
 
 def table(directory):
-    """What the tab shows: the columns with their types, and the rows by the norm."""
+    """Returns the tab's content: the columns with their types, and the rows by the norm."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(directory))
     multiplexer.Reload()

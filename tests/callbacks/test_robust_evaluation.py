@@ -192,5 +192,5 @@ def test_others_that_monitor_its_numbers_are_named_too():
     stopping = best("val_clean_accuracy", keras.callbacks.EarlyStopping)
     [warning] = ours(lambda: fit(model, stopping, evaluating))
     assert warning.startswith("EarlyStopping monitors 'val_clean_accuracy'")
-    # What it does not add is not its own.
+    # `loss` is not a number of the evaluation, so monitoring it gives no warning.
     fit(model, keras.callbacks.EarlyStopping(monitor="loss"), evaluating)

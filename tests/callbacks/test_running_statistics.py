@@ -47,7 +47,7 @@ def fit(model, last_epochs, epochs, initial_epoch=0, ratio=1.0, **options):
 
 
 def moved(seen):
-    """Whether moving statistics moved, at every update; all of them do or none."""
+    """Returns whether the moving statistics moved in each update: all of them, or none."""
     moves = []
     for before, after in zip(seen, seen[1:], strict=False):
         changes = {

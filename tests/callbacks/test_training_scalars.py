@@ -36,7 +36,7 @@ def test_logs_of_fit_by_domain_at_the_number_of_updates(tmp_path):
 
 
 def train(directory, **logs):
-    """What `fit` does for an epoch of two updates."""
+    """Calls a `TrainingScalars` as `fit` does in an epoch of two updates."""
     model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     callback = TrainingScalars(directory)

@@ -1,4 +1,4 @@
-"""What looks at a model between epochs sees the weights that Keras's validation sees."""
+"""Callbacks that look at a model between epochs see the weights that Keras validates."""
 
 import json
 

@@ -131,7 +131,7 @@ def test_unreadable_images(kind):
 
 
 def test_the_largest_image_is_read():
-    """Of a single row, since a whole one would take 256 MB; the number of pixels counts."""
+    """The image has a single row, since a square one would take 256 MB; only its pixels count."""
     assert not read(png(decoding.MAX_PIXELS + 1, 1))[1]
     assert read(png(900_000, 1))[0].shape == (1, 900_000, 3)
 

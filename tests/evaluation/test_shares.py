@@ -65,7 +65,7 @@ START = "data must be all images on every worker, in one order, or a share of it
 
 
 def compare(together, *given):
-    """What `shares.compare` returned or raised on each worker."""
+    """Returns what `shares.compare` returned or raised on each worker."""
     return together(
         len(given),
         lambda rank: shares.compare(given[rank], open_source(given[rank], 8, None, 0, 1)),

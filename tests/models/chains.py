@@ -29,8 +29,8 @@ def leaves(norm=MixtureBatchNormalization):
 
 
 def by_name(model):
-    found = {layer.name: layer for layer in model._flatten_layers()}
-    return {name: found[name] for name in NAMES}
+    layers = {layer.name: layer for layer in model._flatten_layers()}
+    return {name: layers[name] for name in NAMES}
 
 
 def scramble(model, seed=3):

@@ -208,14 +208,14 @@ def test_a_wrong_domain_is_refused(domain):
 
 
 def test_mixtures_are_found_at_any_depth():
-    found = models.mixtures(chains.functional_in_sequential_in_functional())
-    assert {layer.name for layer in found} == {"norm0", "norm1"}
+    mixtures = models.mixtures(chains.functional_in_sequential_in_functional())
+    assert {layer.name for layer in mixtures} == {"norm0", "norm1"}
     assert models.mixtures(chains.flat(keras.layers.BatchNormalization)) == []
 
 
 def attack_and_predict(model, rounds):
-    """Gradients, logits and predictions of two threads that share a model, `rounds` of each."""
-    x, found, errors = chains.images(), {"attacked": [], "predicted": []}, []
+    """Returns logits, gradients and predictions of two threads that share a model."""
+    x, results, errors = chains.images(), {"attacked": [], "predicted": []}, []
     barrier = threading.Barrier(2)
 
     def attack():
@@ -230,12 +230,12 @@ def attack_and_predict(model, rounds):
                 images = tf.constant(x)
                 tape.watch(images)
                 logits = network(images)
-            found["attacked"].append((logits.numpy(), tape.gradient(logits, images).numpy()))
+            results["attacked"].append((logits.numpy(), tape.gradient(logits, images).numpy()))
 
     def predict():
         for _ in range(rounds):
             barrier.wait(60)
-            found["predicted"].append([model(x).numpy() for _ in range(3)])
+            results["predicted"].append([model(x).numpy() for _ in range(3)])
 
     def noting(work):
         try:
@@ -250,7 +250,7 @@ def attack_and_predict(model, rounds):
     for thread in threads:
         thread.join()
     assert not errors
-    return found
+    return results
 
 
 def test_one_thread_attacks_a_model_while_another_predicts_with_it():
@@ -269,12 +269,12 @@ def test_one_thread_attacks_a_model_while_another_predicts_with_it():
             tape.watch(images)
             logits = network(images)
         alone[domain] = logits.numpy(), tape.gradient(logits, images).numpy()
-    found = attack_and_predict(model, rounds)
-    assert len(found["attacked"]) == len(found["predicted"]) == rounds
-    for predictions in found["predicted"]:
+    results = attack_and_predict(model, rounds)
+    assert len(results["attacked"]) == len(results["predicted"]) == rounds
+    for predictions in results["predicted"]:
         for each in predictions:
             assert np.array_equal(each, expected)  # to the bit
-    for number, pair in enumerate(found["attacked"]):
+    for number, pair in enumerate(results["attacked"]):
         for actual, value in zip(pair, alone[("adv", "clean")[number % 2]], strict=True):
             close(actual, value)
     assert np.array_equal(model(x), expected)

@@ -6,7 +6,7 @@ from tests.models import chains
 from tfadv import evaluation, layers, models
 
 
-def made(contract=True, form="flat"):
+def build(contract=True, form="flat"):
     first = [layers.InputContract((0.0, 1.0), "BGR")] if contract else []
     if form == "nested":
         first = [chains.functional(first, (4,))]
@@ -15,27 +15,27 @@ def made(contract=True, form="flat"):
 
 @pytest.mark.parametrize("form", ["flat", "nested"])
 def test_the_contract_is_found(form):
-    contract = models.contract(made(form=form))
+    contract = models.contract(build(form=form))
     assert contract.value_range == (0.0, 1.0) and contract.channel_order == "BGR"
 
 
 def test_a_model_without_a_contract():
-    assert models.contract(made(False)) is None
-    assert models.value_range(made(False), (0, 255)) == (0.0, 255.0)
+    assert models.contract(build(False)) is None
+    assert models.value_range(build(False), (0, 255)) == (0.0, 255.0)
     message = "^value_range must be given, as model 'model' carries no input contract; "
     with pytest.raises(ValueError, match=message):
-        models.value_range(made(False))
+        models.value_range(build(False))
 
 
 @pytest.mark.parametrize("given", [None, (0, 1), [0.0, 1.0]])
 def test_the_range_is_that_of_the_contract(given):
-    assert models.value_range(made(), given) == (0.0, 1.0)
+    assert models.value_range(build(), given) == (0.0, 1.0)
 
 
 def test_a_range_that_contradicts_the_contract_is_refused():
     message = r"^value_range must be \(0.0, 1.0\), which .* 'model' states; received \(0, 255\)$"
     with pytest.raises(ValueError, match=message):
-        models.value_range(made(), (0, 255))
+        models.value_range(build(), (0, 255))
 
 
 def model_with(**methods):

@@ -55,7 +55,7 @@ def awake(model):
 
 
 def between(model, kind, images, training=False):
-    """What goes into every denoising block of a network, and what comes out."""
+    """Returns the inputs and the outputs of every denoising block of a network."""
     places = PLACES[kind].items()
     tensors = [
         [model.get_layer(name).output for name in (before, f"{block}_out")]
@@ -234,8 +234,8 @@ def test_convert_extract_logits_and_files(kind, tmp_path):
     for domain in ("adv", "clean"):
         expected = outputs[domain] = models.call(mixed, pixels(), domain=domain).numpy()
         np.testing.assert_array_equal(models.call(loaded, pixels(), domain=domain), expected)
-        found = models.call(models.logits(softmax), pixels(), domain=domain)
-        np.testing.assert_array_equal(found, expected)
+        actual = models.call(models.logits(softmax), pixels(), domain=domain)
+        np.testing.assert_array_equal(actual, expected)
         extracted = models.extract(loaded, domain)
         assert "tfadv" not in extracted.to_json()
         np.testing.assert_allclose(extracted(pixels()), expected, rtol=1e-5, atol=1e-5)

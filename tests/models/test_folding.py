@@ -15,7 +15,7 @@ def test_all_gradients_are_those_of_the_convolution(size, padding):
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(2, 7, 6, 3)), tf.float64)
     kernel = tf.constant(rng.normal(size=(*size, 3, 4)), tf.float64)
-    found = []
+    results = []
     for turn in (False, True):
         with tf.GradientTape() as tape:
             tape.watch((x, kernel))
@@ -24,8 +24,8 @@ def test_all_gradients_are_those_of_the_convolution(size, padding):
             else:
                 y = tf.nn.conv2d(x, kernel, 1, padding.upper())
             loss = tf.reduce_sum(tf.sin(y))
-        found.append((y, *tape.gradient(loss, (x, kernel))))
-    for actual, expected in zip(found[1], found[0], strict=True):
+        results.append((y, *tape.gradient(loss, (x, kernel))))
+    for actual, expected in zip(results[1], results[0], strict=True):
         np.testing.assert_allclose(actual, expected, 1e-12, 1e-12)
 
 
@@ -58,7 +58,7 @@ def test_a_network_without_batch_normalization_turns_as_it_is_prepared(fold):
         return tape.gradient(logits, x)
 
     types = [op.type for op in gradient.get_concrete_function(x).graph.get_operations()]
-    # Of nine, four have stride 2, two of them in shortcuts.
+    # Four of the nine convolutions have stride 2, two of these in shortcuts.
     assert types.count("Conv2DBackpropInput") == (4 if fold else 9)
     with tf.GradientTape() as tape:
         tape.watch(x)

@@ -11,7 +11,7 @@ Y = GENERATOR.integers(0, 3, 8)
 
 
 def trained(model, attack=True, ratio=1.0, parts=1):
-    """What changed in two adversarial steps, and what did not: names of variables."""
+    """Returns the names of the variables that two adversarial steps changed, and of the others."""
     tfadv.models.train_only_normalization(model)
     model.compile(
         keras.optimizers.SGD(0.5, momentum=0.9),

@@ -25,17 +25,17 @@ def gradient(network, x):
 
 
 def insides(model):
-    """What every layer of a model holds, to see that nothing was put into it."""
+    """Returns the attributes of every layer of a model, to see that none was added or changed."""
     layers = keras_internals.flatten_layers(model)
     return [{name: id(value) for name, value in vars(layer).items()} for layer in layers]
 
 
 def operations(function, *args):
     graph = tf.function(function, autograph=False).get_concrete_function(*args).graph
-    found = list(graph.get_operations())
+    operations = list(graph.get_operations())
     for name in graph._functions:
-        found += graph._get_function(name).graph.get_operations()
-    return found
+        operations += graph._get_function(name).graph.get_operations()
+    return operations
 
 
 def zoo(norm):
@@ -157,15 +157,15 @@ def test_live_weights_and_the_models_own_dtype():
 
 def test_low_precision_is_low_where_it_counts():
     model = models.SmallResNet(8, width=4)
-    found = operations(models.Frozen(model, precision="bfloat16"), tf.zeros([1, 32, 32, 3]))
+    ops = operations(models.Frozen(model, precision="bfloat16"), tf.zeros([1, 32, 32, 3]))
     dtypes = {
-        kind: {op.outputs[0].dtype.name for op in found if op.type == kind}
+        kind: {op.outputs[0].dtype.name for op in ops if op.type == kind}
         for kind in ("Conv2D", "BiasAdd", "Relu", "AddV2", "MatMul")
     }
     assert dtypes["Conv2D"] == dtypes["Relu"] == {"bfloat16"}
     assert "float32" in dtypes["MatMul"]  # the logits
-    # Of nine kernels and their biases, to the first convolution, and to the mean at the end.
-    assert sum(op.type == "Cast" for op in found) == 20
+    # Nine kernels and their biases, the input of the first convolution, and that of the mean.
+    assert sum(op.type == "Cast" for op in ops) == 20
 
 
 def test_mixtures_obey_and_rematerialization_agrees():
@@ -188,10 +188,10 @@ def test_attack_in_low_precision_stays_in_the_ball(jit_compile):
     options = dict(value_range=(0, 255), seed=(0, 0))
     plain = attack(model, x, y, **options).numpy()
     for precision in models.PRECISIONS if not jit_compile else ("float32", "float16"):
-        made = attack(models.Frozen(model, precision=precision), x, y, **options).numpy()
-        assert made.dtype == np.float32 and made.min() >= 0 and made.max() <= 255
-        assert np.abs(made - x).max() <= 2 + 2**-16  # of 255, in float32
-        assert np.mean(made == plain) > (0.99 if precision == "float32" else 0.8)
+        images = attack(models.Frozen(model, precision=precision), x, y, **options).numpy()
+        assert images.dtype == np.float32 and images.min() >= 0 and images.max() <= 255
+        assert np.abs(images - x).max() <= 2 + 2**-16  # of 255, in float32
+        assert np.mean(images == plain) > (0.99 if precision == "float32" else 0.8)
 
 
 def test_refuses():

@@ -41,7 +41,7 @@ ENDS = list(
 )
 
 
-def made(end, form="flat"):
+def build(end, form="flat"):
     shape = (FEATURES,)
     parts = [MixtureBatchNormalization(name="norm"), *head(end)]
     if form == "flat":
@@ -81,7 +81,7 @@ def check(model, x):
 
 @pytest.mark.parametrize("end", ENDS)
 def test_every_kind_of_softmax(end, tmp_path):
-    model, _ = made(end)
+    model, _ = build(end)
     check(model, images())
     model.save(tmp_path / "model.keras")
     check(keras.models.load_model(tmp_path / "model.keras"), images())
@@ -90,7 +90,7 @@ def test_every_kind_of_softmax(end, tmp_path):
 @pytest.mark.parametrize("end", ["activation", "softmax layer"])
 @pytest.mark.parametrize("form", ["nested", "sequential", "sequential in sequential"])
 def test_nested_models(form, end, tmp_path):
-    model, _ = made(end, form)
+    model, _ = build(end, form)
     check(model, images())
     model.save(tmp_path / "model.keras")
     check(keras.models.load_model(tmp_path / "model.keras"), images())
@@ -99,7 +99,7 @@ def test_nested_models(form, end, tmp_path):
 @pytest.mark.parametrize("end", ["activation", "operation"])
 @pytest.mark.parametrize("form", ["flat", "nested"])
 def test_gradients_flow_where_the_softmax_stops_them(end, form):
-    model, _ = made(end, form)
+    model, _ = build(end, form)
     x = tf.constant(images())
     outputs = by_hand(images())
     # Towards the least probable class, as a targeted attack goes.
@@ -120,7 +120,7 @@ def test_gradients_flow_where_the_softmax_stops_them(end, form):
 
 
 def test_weights_are_shared():
-    model, layers = made("activation")
+    model, layers = build("activation")
     outputs = models.logits(model)
     assert {id(variable) for variable in outputs.variables} == {id(v) for v in model.variables}
     layers["dense"].bias.assign_add([100.0] * CLASSES)
@@ -129,7 +129,7 @@ def test_weights_are_shared():
 
 @pytest.mark.parametrize("form", ["flat", "nested", "sequential"])
 def test_the_model_is_left_as_it_was(form):
-    model, layers = made("activation", form)
+    model, layers = build("activation", form)
 
     def look():
         return model.get_config(), [len(layer._inbound_nodes) for layer in model._flatten_layers()]
@@ -142,7 +142,7 @@ def test_the_model_is_left_as_it_was(form):
 
 
 def test_an_exception_leaves_the_activation():
-    model, layers = made("activation")
+    model, layers = build("activation")
     outputs = models.logits(model)
     with pytest.raises(ValueError):
         outputs(images()[:, :2])
@@ -263,7 +263,7 @@ def test_a_subclassed_model_is_returned_as_it_is():
 
 @pytest.mark.parametrize("form", ["flat", "nested"])
 def test_the_logits_model_saves_and_extracts(form, tmp_path):
-    model, _ = made("activation", form)
+    model, _ = build("activation", form)
     outputs = models.logits(model)
     outputs.save(tmp_path / "logits.keras")
     loaded = keras.models.load_model(tmp_path / "logits.keras")

@@ -118,7 +118,7 @@ def results(model, rematerialize, domain, training=True, running_statistics=Fals
     def step(images):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(images)
-            with keras.StatelessScope(collect_losses=True) as found:
+            with keras.StatelessScope(collect_losses=True) as scope:
                 outputs = tfadv.models.call(
                     model,
                     images,
@@ -127,23 +127,23 @@ def results(model, rematerialize, domain, training=True, running_statistics=Fals
                     running_statistics=running_statistics,
                     rematerialize=rematerialize,
                 )
-            loss = tf.reduce_sum(tf.square(tf.cast(outputs, tf.float32))) + sum(found.losses)
+            loss = tf.reduce_sum(tf.square(tf.cast(outputs, tf.float32))) + sum(scope.losses)
         return {
             "outputs": outputs,
             "image": tape.gradient(loss, images),
             "weights": tape.gradient(loss, [v.value for v in model.trainable_variables]),
-            "assigned": [found.get_current_value(v) for v in model.variables],
-            "losses": found.losses,
+            "assigned": [scope.get_current_value(v) for v in model.variables],
+            "losses": scope.losses,
         }
 
     return step(tf.constant(X))
 
 
-def assert_same(found, expected):
+def assert_same(actual, expected):
     for name, values in expected.items():
-        pairs = zip(tf.nest.flatten(found[name]), tf.nest.flatten(values), strict=True)
+        pairs = zip(tf.nest.flatten(actual[name]), tf.nest.flatten(values), strict=True)
         for value, wanted in pairs:
-            # What a call does not reach has no gradient, where a sum would have zeros.
+            # Variables that a call does not use have no gradient, where a sum would have zeros.
             assert (value is None) == (wanted is None), name
             if wanted is not None:
                 # The same operations, but another order where several gradients are summed.
@@ -185,9 +185,9 @@ def test_runs_a_block_again_in_the_domain_of_the_call(domain):
 def test_runs_a_block_again_with_running_statistics():
     model = residual()
     expected = results(model, False, "adv", running_statistics=True)
-    found = results(model, True, "adv", running_statistics=True)
-    assert_same(found, expected)
-    assert not any(value is not None for value in found["assigned"])
+    actual = results(model, True, "adv", running_statistics=True)
+    assert_same(actual, expected)
+    assert not any(value is not None for value in actual["assigned"])
     other = results(model, True, "adv")["image"]
     assert np.abs(other - expected["image"]).max() > 0.01 * np.abs(other).max()
 
@@ -255,8 +255,8 @@ def test_works_eagerly():
             )
             loss = tf.reduce_sum(tf.square(outputs))
         each.slopes = tape.gradient(loss, [v.value for v in each.trainable_variables])
-    for found, expected in ((model.slopes, twin.slopes), (model.variables, twin.variables)):
-        for a, b in zip(found, expected, strict=True):
+    for actual, expected in ((model.slopes, twin.slopes), (model.variables, twin.variables)):
+        for a, b in zip(actual, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -279,7 +279,7 @@ def test_xla_does_not_merge_the_second_run_with_the_first():
         program = compiler(stage="optimized_hlo")
         convolutions.append(len(re.findall(r" convolution\(", program)))
         slopes.append(function(X, rematerialize))
-    # Of three blocks the last runs once.
+    # The last of the three blocks runs only once.
     assert convolutions[1] == convolutions[0] + 2
     np.testing.assert_allclose(slopes[1], slopes[0], rtol=1e-4, atol=1e-6)
 

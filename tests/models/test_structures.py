@@ -58,7 +58,7 @@ def listed(tensor):
     return [tensor]
 
 
-# Of each: how it is made, how Keras takes its images, and how its labels.
+# Kind -> a function that builds the model, and those that structure its images and its labels.
 MODELS = {
     "input": (lambda: functional(image, alone), image, alone),
     "output": (lambda: functional(alone, logits), alone, logits),
@@ -83,7 +83,7 @@ def plain():
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_trains_and_is_evaluated_as_one_without(kind):
-    found = []
+    results = []
     for model, x, y in (compiled(kind), (plain(), X, Y)):
         callbacks = [
             AdversarialTraining(ATTACK, value_range=(0, 1), accumulation_steps=2),
@@ -92,8 +92,8 @@ def test_trains_and_is_evaluated_as_one_without(kind):
         history = model.fit(x, y, batch_size=6, shuffle=False, verbose=0, callbacks=callbacks)
         [clean, attacked] = evaluation.evaluate(model, (x, y), ATTACK, value_range=(0, 1))
         assert history.history["val_pgd2_accuracy"] == [attacked.accuracy]
-        found.append((model.get_weights(), list(history.history.values())))
-    (weights, logs), (expected, expected_logs) = found
+        results.append((model.get_weights(), list(history.history.values())))
+    (weights, logs), (expected, expected_logs) = results
     cases.assert_near(weights, expected)
     np.testing.assert_allclose(logs, expected_logs, rtol=1e-5)
 
@@ -130,15 +130,15 @@ def test_logits_leave_out_dictionaries_and_softmax():
 
 def test_pairs_logits_in_a_dictionary():
     (model, x, y), twin = compiled("both"), plain()
-    found = cases.train(model, x, y, pairing_weight=0.5, fit={"batch_size": 12})
-    assert found["loss"] == pytest.approx(cases.train(twin, X, Y, pairing_weight=0.5)["loss"])
+    logs = cases.train(model, x, y, pairing_weight=0.5, fit={"batch_size": 12})
+    assert logs["loss"] == pytest.approx(cases.train(twin, X, Y, pairing_weight=0.5)["loss"])
 
 
 def test_evaluates_a_tf_data_dataset_of_dictionaries():
     model, x, y = compiled("both")
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
-    found = [evaluation.evaluate(model, each)[0].correct for each in (data, (x, y))]
-    assert found[0] == found[1]
+    correct = [evaluation.evaluate(model, each)[0].correct for each in (data, (x, y))]
+    assert correct[0] == correct[1]
 
 
 def test_several_are_refused_by_name():

@@ -1,4 +1,4 @@
-"""What flags build: optimizers, against their rules in NumPy."""
+"""Optimizers that are built from flags, against their rules in NumPy."""
 
 import keras
 import numpy as np

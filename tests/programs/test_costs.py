@@ -88,8 +88,8 @@ def test_as_tensorflows_own_profiler():
         ours = {op.name: costs.flops(op) for op in graph.get_operations()}
         options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
         options = {**options, "output": "none"}
-        found = tf.compat.v1.profiler.profile(graph, cmd="scope", options=options)
-        theirs, open_ = {}, [found]
+        profile = tf.compat.v1.profiler.profile(graph, cmd="scope", options=options)
+        theirs, open_ = {}, [profile]
         while open_:
             node = open_.pop()
             theirs[node.name] = node.float_ops

@@ -8,7 +8,7 @@ import tfadv
 
 CLASSES = 4
 SHAPE = (2, 2, 3)
-# What adversarial training adds to the logs of `fit`.
+# Names that adversarial training adds to the logs of `fit`.
 OURS = {"adv_loss", "adv_accuracy", "attack_success", "clean_loss", "clean_accuracy"}
 
 
@@ -99,7 +99,7 @@ def cross_entropy(z, y, smoothing=0.0):
 
 
 def kept(count, ratio):
-    """How many clean images stay: halves up, at least one."""
+    """Returns the number of clean images that are kept: halves rounded up, at least one."""
     return max(1, int(np.floor(ratio * count + 0.5))) if ratio else 0
 
 

@@ -21,12 +21,12 @@ _OPTIONS = {
     "TopKCategoricalAccuracy": dict(k=2),
     "MeanMetricWrapper": dict(fn=keras.losses.mean_squared_error),
 }
-# What is no metric of labels and outputs.
+# These are not metrics of labels and outputs.
 _BASES = {"Metric", "Mean", "Sum"}
 
 
 def names(sparse):
-    """Of the metrics of sparse labels, or of one-hot ones."""
+    """Returns the names of the metrics of sparse labels, or of one-hot labels."""
     return [
         name
         for name, each in sorted(vars(keras.metrics).items())

@@ -1,4 +1,4 @@
-"""What one step of adversarial training changes, against independent computations."""
+"""The changes of one step of adversarial training, against independent computations."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def loss_of(z, y):
 
 
 def gradients(model, x, y, total):
-    """Of the summed cross entropy of a model in training, divided by `total`, by variable path."""
+    """Returns the gradients of the summed cross entropy over `total`, by variable path."""
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(loss_of(model(x, training=True), y)) / total
     slopes = tape.gradient(loss, [variable.value for variable in model.trainable_variables])

@@ -1,4 +1,4 @@
-"""What workers report to each other; here they are one after the other in one process."""
+"""Reports between workers, which run one after the other in one process here."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the workers send each other of a step."""
+"""The changes of a step that workers send to each other."""
 
 import keras
 import numpy as np

@@ -9,7 +9,7 @@ from tests.training import cases
 from tfadv import callbacks, models
 from tfadv.training import TrainingError
 
-# What the floats keep of a number: a change of one part in so many.
+# Precision of the floats: they can tell a change of one part in so many.
 BITS = {"float64": 1e-6, "float16": 2**-9, "bfloat16": 2**-6}
 X, Y = cases.images(16)
 ATTACK = tfadv.attacks.PGD(epsilon=16, num_steps=2)

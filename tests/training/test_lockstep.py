@@ -44,7 +44,7 @@ def test_metrics_are_those_of_all_images(monkeypatch):
     expected = workers.models[0].evaluate(x, y, verbose=0, return_dict=True)
     for name, value in expected.items():
         assert workers.logs[f"val_{name}"] == pytest.approx(value, rel=1e-6)
-    # What others have put into the logs, as `RobustEvaluation`, is not this one's.
+    # Logs that other callbacks added, such as `RobustEvaluation`, are not this one's.
     assert workers.logs["loss"] == 1.0 and workers.logs["val_pgd10_accuracy"] == 0.25
     # The states are those of the last evaluation, as if nobody had looked.
     mine = workers.models[1]

@@ -13,7 +13,7 @@ def test_success_of_an_untargeted_attack_is_a_wrong_class():
     images, labels = tf.zeros([4, 1]), tf.constant([0, 1, 2, 0])
     batch = Mixture(images, images, labels, None, 0.0)
     outputs = tf.one_hot([0, 2, 2, 1], 3)
-    # An untargeted attack returns the labels in place of targets.
+    # An untargeted attack returns the labels instead of targets.
     means = meter.add(meter.measure(batch, outputs, tf.constant(1.0), {"adv": 1.0}, labels))
     assert list(means) == ["loss", "adv_loss", "adv_accuracy", "attack_success"]
     assert (float(means["attack_success"]), float(means["adv_accuracy"])) == (0.5, 0.5)

@@ -14,7 +14,7 @@ LABELS = np.array([0, 1, 2, 0])
 
 
 def residual(norm):
-    """A stem and two residual blocks, the last of which is not computed again."""
+    """Returns a stem and two residual blocks; the last block is not computed again."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input(IMAGES.shape[1:])
     x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
@@ -27,7 +27,7 @@ def residual(norm):
 
 
 def mixed():
-    """What residual networks lack: concatenation, a nested model, dropout, penalties, a softmax."""
+    """A model with concatenation, a nested model, dropout, penalties and a softmax."""
     keras.utils.set_random_seed(2)
     inner = keras.Input((6, 6, 4))
     norm = tfadv.layers.normalization("mbn", 4, name="norm")

@@ -68,8 +68,8 @@ class Attack(Configured):
 
     Attributes:
         num_steps: Number of iterations; None, unless a subclass takes it as an argument.
-        restarts: Number of attacks on each image, with a new start and a new target each, of which
-            the strongest counts (`strength`); 1, unless a subclass takes it as an argument.
+        restarts: Number of attacks on each image, with a new start and a new target each. The
+            strongest counts (`strength`). 1, unless a subclass takes it as an argument.
         label: What the attack is called without its number of steps: the name of its class.
         name: Its name in tables and results, such as `"PGD-30"`.
         effective_step_size: Size of one step in pixels of 255; None if there is no such number.
@@ -96,7 +96,7 @@ class Attack(Configured):
     restarts = 1
     start_from_clean = 0.0
     loss: str | None = None
-    # What a NaN in the result comes from.
+    # The error of a NaN in the result names this as its cause.
     _broken = "a pixel of the adversarial images"
 
     def __init__(self, epsilon: float = 16.0, targeted: bool = False):
@@ -162,7 +162,7 @@ class Attack(Configured):
 
         Raises:
             ValueError: For images outside of `value_range`, labels or targets outside of the
-                classes, probabilities in place of logits, a gradient or a pixel that is NaN, shapes
+                classes, probabilities instead of logits, a gradient or a pixel that is NaN, shapes
                 that do not fit. In a graph, `tf.errors.InvalidArgumentError` for errors that depend
                 on values; its last lines say which (`fit` with `AdversarialTraining` raises
                 ValueError).

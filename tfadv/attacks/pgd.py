@@ -35,9 +35,9 @@ class PGD(Attack):
         step_size_rule: `"pipeline"` raises the step size to `epsilon / num_steps` where that is
             larger, so that the whole ball can be crossed: 1.6 for PGD-10, 3.2 for PGD-5.
             `"fixed"` takes it as given (the paper's footnote 6: 2 for PGD-10, 4 for PGD-5).
-        restarts: Number of attacks with a new start and a new target each, of which every image
-            keeps the strongest result: one that hits its target, else one that is misclassified,
-            else the one with the best loss.
+        restarts: Number of attacks with a new start and a new target each. Every image keeps its
+            strongest result: one that hits its target, else one that is misclassified, else the one
+            with the best loss.
         jit_compile: Whether XLA compiles the loop of steps, and nothing else. None: only where
             TensorFlow sees a GPU (on a CPU XLA was ten times slower).
         clip_start: Whether a random start is clipped to the pixel range before the first gradient,
@@ -159,7 +159,8 @@ class PGD(Attack):
             else self.jit_compile,
         )
 
-    # In place of `perturb`, since all logits on the way are checked, without one more pass.
+    # Replaces the base's, which calls `perturb`: here the logits of every step are checked too, at
+    # no extra pass.
     def _once(self, logits_fn, images, labels, goals, key, num_classes, limits):
         start = self._start(images, key, limits)
         step = steps.scale_to_range(self.effective_step_size, limits)

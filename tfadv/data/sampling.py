@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfadv.steps import validation_steps
 
-# What a key is for: the same (seed, epoch) must not give related draws to different purposes.
+# Purposes of keys: the same (seed, epoch) must not give related draws for different purposes.
 ORDER = 1
 AUGMENTATION = 2
 FILES = 3

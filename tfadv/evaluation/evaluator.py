@@ -98,10 +98,10 @@ class Evaluator:
     """Evaluates a model any number of times, for example between epochs, but compiles it only once.
 
     Args:
-        model, attack, num_steps, domains, value_range, seed, attack_precision: As of `evaluate`.
+        model, attack, num_steps, domains, value_range, seed, attack_precision: As in `evaluate`.
 
     Call arguments:
-        data, batch_size, limit, progress, journal: As of `evaluate`.
+        data, batch_size, limit, progress, journal: As in `evaluate`.
 
     Returns:
         A list of `Result`, as of `evaluate`.
@@ -241,7 +241,7 @@ class Evaluator:
         data before.
 
         Args:
-            data, batch_size, limit: As of `evaluate`.
+            data, batch_size, limit: As in `evaluate`.
 
         Returns:
             A `tfadv.evaluation.sources.Source`.
@@ -343,7 +343,7 @@ class Evaluator:
         """Attacks a batch once and stops after each of some numbers of steps, ascending.
 
         Args:
-            network, images, labels, indices: As of `outcomes`; images as a tensor.
+            network, images, labels, indices: As in `outcomes`; images as a tensor.
             step_size: In pixels of 255; None if the attack has none.
             numbers: Numbers of steps; `[None]` for an attack without steps.
             restart: Number of the restart, of an attack that advances; others run all of theirs.

@@ -14,8 +14,8 @@ from tfadv.results import Result
 
 # One of 32 images may be a special case; two are a pattern.
 _TOLERATED = 0.05
-# Of each test of two counts. An evaluation makes about a dozen, so chance alone raises a doubt in
-# one evaluation of a hundred.
+# The significance of each test of two counts. An evaluation makes about a dozen such tests, so
+# chance alone raises a doubt in one evaluation of a hundred.
 _SIGNIFICANCE = 0.001
 
 
@@ -179,7 +179,7 @@ def _unbounded_attack(count):
     if count.images - count.reached > _TOLERATED * count.images:
         return (
             f"free to change every pixel, the attack succeeds on {count.reached} of {count.images} "
-            "images in place of all; its gradients may mislead it, also inside of epsilon (try the "
+            "images instead of all; its gradients may mislead it, also inside of epsilon (try the "
             "margin loss, restarts, an untargeted attack)"
         )
 

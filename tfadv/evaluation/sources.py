@@ -72,7 +72,7 @@ def open_source(
         limit: Number of first images to take, or None.
         rank: This worker.
         size: Number of workers.
-        division: As of `Source`.
+        division: As in `Source`.
 
     Returns:
         A `Source`.

@@ -40,7 +40,7 @@ class BatchStatistics:
     """Statistics of a mini-batch in one batch normalization, in training.
 
     Args:
-        path, domain: As of `LayerStatistics`.
+        path, domain: As in `LayerStatistics`.
         mean, variance: Arrays `[channels]`, float64, of the layer's input over all positions of the
             images of its domain. The variance is the biased one.
     """
@@ -96,7 +96,7 @@ def batch_statistics(
     Args:
         model: A Keras model that calls each of its batch normalization layers once.
         images: `[batch, ...]`, in the model's range; adversarial ones first.
-        domain: As of `tfadv.models.call`: `"adv"`, `"clean"` or the number of adversarial images.
+        domain: As in `tfadv.models.call`: `"adv"`, `"clean"` or the number of adversarial images.
 
     Returns:
         A list of `BatchStatistics` in network order. It leaves out branches that get no images,

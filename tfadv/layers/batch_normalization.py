@@ -28,7 +28,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         axis: Integer, the axis of the channels.
         momentum: Float, of the moving statistics (pipeline: 0.9; Keras: 0.99).
         epsilon: Float, added to the variance (pipeline: 1e-5; Keras: 1e-3).
-        **kwargs: As of `keras.layers.BatchNormalization`, except `renorm` and `synchronized`: as
+        **kwargs: As in `keras.layers.BatchNormalization`, except `renorm` and `synchronized`: as
             in the paper, each worker normalizes with the statistics of its own batch.
 
     Call arguments:

@@ -11,11 +11,11 @@ class GroupNormalization(keras.layers.GroupNormalization):
     Mean and variance are those of one image and one group of channels. Arguments, weights and
     outputs are those of `keras.layers.GroupNormalization`; only the computation differs. It sums
     over positions first, whose values are adjacent in memory, and over the channels of a group
-    last, when each channel is one number; and its gradient is one function in place of a gradient
+    last, when each channel is one number; and its gradient is one function instead of a gradient
     for each operation (benchmarks/normalization.py).
 
     Args:
-        groups, **kwargs: As of `keras.layers.GroupNormalization`.
+        groups, **kwargs: As in `keras.layers.GroupNormalization`.
 
     Call arguments:
         inputs: Tensor `[batch, ..., channels]`.

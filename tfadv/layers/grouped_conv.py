@@ -14,7 +14,7 @@ class GroupedConv2D(keras.layers.Conv2D):
     GPU it uses cuDNN's grouped convolution (not measured: no GPU was at hand).
 
     Args:
-        filters, kernel_size, **kwargs: As of `keras.layers.Conv2D`.
+        filters, kernel_size, **kwargs: As in `keras.layers.Conv2D`.
 
     Call arguments:
         inputs: Tensor `[batch, height, width, channels]`, or channels first if `data_format` is

@@ -103,7 +103,7 @@ def run(
 
     Args:
         apart: Whether batch normalization takes the statistics of the two domains apart.
-        substitutes: What to call in place of operations, as in `graphs.rewired`.
+        substitutes: Functions to call instead of operations, as in `graphs.rewired`.
     """
     if not _is_domain(domain):
         raise ValueError(
@@ -151,7 +151,7 @@ def check_running_statistics(model: keras.Model) -> graphs.Substitutes:
         model: A Keras model.
 
     Returns:
-        What to call in place of Keras's own batch normalizations, as in `graphs.rewired`.
+        Functions to call instead of Keras's own batch normalizations, as in `graphs.rewired`.
 
     Raises:
         ValueError: If one of Keras's lies in a subclassed model or in another layer.

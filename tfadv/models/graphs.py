@@ -7,7 +7,7 @@ import keras
 
 from tfadv import keras_internals
 
-# Functions to call in place of operations: `id` of a functional model -> `id` of an operation.
+# Functions to call instead of operations: `id` of a functional model -> `id` of an operation.
 Substitutes = Mapping[int, Mapping[int, Callable]]
 
 
@@ -45,7 +45,7 @@ def rewired(
 
     Args:
         model: A functional or sequential model; the ones in its graph are rewired as well.
-        substitutes: What to call in place of operations.
+        substitutes: Functions to call instead of operations.
         runs: By the `id` of a functional model, a function of its inputs (a list of tensors) and of
             `choose` that returns its outputs; `choose(operation)` is what to call for an operation.
             Keras goes through the others.

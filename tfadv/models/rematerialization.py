@@ -34,7 +34,7 @@ def run(
             network of its own goes through its graph block by block (`graphs.rewired`).
         images: Its input.
         training: Boolean, Keras's own `training`.
-        substitutes: What to call in place of operations, as in `graphs.rewired`.
+        substitutes: Functions to call instead of operations, as in `graphs.rewired`.
 
     Returns:
         What `model(images, training=training)` returns. Losses that layers add go to the caller's

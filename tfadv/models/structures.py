@@ -27,7 +27,7 @@ def single(structure: Any, name: str) -> Any:
 
 
 def like(structure: Any, tensor: Any) -> Any:
-    """Puts a tensor in place of the one tensor of a structure."""
+    """Replaces the only tensor of a structure."""
     return tf.nest.pack_sequence_as(structure, [tensor])
 
 

@@ -1,4 +1,4 @@
-"""The paper's Figures 1, 2, 3 and 7: our curves, and the paper's behind them."""
+"""The paper's Figures 1, 2, 3 and 7, with our curves drawn over the paper's."""
 
 import dataclasses
 import io
@@ -107,7 +107,7 @@ def _by_steps(section, name, title, strategies):
     ]
     label = section.results["evaluation.attack"].dropna().iloc[0] if points else ""
     chart = _chart(section, name, title, f"{label} iterations", ("accuracy (%)",), points)
-    # Of several step sizes of an attack the smallest, which the step size rule raised least.
+    # If an attack has several step sizes, only the smallest, which the step size rule raised least.
     chart.points = chart.points.drop_duplicates(["label", "x"])
     # The network trained on adversarial images alone is only there for comparison.
     compared = chart.points["label"] != ADV
@@ -133,7 +133,7 @@ def _figure7(section):
 
 
 def draw(chart: Chart, subtitle: str = "") -> Figure:
-    """Draws our numbers, and the paper's behind them in grey.
+    """Draws our numbers over the paper's, which are grey.
 
     The error bars are 95% intervals, or over several runs standard deviations. Figures 1, 2 and 3
     begin at zero, so that they can be compared; Figure 7 is about gains, and one percent has the

@@ -297,7 +297,7 @@ def measure_rates(
         cost: The `NetworkCost` of the model.
         images: Clean images of a batch. On a CPU, only as many of them as take about a second, but
             at least two.
-        clean_ratio, rematerialize, attack_precision: As of `AdversarialTraining`.
+        clean_ratio, rematerialize, attack_precision: As in `AdversarialTraining`.
 
     Returns:
         FLOP/s of the attack and FLOP/s of the update's forward and backward pass. Without an attack

@@ -63,7 +63,7 @@ class Work:
         return self.accumulation_steps * self.images * self._attack(cost, self.num_steps, step)
 
     def _attack(self, cost, num_steps, step):
-        # Of several restarts each is classified, to keep the strongest.
+        # With several restarts, each result is classified, to keep the strongest.
         return self.restarts * (num_steps * step + cost.forward * (self.restarts > 1))
 
     def update_flops(self, cost: NetworkCost) -> int:

@@ -234,7 +234,7 @@ class TrainingRun:
         )
 
     def _start(self):
-        """Where it starts from, and what another number of workers than before changes."""
+        """Describes where the run starts, and what a changed number of workers means for it."""
         progress = self.progress
         start = f", continued after {progress}" if str(progress) else ""
         if self.settings.resume and not start:

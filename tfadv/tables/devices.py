@@ -26,7 +26,7 @@ class Device:
         efficiency: The share of `peak` that the attack reaches.
         update_efficiency: The share that the forward and backward pass of an update reaches.
         memory: Bytes; None if unknown.
-        source: Of the efficiencies.
+        source: Source of the efficiencies.
     """
 
     name: str
@@ -79,7 +79,7 @@ def known_device(name, dtype="float32", efficiency=None):
     Args:
         name: One of `known_devices()`.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`.
-        efficiency: Float, in place of both of the table's; None for those.
+        efficiency: Float that replaces both of the table's efficiencies; None keeps them.
 
     Returns:
         A `Device`.

@@ -47,7 +47,7 @@ class Changes:
         self._weights: dict[int, Any] = {}
 
     def zeros(self) -> list[tf.Tensor]:
-        """Where the sum of what `collect` returns over the parts of a batch begins."""
+        """The zeros from which to sum what `collect` returns for the parts of a batch."""
         variables = self.trainable + self.moving
         return [tf.zeros(v.shape, v.dtype) for v in variables] + [tf.zeros(self._counts_shape)]
 

@@ -140,7 +140,7 @@ class Communication:
         """Measures the all-reduce.
 
         Args:
-            sent: The tensors, of which the last one is small.
+            sent: The tensors; the last one is small.
             reduce: Function that returns their means.
 
         Returns:
