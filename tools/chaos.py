@@ -314,7 +314,9 @@ def disturb(directory, kills, flags=FLAGS, steps=STEPS, switch=EPOCHS - LAST_EPO
             unresumed = None
         if not started.killed:
             if kill is not None:
-                kills.append(kill)
+                # A run may be faster than the undisturbed one, and end before a random kill.
+                sooner = kill.delay / 2 if kill.kind == "random" else kill.delay
+                kills.append(dataclasses.replace(kill, delay=sooner))
             print(f"     the run finished, {started.seconds:.0f} s", flush=True)
             return done
         saved = max(checkpoint_files.find(directory / "checkpoints"), default=(0, 0))
