@@ -1,4 +1,7 @@
+import gzip
+
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 
 from tests.data import miniature_imagenet
@@ -63,3 +66,42 @@ def test_cifar_is_prepared_from_its_original_format(tmp_path, monkeypatch):
     for record in records["test_batch.bin"]:
         image = record[1:].reshape(3, 32, 32).transpose(1, 2, 0)
         assert by_image[image.tobytes()] == record[0]
+
+
+def _write_mnist(folder, counts):
+    """MNIST's four files, of which the images are small squares whose place is their label."""
+    for split, count in counts.items():
+        labels = (np.arange(count) % 10).astype("uint8")
+        images = np.zeros((count, 28, 28), "uint8")
+        images[np.arange(count), labels, labels] = 255
+        sizes = [[count, 28, 28], [count]]
+        kinds = ("images-idx3", "labels-idx1")
+        for kind, array, size in zip(kinds, (images, labels), sizes, strict=True):
+            header = np.array([0x0800 + len(size), *size], ">i4").tobytes()
+            with gzip.open(folder / f"{split}-{kind}-ubyte.gz", "wb", compresslevel=1) as file:
+                file.write(header + array.tobytes())
+
+
+def test_files_of_mnist_that_cannot_be_used_are_refused(tmp_path, capsys):
+    arguments = ["fashion_mnist", f"--data_dir={tmp_path / 'data'}", f"--manual_dir={tmp_path}"]
+    line = _refusal(capsys, *arguments)
+    assert "manual_dir must hold train-images-idx3-ubyte or train-images-idx3-ubyte.gz" in line
+    _write_mnist(tmp_path, {"train": 20, "t10k": 10})
+    line = _refusal(capsys, *arguments)
+    assert "train-images-idx3-ubyte of fashion_mnist must hold 60000 images; received 20" in line
+    packed = tmp_path / "train-images-idx3-ubyte.gz"
+    packed.write_bytes(packed.read_bytes()[:20])
+    assert "train-images-idx3-ubyte.gz cannot be unpacked" in _refusal(capsys, *arguments)
+    assert not (tmp_path / "data" / "fashion_mnist").exists()
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_prepared_from_local_files(tmp_path):
+    tfds.disable_progress_bar()
+    _write_mnist(tmp_path, {"train": 60_000, "t10k": 10_000})
+    tfds_files.prepare("fashion_mnist", str(tmp_path / "data"), str(tmp_path))
+    dataset = data.load("fashion_mnist", str(tmp_path / "data"))
+    assert (dataset.num_train, dataset.num_validation) == (60_000, 10_000)
+    images, labels, _ = next(iter(dataset.validation_batches(100)))
+    assert np.all(images.numpy()[np.arange(100), labels, labels, 0] == 255)
+    assert dataset.class_names[0] == "T-shirt/top"

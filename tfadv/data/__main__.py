@@ -13,7 +13,9 @@ def main(arguments=None):
     prepare = commands.add_parser("prepare", help="download or unpack a data set, once")
     prepare.add_argument("name", help="a data set of tensorflow-datasets, such as cifar10")
     prepare.add_argument("--data_dir", help="where the prepared files go")
-    prepare.add_argument("--manual_dir", help="where ImageNet's two archives are")
+    prepare.add_argument(
+        "--manual_dir", help="where ImageNet's two archives, or MNIST's four files, are"
+    )
     options = parser.parse_args(arguments)
     try:
         directory = tfds_files.prepare(options.name, options.data_dir, options.manual_dir)

@@ -3,7 +3,11 @@
 tensorflow-datasets takes seconds to import, so functions import it when they need it.
 """
 
+import gzip
 import os
+import pathlib
+import shutil
+import tempfile
 
 from tfadv import launcher
 from tfadv.tables import datasets
@@ -15,7 +19,9 @@ def prepare(name, data_dir=None, manual_dir=None):
     Args:
         name: The data set's name in `datasets.ENTRIES`.
         data_dir: Where to write the files; None for tensorflow-datasets' default.
-        manual_dir: For `imagenet2012`, the directory with its two archives.
+        manual_dir: For `imagenet2012`, the directory with its two archives. For `mnist` and
+            `fashion_mnist`, which are downloaded otherwise, the directory with their four files
+            (`train-images-idx3-ubyte.gz` and so on, packed or not).
 
     Returns:
         The directory that holds the prepared files.
@@ -46,8 +52,72 @@ def prepare(name, data_dir=None, manual_dir=None):
 
     # Prepared from the original files, in the same way on every machine.
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
-    tfds.builder(name, data_dir=data_dir).download_and_prepare(download_config=config)
+    builder = tfds.builder(name, data_dir=data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        if manual_dir and name in _MNISTS:
+            builder = _reading(builder, data_dir, _unpacked(name, manual_dir, folder))
+        builder.download_and_prepare(download_config=config)
     return datasets.prepared_directory(name, data_dir)
+
+
+_MNISTS = ("mnist", "fashion_mnist")
+_MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def _unpacked(name, manual_dir, folder):
+    """Unpacks the four files of MNIST, and checks that there are as many images as there must be.
+
+    Returns:
+        Their paths by the names that tensorflow-datasets downloads.
+    """
+    entry = datasets.ENTRIES[name]
+    paths = {}
+    for file in _MNIST_FILES:
+        source = pathlib.Path(manual_dir, file)
+        packed = source.with_name(f"{file}.gz")
+        if not source.is_file() and not packed.is_file():
+            raise ValueError(f"manual_dir must hold {file} or {file}.gz; {manual_dir} has neither")
+        paths[packed.name] = str(source)
+        try:
+            if not source.is_file():
+                paths[packed.name] = os.path.join(folder, file)
+                with gzip.open(packed) as read, open(paths[packed.name], "wb") as written:
+                    shutil.copyfileobj(read, written)
+            with open(paths[packed.name], "rb") as read:
+                count = int.from_bytes(read.read(8)[4:], "big")
+        except (OSError, EOFError) as error:
+            raise ValueError(f"{packed} cannot be unpacked ({error})") from None
+        expected = entry.num_train if file.startswith("train") else entry.num_validation
+        if count != expected:
+            raise ValueError(f"{file} of {name} must hold {expected} images; received {count}")
+    return paths
+
+
+def _reading(builder, data_dir, paths):
+    """Makes a builder like another one, so with its examples and order, that reads local files."""
+    import tensorflow_datasets as tfds
+
+    class Files:
+        """Takes the place of tensorflow-datasets' download manager."""
+
+        def download_and_extract(self, urls):
+            return {key: paths[url.rpartition("/")[2]] for key, url in urls.items()}
+
+    with tfds.core.registered.skip_registration():
+
+        class Reading(type(builder)):
+            name = builder.name
+            pkg_dir_path = builder.pkg_dir_path
+
+            def _split_generators(self, manager):
+                return super()._split_generators(Files())
+
+    return Reading(data_dir=data_dir)
 
 
 def _check_archives(manual_dir):
