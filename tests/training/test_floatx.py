@@ -56,6 +56,7 @@ def test_trains_as_in_float32(floatx, norm):
     cases.assert_near(state, expected, 20 * BITS[floatx])
 
 
+@pytest.mark.filterwarnings("ignore:RunningStatistics trains from epoch")  # after few updates
 @pytest.mark.slow
 def test_real_attacks_and_networks_with_decay(floatx):
     model = models.SmallResNet(8, "mbn", num_classes=4, image_size=8, width=4)
