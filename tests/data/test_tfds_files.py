@@ -69,7 +69,7 @@ def test_cifar_is_prepared_from_its_original_format(tmp_path, monkeypatch):
 
 
 def _write_mnist(folder, counts):
-    """MNIST's four files, of which the images are small squares whose place is their label."""
+    """Writes MNIST's four files; in each image the pixel at the place of its label is white."""
     for split, count in counts.items():
         labels = (np.arange(count) % 10).astype("uint8")
         images = np.zeros((count, 28, 28), "uint8")
