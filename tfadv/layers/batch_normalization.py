@@ -88,8 +88,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=False, mask=mask)
         if not current.apart or isinstance(current.domain, str):
             return self._normalize(inputs, mask)
-        parts = tf.split(inputs, [current.domain, -1])
-        masks = (None, None) if mask is None else tf.split(mask, [current.domain, -1])
+        parts, masks = current.split(inputs), current.split(mask)
         # In this order, as two calls of the model with the parts would move the statistics.
         return tf.concat([self._normalize(*part) for part in zip(parts, masks, strict=True)], 0)
 

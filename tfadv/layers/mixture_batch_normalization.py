@@ -126,10 +126,7 @@ class MixtureBatchNormalization(keras.layers.Layer):
         if isinstance(domain, str):
             branch = self.adv if domain == "adv" else self.clean
             return branch(inputs, training=training, mask=mask)
-        # A slice has a gradient as large as the whole batch: with slices, a training step of this
-        # layer took twice as long as with `tf.split` (benchmarks/normalization.py).
-        parts = tf.split(inputs, [domain, -1])
-        masks = (None, None) if mask is None else tf.split(mask, [domain, -1])
+        parts, masks = current.split(inputs), current.split(mask)
         outputs = [
             branch(images, training=training, mask=part_mask)
             for branch, images, part_mask in zip((self.adv, self.clean), parts, masks, strict=True)

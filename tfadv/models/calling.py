@@ -156,7 +156,7 @@ def check_running_statistics(model: keras.Model) -> graphs.Substitutes:
     Raises:
         ValueError: If one of Keras's lies in a subclassed model or in another layer.
     """
-    plain = {id(layer): layer for layer in _kerass_own(model)}
+    plain = {id(layer): layer for layer in _not_ours(model)}
     if not plain:
         return {}
     substitutes = {}
@@ -183,14 +183,14 @@ def check_apart(model: keras.Model) -> None:
             "batch_statistics must be 'together' for a model with mixtures, whose branches are "
             f"apart anyway; {model.name!r} has {mixed[0].path!r}"
         )
-    for layer in _kerass_own(model):
+    for layer in _not_ours(model):
         raise ValueError(
             "batch_statistics='apart' needs tfadv.layers.BatchNormalization; received Keras's "
             f"{layer.path!r} (tfadv.models.convert(model, 'bn') replaces it)"
         )
 
 
-def _kerass_own(model):
+def _not_ours(model):
     return [
         layer
         for layer in keras_internals.flatten_layers(model)
