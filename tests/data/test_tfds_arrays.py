@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from tfadv import data
 from tfadv.data import sampling, tfds_arrays
+from tfadv.tables import datasets
 
 
 def _write(data_dir, name, version, shape, num_classes):
@@ -78,3 +81,21 @@ def test_every_shifted_and_mirrored_image_is_one_of_the_possible_crops():
     assert abs(np.corrcoef(tops, flips)[0, 1]) < 0.1
     np.testing.assert_array_equal(results, same)
     assert (results != other).any()
+
+
+def test_a_development_set_validates_on_training_images(tmp_path, monkeypatch):
+    _write(tmp_path, "fashion_mnist", "3.0.1", (28, 28, 1), 10)
+    entry = datasets.ENTRIES["fashion_mnist_dev"]
+    splits = {"train_split": "train[:30]", "validation_split": "train[30:]"}  # of 40 images
+    monkeypatch.setitem(datasets.ENTRIES, entry.name, dataclasses.replace(entry, **splits))
+    dataset = data.load(entry.name, str(tmp_path))
+    assert (dataset.num_train, dataset.num_validation) == (30, 10)
+    train, _ = next(iter(dataset.train_batches(30, 1)))
+    validation, _, _ = next(iter(dataset.validation_batches(10)))
+    numbers = [*train.numpy()[:, 0, 0, 0], *validation.numpy()[:, 0, 0, 0]]
+    assert sorted(numbers) == list(range(40))  # each image once, and no test image
+
+
+def test_a_development_set_is_prepared_under_the_name_of_its_source(tmp_path):
+    with pytest.raises(ValueError, match="^fashion_mnist is not .* prepare fashion_mnist --data"):
+        data.load("fashion_mnist_dev", str(tmp_path))

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfadv import layers
-from tfadv.models import ResNet, SmallResNet, call
+from tfadv.models import ResNet, SmallResNet, StridedSmallResNet, call
 from tfadv.tables import networks
 
 TINY = dict(depth=14, blocks=(1, 1, 1, 1), num_classes=5, image_size=32, seed=3)
@@ -428,3 +428,13 @@ def test_check_returns_the_blocks():
         networks.check("vgg", 16, 224)
     with pytest.raises(ValueError, match="blocks must be None"):
         networks.check("small_resnet", 8, 32, (1, 1, 1))
+
+
+def test_strided_small_resnet_halves_its_images_once_more():
+    plain, strided = SmallResNet(8, image_size=28), StridedSmallResNet(8, image_size=28)
+    assert plain.count_params() == strided.count_params()
+    for model, sizes in ((plain, (28, 14, 7)), (strided, (14, 7, 4))):
+        for stage, size in zip((2, 3, 4), sizes, strict=True):
+            assert model.get_layer(f"res{stage}_block0_out").output.shape[1:3] == (size, size)
+    with pytest.raises(ValueError, match="stem_strides must be .*; received 0"):
+        SmallResNet(8, stem_strides=0)

@@ -11,7 +11,7 @@ from tfadv.tables import networks
 
 @pytest.mark.parametrize("network", networks.NETWORKS)
 def test_flags_make_a_network(network):
-    small = network == "small_resnet"
+    small = "small" in network
     settings = types.SimpleNamespace(
         network=network,
         depth=8,

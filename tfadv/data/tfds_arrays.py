@@ -1,4 +1,8 @@
-"""`mnist`, `fashion_mnist`, `cifar10`, `cifar100`: small enough to be loaded whole."""
+"""`mnist`, `fashion_mnist`, `cifar10`, `cifar100`: small enough to be loaded whole.
+
+`fashion_mnist_dev` validates on the last 10,000 training images of `fashion_mnist`, to choose
+settings without a look at its test images.
+"""
 
 import tensorflow as tf
 
@@ -18,6 +22,27 @@ def load(entry, data_dir, image_size, seed):
         ValueError: If the files cannot be read.
     """
     del image_size, seed
+    train, validation, names = read(entry, data_dir)
+    return ArrayDataset(
+        entry.name,
+        train,
+        validation,
+        entry.num_classes,
+        augment=shift_and_mirror if entry.name.startswith("cifar") else None,
+        class_names=names,
+    )
+
+
+def read(entry, data_dir):
+    """Reads both splits of a small data set.
+
+    Returns:
+        Images and labels of the training split, those of the validation split, as arrays, and the
+        names of the classes.
+
+    Raises:
+        ValueError: If the files cannot be read.
+    """
     builder = tfds_files.builder(entry, data_dir)
     import tensorflow_datasets as tfds
 
@@ -35,14 +60,7 @@ def load(entry, data_dir, image_size, seed):
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         problem = decoding.explain(error) or f"damaged images: {str(error).splitlines()[0]}"
         raise ValueError(f"{entry.name} in {builder.data_path}: {problem}") from None
-    return ArrayDataset(
-        entry.name,
-        train,
-        validation,
-        entry.num_classes,
-        augment=shift_and_mirror if entry.name.startswith("cifar") else None,
-        class_names=builder.info.features["label"].names,
-    )
+    return train, validation, builder.info.features["label"].names
 
 
 def shift_and_mirror(images, key):

@@ -31,8 +31,10 @@ def prepare(name, data_dir=None, manual_dir=None):
             several workers.
     """
     entry = datasets.ENTRIES.get(name)
+    if entry is not None and entry.source:
+        return prepare(entry.source, data_dir, manual_dir)
     if entry is None or entry.kind != "tfds":
-        names = [key for key, value in datasets.ENTRIES.items() if value.kind == "tfds"]
+        names = [value.name for value in datasets.ENTRIES.values() if value.kind == "tfds"]
         raise ValueError(f"only {', '.join(names)} can be prepared; received {name!r}")
     if launcher.workers() > 1:
         # Several processes would download the same files and write over each other.

@@ -8,7 +8,7 @@ from tfadv.models.files import load
 from tfadv.models.freezing import train_only_normalization
 from tfadv.models.frozen import PRECISIONS, Frozen
 from tfadv.models.logits_only import check_outputs, ends_in_logits, final_activation, logits
-from tfadv.models.resnet import ResNet, SmallResNet
+from tfadv.models.resnet import ResNet, SmallResNet, StridedSmallResNet
 
 __all__ = [
     "Frozen",
@@ -17,6 +17,7 @@ __all__ = [
     "ResNet",
     "ResNetDenoise",
     "SmallResNet",
+    "StridedSmallResNet",
     "call",
     "check_classifier",
     "check_evaluation",

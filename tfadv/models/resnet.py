@@ -15,6 +15,7 @@ be cut, to rematerialize it block by block.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -130,6 +131,7 @@ def SmallResNet(
     after_stage: Callable | None = None,
     seed: int | None = None,
     name: str | None = None,
+    stem_strides: int = 1,
 ) -> keras.Model:
     """Makes a ResNet of basic blocks for images of 8 to 64 pixels.
 
@@ -149,6 +151,8 @@ def SmallResNet(
         width: Integer, channels of the first stage.
         weight_decay, norm_options, after_block, after_stage, seed: As in `ResNet`.
         name: String, the model's name; by default `small_resnet20` and so on.
+        stem_strides: Integer, the stride of the first convolution: 2 makes the network see images
+            of half the height and width, at a third of the cost.
 
     Returns:
         A functional `keras.Model` from images `[batch, height, width, channels]` to logits
@@ -164,10 +168,14 @@ def SmallResNet(
     ```
     """
     blocks = networks.check("small_resnet", depth, image_size)
+    if not is_integer(stem_strides) or stem_strides < 1:
+        raise ValueError(
+            f"stem_strides must be an integer of at least 1; received {stem_strides!r}"
+        )
     _check(num_classes, width, weight_decay, seed=(seed, 0))
     make = parts.Maker(norm, norm_options or {}, weight_decay, seed)
     inputs, x = parts.images(image_size, channels)
-    x = make.conv_norm_relu(x, width, 3, name="", index=0)
+    x = make.conv_norm_relu(x, width, 3, strides=stem_strides, name="", index=0)
 
     def block(x, stage, strides, name):
         return parts.basic(make, x, width * 2**stage, strides=strides, name=name)
@@ -175,6 +183,31 @@ def SmallResNet(
     x = _stages(make, x, blocks, block, after_block, after_stage)
     outputs = parts.logits(make, x, num_classes)
     return keras.Model(inputs, outputs, name=name or f"small_resnet{depth}")
+
+
+def StridedSmallResNet(depth: int = 20, norm: str = "bn", **options: Any) -> keras.Model:
+    """Makes a `SmallResNet` whose first convolution has stride 2, as that of a `ResNet`.
+
+    It costs about a third of a `SmallResNet`.
+
+    Args:
+        depth, norm, **options: As in `SmallResNet`, except `stem_strides`.
+
+    Returns:
+        A functional `keras.Model` from images `[batch, height, width, channels]` to logits
+        `[batch, num_classes]`.
+
+    Raises:
+        ValueError: As in `SmallResNet`.
+
+    Example:
+
+    ```python
+    model = tfadv.models.StridedSmallResNet(8, norm="mbn", image_size=28, channels=1)
+    ```
+    """
+    name = options.pop("name", None) or f"strided_small_resnet{depth}"
+    return SmallResNet(depth, norm, stem_strides=2, name=name, **options)
 
 
 def _stages(make, x, blocks, block, after_block, after_stage):

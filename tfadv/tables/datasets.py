@@ -17,7 +17,7 @@ class Entry:
     """What is known of a data set before it is opened.
 
     Attributes:
-        name: Its name, also in tensorflow-datasets.
+        name: Its name, also in tensorflow-datasets unless there is a `source`.
         module: The module of `tfadv.data` whose `load` opens it.
         num_classes: Number of classes; 0 if the files decide.
         image_size: Height and width of the images in pixels; the default if it is `resizable`.
@@ -26,9 +26,11 @@ class Entry:
         num_validation: The same for the images of evaluations.
         kind: "tfds" for files that tensorflow-datasets prepares, "folder" for a folder of images,
             "none" for a data set that reads no files of the user's.
-        train_split: The split of the training images, for tensorflow-datasets.
+        train_split: The split of the training images, for tensorflow-datasets, such as `"train"`
+            or `"train[:50000]"`.
         validation_split: The same for the images of evaluations.
         resizable: Whether another `image_size` can be asked for.
+        source: The data set of tensorflow-datasets whose files it reads, if it has another name.
         requires: A Python module that holds the data, and the package to install for it.
     """
 
@@ -43,10 +45,18 @@ class Entry:
     train_split: str = "train"
     validation_split: str = "validation"
     resizable: bool = False
+    source: str = ""
     requires: tuple[str, str] | None = None
 
 
 _SMALL: dict = {"kind": "tfds", "validation_split": "test"}
+# To choose a recipe without a look at the test images: some training images become validation.
+_DEV: dict = {
+    "kind": "tfds",
+    "source": "fashion_mnist",
+    "train_split": "train[:50000]",
+    "validation_split": "train[50000:]",
+}
 _IMAGENET = (1000, 224, 3, 1281167, 50000)
 
 # The numbers of images are those of the whole data sets; a `Dataset` has those of the files.
@@ -56,6 +66,11 @@ ENTRIES = {
         Entry("digits", "digits", 10, 8, 1, 1437, 360, requires=("sklearn", "scikit-learn")),
         Entry("mnist", "tfds_arrays", 10, 28, 1, 60000, 10000, **_SMALL),
         Entry("fashion_mnist", "tfds_arrays", 10, 28, 1, 60000, 10000, **_SMALL),
+        Entry("fashion_mnist_dev", "tfds_arrays", 10, 28, 1, 50000, 10000, **_DEV),
+        Entry(
+            "fashion_mosaics", "mosaics", 100, 28, 1, 60000, 10000, **_SMALL, source="fashion_mnist"
+        ),
+        Entry("fashion_mosaics_dev", "mosaics", 100, 28, 1, 50000, 10000, **_DEV),
         Entry("cifar10", "tfds_arrays", 10, 32, 3, 50000, 10000, **_SMALL),
         Entry("cifar100", "tfds_arrays", 100, 32, 3, 50000, 10000, **_SMALL),
         Entry("imagenet2012", "imagenet", *_IMAGENET, kind="tfds", resizable=True),
@@ -160,28 +175,29 @@ def prepared_directory(name: str, data_dir: str | None = None) -> str:
     """Finds the newest version of the files that tensorflow-datasets prepared.
 
     Args:
-        name: The data set's name in tensorflow-datasets.
+        name: The data set's name in `ENTRIES`.
         data_dir: Their directory, or None for the default.
 
     Returns:
-        The path `<data_dir>/<name>/<version>`.
+        The path `<data_dir>/<name in tensorflow-datasets>/<version>`.
 
     Raises:
         ValueError: If there is none, or a split that we need is missing from it.
     """
-    data_dir = resolve_data_dir(name, data_dir) or ""
-    root = os.path.join(data_dir, name)
+    data_dir, entry = resolve_data_dir(name, data_dir) or "", ENTRIES[name]
+    source = entry.source or name
+    root = os.path.join(data_dir, source)
     versions = [
         version
         for version in (os.listdir(root) if os.path.isdir(root) else [])
         if re.fullmatch(r"\d+\.\d+\.\d+", version)
         and os.path.isfile(os.path.join(root, version, "dataset_info.json"))
     ]
-    command = f"python -m tfadv.data prepare {name} --data_dir={data_dir}"
+    command = f"python -m tfadv.data prepare {source} --data_dir={data_dir}"
     if name == "imagenet2012":
         command += f" --manual_dir=DIRECTORY (which holds {' and '.join(IMAGENET_ARCHIVES)})"
     if not versions:
-        raise ValueError(f"{name} is not prepared in {data_dir}; to prepare it, run: {command}")
+        raise ValueError(f"{source} is not prepared in {data_dir}; to prepare it, run: {command}")
     newest = max(versions, key=lambda version: [int(part) for part in version.split(".")])
     directory = os.path.join(root, newest)
     path = os.path.join(directory, "dataset_info.json")
@@ -193,9 +209,9 @@ def prepared_directory(name: str, data_dir: str | None = None) -> str:
         raise ValueError(
             f"{path} must describe {name} ({problem}); remove {directory} and run: {command}"
         ) from None
-    for split in (ENTRIES[name].train_split, ENTRIES[name].validation_split):
+    for split in (entry.train_split, entry.validation_split):
         # tensorflow-datasets prepares ImageNet without a split whose archive it does not find.
-        if split not in splits:
+        if split.partition("[")[0] not in splits:
             raise ValueError(
                 f"{name} in {directory} has no split {split!r}; remove it and run: {command}"
             )

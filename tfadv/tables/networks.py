@@ -78,6 +78,7 @@ NETWORKS = {
         "tfadv.models.denoising:ResNeXtDenoiseAll", _bottleneck_stages, 32
     ),
     "small_resnet": Network("tfadv.models.resnet:SmallResNet", _basic_stages, 8, 64),
+    "strided_small_resnet": Network("tfadv.models.resnet:StridedSmallResNet", _basic_stages, 8, 64),
 }
 
 
