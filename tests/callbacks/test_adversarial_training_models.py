@@ -162,7 +162,7 @@ class OwnStep(keras.Model):
         (
             lambda: cases.normalized("mbn"),
             {"batch_statistics": "apart"},
-            "batch_statistics must be 'together' for a model with mixtures, .* has 'norm'",
+            "batch_statistics must be 'together' for a model with mixtures of .* has 'norm'",
         ),
         (
             lambda: cases.normalized("keras"),

@@ -57,7 +57,9 @@ def test_counts_equal_a_loop_over_single_images(targeted, restarts):
     model = cases.regression()
     x, y = cases.images(model, 26)
     attack = PGD(4, num_steps=9, targeted=targeted, restarts=restarts)
-    results = evaluation.evaluate(model, (x, y), attack, [8, 2, 2], batch_size=4, seed=6)
+    evaluator = evaluation.Evaluator(model, attack, [8, 2, 2], seed=6)
+    results = evaluator((x, y), batch_size=4)
+    images = evaluator.correct_images()
     assert [(result.num_steps, result.step_size) for result in results] == [
         (0, None),
         (2, 2.0),
@@ -68,6 +70,7 @@ def test_counts_equal_a_loop_over_single_images(targeted, restarts):
     for result in results[1:]:
         correct, hit = loop(model, x, y, attack, result.num_steps, seed=6)
         assert (result.correct, result.hits) == (correct.sum(), hit.sum())
+        np.testing.assert_array_equal(images[results.index(result)], correct)
         assert result.regained == np.sum(correct & ~before)
         before = correct
         assert 0 < result.correct < 20 and 0 < result.hits < 26
@@ -296,13 +299,15 @@ def evaluated_and_doubted():
     model = cases.mixture()
     evaluator = evaluation.Evaluator(model, PGD(6, restarts=2), [3, 6], seed=9)
     results = evaluator(cases.images(model, 31), batch_size=4)
+    images = evaluator.correct_images().tolist()
+    assert [sum(row) for row in images] == [result.correct for result in results]
     inputs = keras.Input(cases.SHAPE)
     x = keras.layers.Lambda(lambda x: tf.where(x[:, :1, :1] > 128, x, tf.stop_gradient(x)))(inputs)
     model = keras.Model(inputs, cases.regression()(x))
     evaluator = evaluation.Evaluator(model, PGD(40, 8, 5))
     given = cases.images(model, 37)
     doubts = evaluation.doubts(evaluator, evaluator(given, 4), given, 4)
-    return results, [str(doubt) for doubt in doubts]
+    return results, [str(doubt) for doubt in doubts], images
 
 
 def test_real_workers_count_and_doubt_as_one_process():

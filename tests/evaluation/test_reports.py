@@ -1,9 +1,11 @@
 """Intervals, the table, the JSON file, TensorBoard scalars and the progress line."""
 
+import base64
 import io
 import json
 import os
 
+import numpy as np
 import pytest
 from scipy import stats
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
@@ -125,6 +127,12 @@ def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
     document = json.loads(path.read_text())
     assert (document["model"], document["data"]) == ("runs/x", "digits")
     assert document["results"] == [result.as_dict() for result in RESULTS]
+    assert "correct_images" not in document
+    images = np.random.default_rng(0).random((len(RESULTS), 21)) < 0.5
+    evaluation.write_json(path, RESULTS, images)
+    for row, packed in zip(images, json.loads(path.read_text())["correct_images"], strict=True):
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8), count=21)
+        np.testing.assert_array_equal(bits, row)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="JSON compliant"):
         evaluation.write_json(path, RESULTS, loss=float("nan"))

@@ -20,13 +20,16 @@ def arrays(*shape, seed=0):
     return x.astype("float32"), rng.normal(size=shape).astype("float32")
 
 
-def build(shape, affine="separate", **options):
+def build(shape, affine="separate", statistics="separate", **options):
     """A mixture of random variables, and their values by branch."""
-    layer = MixtureBatchNormalization(affine=affine, **options)
+    layer = MixtureBatchNormalization(affine=affine, statistics=statistics, **options)
     layer.build((None, *shape[1:]))
     states = [reference.State.random(shape[options.get("axis", -1)], seed) for seed in (1, 2)]
     if affine == "shared":
         states[1].gamma, states[1].beta = states[0].gamma, states[0].beta
+    if statistics == "shared":
+        for name in ("moving_mean", "moving_variance"):
+            setattr(states[1], name, getattr(states[0], name))
     branches = (layer.adv, layer.clean)
     return layer, [s.assign_to(branch) for s, branch in zip(states, branches, strict=True)]
 
@@ -184,6 +187,74 @@ def test_shared_gamma_and_beta_learn_from_both_parts(shape, split):
     assert_close(layer, results, expected, tolerance=1e-4)
 
 
+def scaled_by_branch(x, upstream, states, split, mask=None):
+    """In NumPy: the whole batch is normalized at once, and each part has its gamma and beta.
+
+    Gamma and beta are one number for each image and channel in the equations of one batch
+    normalization whose own gamma is 1 and beta 0.
+    """
+    branch_of = (np.arange(N) >= split).astype(int)
+    axes = tuple(range(1, x.ndim - 1))
+    gammas = np.stack([states[b].gamma for b in branch_of]).reshape(N, *[1] * len(axes), -1)
+    betas = np.stack([states[b].beta for b in branch_of]).reshape(gammas.shape)
+    plain = reference.State(
+        np.ones(x.shape[-1]),
+        np.zeros(x.shape[-1]),
+        states[0].moving_mean,
+        states[0].moving_variance,
+    )
+    whole = reference.train(x, upstream * gammas, plain, mask=mask)
+    slopes = []
+    for b in (0, 1):
+        part = branch_of == b
+        slopes.append((upstream[part] * whole.outputs[part]).sum(axis=(0, *axes)))
+        slopes.append(upstream[part].sum(axis=(0, *axes)))
+    return whole, gammas * whole.outputs + betas, slopes
+
+
+@pytest.mark.parametrize("split", [0, 2, tf.constant(4), N])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shared_statistics_are_those_of_the_whole_batch(shape, split):
+    x, upstream = arrays(*shape)
+    layer, states = build(shape, statistics="shared")
+    assert layer.adv.moving_mean is layer.clean.moving_mean
+    assert len(layer.trainable_variables) == 4 and len(layer.variables) == 6
+    outputs, d_inputs, *d_variables = run(layer, x, upstream, split)
+    whole, expected, slopes = scaled_by_branch(x, upstream, states, int(split))
+    np.testing.assert_allclose(outputs, expected, 2e-5, 2e-5)
+    np.testing.assert_allclose(d_inputs, whole.d_inputs, 2e-4, 2e-5)
+    np.testing.assert_allclose(d_variables, slopes, 2e-4, 2e-5)
+    np.testing.assert_allclose(layer.adv.moving_mean, whole.moving_mean, 2e-5, 2e-5)
+    np.testing.assert_allclose(layer.adv.moving_variance, whole.moving_variance, 2e-5, 2e-5)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_shared_statistics_along_either_axis(axis):
+    x, upstream = arrays(N, 3, 4, 5)
+    layer, _ = build(x.shape, statistics="shared", axis=axis)
+    other, _ = build(x.shape, statistics="shared", axis=axis, affine="shared")
+    other.set_weights(layer.get_weights()[:4])
+    for domain in (2, "adv"):
+        with scope.enter(domain):
+            outputs = layer(x, training=True), other(x, training=True)
+            part = slice(2 if domain == 2 else N)  # the adv branch has the shared gamma and beta
+            np.testing.assert_allclose(outputs[0][part], outputs[1][part], 1e-5, 1e-5)
+    np.testing.assert_array_equal(layer.adv.moving_mean, other.adv.moving_mean)
+
+
+def test_shared_statistics_apart_move_one_after_the_other():
+    x, upstream = arrays(*SHAPES[1])
+    layer, states = build(x.shape, statistics="shared")
+    with scope.enter(2, apart=True):
+        outputs = layer(x, training=True)
+    first = reference.train(x[:2], upstream[:2], states[0])
+    states[1].moving_mean, states[1].moving_variance = first.moving_mean, first.moving_variance
+    second = reference.train(x[2:], upstream[2:], states[1])
+    np.testing.assert_allclose(outputs, np.concatenate([first.outputs, second.outputs]), 2e-5, 2e-5)
+    np.testing.assert_allclose(layer.clean.moving_mean, second.moving_mean, 2e-5, 2e-5)
+    np.testing.assert_allclose(layer.clean.moving_variance, second.moving_variance, 2e-5, 2e-5)
+
+
 @pytest.mark.parametrize("affine,factor", [("shared", 1), ("separate", 2)])
 def test_a_shared_gamma_is_regularized_once(affine, factor):
     layer = MixtureBatchNormalization(affine=affine, gamma_regularizer=keras.regularizers.L2(0.5))
@@ -232,14 +303,15 @@ def test_the_config_reaches_both_branches():
 
 
 @pytest.mark.parametrize("affine", ["separate", "shared"])
-def test_a_saved_model_gives_the_same_bits(affine, tmp_path):
+@pytest.mark.parametrize("statistics", ["separate", "shared"])
+def test_a_saved_model_gives_the_same_bits(affine, statistics, tmp_path):
     x, _ = arrays(*SHAPES[1])
-    layer, _ = build(x.shape, affine=affine, name="norm")
+    layer, _ = build(x.shape, affine=affine, statistics=statistics, name="norm")
     inputs = keras.Input(x.shape[1:])
     model = keras.Model(inputs, layer(inputs))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert len(loaded.variables) == (8 if affine == "separate" else 6)
+    assert len(loaded.variables) == 8 - 2 * (affine, statistics).count("shared")
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
     for domain in (*BRANCHES, 2):
         with scope.enter(domain):
@@ -251,3 +323,5 @@ def test_refused_options():
     message = '^affine must be "separate" or "shared"; received \'none\'$'
     with pytest.raises(ValueError, match=message):
         MixtureBatchNormalization(affine="none")
+    with pytest.raises(ValueError, match='^statistics must be "separate" or "shared"; received 1$'):
+        MixtureBatchNormalization(statistics=1)

@@ -78,6 +78,11 @@ def test_the_attack_has_no_effect_without_adversarial_images():
         (["--clean_weight=0.25"], None, "100% adv + 100% clean, alpha 0.25"),
         (["--pairing_weight=2"], None, "100% adv + 100% clean, ALP of weight 2"),
         (["--batch_statistics=apart"], None, "100% adv + 100% clean, apart"),
+        (
+            ["--norm=mbn", "--statistics=shared", "--batch_statistics=apart"],
+            None,
+            "MBN, shared statistics, 100% adv + 100% clean, apart",
+        ),
         (["--running_statistics=3"], None, "100% adv + 100% clean* (last 3)"),
     ],
 )

@@ -42,7 +42,8 @@ train | Q --trainable=norm | trainable=norm needs init_from
 train | Q --adversarial=false | norm=mbn needs adversarial and clean images in every batch
 train | Q --clean_ratio=0 | norm=mbn needs adversarial and clean images in every batch
 train | Q --pairing_weight=inf | pairing_weight must be between 0 and 1000; received inf
-train | Q --batch_statistics=apart | batch_statistics=apart needs norm=bn; received norm=mbn
+train | Q --batch_statistics=apart | batch_statistics=apart needs norm=bn, or norm=mbn with
+train | Q --norm=gn --statistics=shared | statistics=shared needs norm=mbn; received norm=gn
 train | Q --norm=bn --clean_ratio=0 --batch_statistics=apart | batch_statistics=apart needs
 train | Q --norm=bn --clean_ratio=0 --pairing_weight=1 | pairing_weight needs adversarial and clean
 train | Q --running_statistics=21 | running_statistics must be at most epochs=20; received 21

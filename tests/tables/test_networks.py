@@ -17,6 +17,7 @@ def test_flags_make_a_network(network):
         depth=8,
         norm="mbn",
         affine="shared",
+        statistics="separate",
         width=4,
         blocks=None if small else (1, 1),
         weight_decay=0.0,

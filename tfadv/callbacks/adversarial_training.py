@@ -47,7 +47,8 @@ class AdversarialTraining(keras.callbacks.Callback):
             statistics of the whole mini-batch (Section 4.1: "in each mini-batch"). `"apart"` uses
             those of each domain, as programs do that call the model once for each; both then move
             the same moving statistics, adversarial images first. Needs both kinds of images and a
-            model with `tfadv.layers.BatchNormalization`, without mixtures, which are apart anyway.
+            model with `tfadv.layers.BatchNormalization`; mixtures must share their statistics,
+            since separate ones are apart anyway.
         accumulation_steps: Integer, how many parts of a batch share one update. Each part has its
             own attack and batch statistics. Batches must have a fixed size that it divides.
         value_range: `(low, high)` of the images; None reads the model's input contract.

@@ -211,6 +211,22 @@ class Evaluator:
             for number, row in zip((0, *self.num_steps), rows, strict=True)
         ]
 
+    def correct_images(self) -> np.ndarray:
+        """Collects which images the last call found classified correctly, of all workers.
+
+        All workers must call it together.
+
+        Returns:
+            A boolean array `[results, images]`: a row for each `Result` of the call, in their
+            order, and the images in the order of their indices.
+        """
+        by_index: dict[int, np.ndarray] = {}
+        for outcomes in distributed.gather_object(self.outcomes_by_index):
+            by_index.update(outcomes)
+        # [images, domains, 1 + numbers of steps] -> a row for each domain and number of steps
+        correct = np.stack([by_index[index][..., 0] for index in sorted(by_index)])
+        return correct.reshape(len(correct), -1).T
+
     @property
     def attack_config(self) -> dict[str, Any] | None:
         """The attack's label and settings, as plain values; None without an attack."""

@@ -1,5 +1,6 @@
 """Reports of an evaluation: a text table, a JSON file, TensorBoard scalars, a progress line."""
 
+import base64
 import json
 import os
 import pathlib
@@ -7,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
+
+import numpy as np
 
 from tfadv import distributed, event_files, whole_files
 from tfadv.results import Result
@@ -102,17 +105,28 @@ def _protocol(results):
     return "; ".join([*parts, images])
 
 
-def write_json(path: str | os.PathLike, results: list[Result], **details: Any) -> None:
+def write_json(
+    path: str | os.PathLike,
+    results: list[Result],
+    correct_images: np.ndarray | None = None,
+    **details: Any,
+) -> None:
     """Writes results to a JSON file, on rank 0 only. A failure leaves no half-written file.
 
     Args:
         path: Path of the file, whose folder must exist.
         results: List of `Result`.
+        correct_images: Boolean array `[results, images]`, as of `Evaluator.correct_images`, from
+            which `tfadv.report` computes differences between runs image by image; or None. It is
+            written as `numpy.packbits` of each row, in base64.
         **details: Values that JSON can hold, written beside the results, such as `model=`.
     """
     if distributed.rank() != 0:
         return
     document = {**details, "results": [result.as_dict() for result in results]}
+    if correct_images is not None:
+        rows = np.packbits(correct_images, axis=1)
+        document["correct_images"] = [base64.b64encode(row).decode() for row in rows]
     whole_files.write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 

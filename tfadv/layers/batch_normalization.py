@@ -61,15 +61,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
                     f"{name} must be False in tfadv's BatchNormalization; received {kwargs[name]}"
                 )
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
+        self._shared_weights: tuple[str, ...] = ()
         self._shared_weight: Callable[[str], keras.Variable] | None = None
 
-    def share_affine(self, other: "BatchNormalization") -> None:
-        """Makes this layer, which is not built yet, use gamma and beta of `other`, which is."""
+    def share(self, other: "BatchNormalization", *names: str) -> None:
+        """Makes this layer, not built yet, use variables of `other`, which is: `"gamma"`, ..."""
         # A function, because Keras would track an attribute `other` as a sublayer of this layer.
-        self._shared_weight = lambda name: getattr(other, name)
+        self._shared_weights, self._shared_weight = names, lambda name: getattr(other, name)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        if self._shared_weight is not None and kwargs.get("name") in ("gamma", "beta"):
+        if self._shared_weight is not None and kwargs.get("name") in self._shared_weights:
             return self._shared_weight(kwargs["name"])
         # Half precision keeps 8 or 11 bits of a moving statistic, and adding a tenth of a small
         # difference would not change it.
@@ -87,14 +88,27 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable) or current.running_statistics:
             return super().call(inputs, training=False, mask=mask)
         if not current.apart or isinstance(current.domain, str):
-            return self._normalize(inputs, mask)
+            return self.normalize(inputs, mask, *self.affine())
         parts, masks = current.split(inputs), current.split(mask)
         # In this order, as two calls of the model with the parts would move the statistics.
-        return tf.concat([self._normalize(*part) for part in zip(parts, masks, strict=True)], 0)
+        return tf.concat(
+            [
+                self.normalize(part, part_mask, *self.affine())
+                for part, part_mask in zip(parts, masks, strict=True)
+            ],
+            axis=0,
+        )
 
-    def _normalize(self, inputs, mask):
+    def affine(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns gamma and beta; ones and zeros where the layer has none."""
         gamma = self.gamma.value if self.scale else tf.ones_like(self.moving_mean.value)
         beta = self.beta.value if self.center else tf.zeros_like(self.moving_mean.value)
+        return gamma, beta
+
+    def normalize(
+        self, inputs: tf.Tensor, mask: tf.Tensor | None, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> tf.Tensor:
+        """Normalizes with the statistics of these inputs, and moves the moving statistics."""
         if mask is None and self._is_fusable(inputs):
             outputs, mean, variance, count = self._fused(inputs, gamma, beta)
         else:

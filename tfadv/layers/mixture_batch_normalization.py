@@ -1,3 +1,4 @@
+import dataclasses
 import warnings
 from typing import Any
 
@@ -44,6 +45,11 @@ class MixtureBatchNormalization(keras.layers.Layer):
         center, scale: Booleans, whether there is a beta, and a gamma.
         affine: `"separate"` gives each branch its own gamma and beta, as in the paper; with
             `"shared"` the branches differ only in their statistics.
+        statistics: `"separate"` gives each branch its own moving statistics, and each part of a
+            batch its own mean and variance, as in the paper. With `"shared"` the branches differ
+            only in gamma and beta: both parts are normalized with the mean and variance of the
+            whole batch, or each with its own where
+            `AdversarialTraining(batch_statistics="apart")` says so.
         **kwargs: Initializers, regularizers and constraints as of
             `keras.layers.BatchNormalization`, for both branches; and arguments of the base layer
             (`name`, `dtype`, `trainable`).
@@ -60,7 +66,7 @@ class MixtureBatchNormalization(keras.layers.Layer):
         A tensor of the shape of `inputs`, of the compute dtype.
 
     Raises:
-        ValueError: If `affine` is neither `"separate"` nor `"shared"`.
+        ValueError: If `affine` or `statistics` is neither `"separate"` nor `"shared"`.
 
     Reference:
 
@@ -88,14 +94,16 @@ class MixtureBatchNormalization(keras.layers.Layer):
         center: bool = True,
         scale: bool = True,
         affine: str = "separate",
+        statistics: str = "separate",
         **kwargs: Any,
     ) -> None:
-        if affine not in ("separate", "shared"):
-            raise ValueError(f'affine must be "separate" or "shared"; received {affine!r}')
+        for option, value in (("affine", affine), ("statistics", statistics)):
+            if value not in ("separate", "shared"):
+                raise ValueError(f'{option} must be "separate" or "shared"; received {value!r}')
         parameters = {name: kwargs.pop(name) for name in _PARAMETER_OPTIONS if name in kwargs}
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.affine = affine
+        self.affine, self.statistics = affine, statistics
         options: dict[str, Any] = dict(
             axis=axis,
             momentum=momentum,
@@ -111,8 +119,11 @@ class MixtureBatchNormalization(keras.layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         self.adv.build(input_shape)
-        if self.affine == "shared":
-            self.clean.share_affine(self.adv)
+        self.clean.share(
+            self.adv,
+            *(("gamma", "beta") if self.affine == "shared" else ()),
+            *(("moving_mean", "moving_variance") if self.statistics == "shared" else ()),
+        )
         self.clean.build(input_shape)
 
     def call(
@@ -126,14 +137,30 @@ class MixtureBatchNormalization(keras.layers.Layer):
         if isinstance(domain, str):
             branch = self.adv if domain == "adv" else self.clean
             return branch(inputs, training=training, mask=mask)
+        of_whole_batch = self.statistics == "shared" and not current.apart
+        if of_whole_batch and training and self.trainable and not current.running_statistics:
+            return self._with_shared_statistics(inputs, mask, current)
         parts, masks = current.split(inputs), current.split(mask)
-        outputs = [
-            branch(images, training=training, mask=part_mask)
-            for branch, images, part_mask in zip((self.adv, self.clean), parts, masks, strict=True)
+        outputs = []
+        for domain, images, part_mask in zip(("adv", "clean"), parts, masks, strict=True):
+            branch = self.adv if domain == "adv" else self.clean
             # A part that is known to be empty need not be traced, if the other one is not empty.
-            if images.shape[0] != 0 or inputs.shape[0] == 0
-        ]
+            if images.shape[0] != 0 or inputs.shape[0] == 0:
+                with scope.use(dataclasses.replace(current, domain=domain)):
+                    outputs.append(branch(images, training=training, mask=part_mask))
         return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
+
+    def _with_shared_statistics(self, inputs, mask, current):
+        moving = self.adv.moving_mean.value
+        one, zero = tf.ones_like(moving), tf.zeros_like(moving)
+        parts = current.split(tf.cast(self.adv.normalize(inputs, mask, one, zero), moving.dtype))
+        shape = [1] * inputs.shape.rank
+        shape[self.adv.axis] = -1
+        outputs = []
+        for branch, part in zip((self.adv, self.clean), parts, strict=True):
+            gamma, beta = (tf.reshape(values, shape) for values in branch.affine())
+            outputs.append(gamma * part + beta)
+        return tf.cast(tf.concat(outputs, axis=0), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
@@ -142,7 +169,8 @@ class MixtureBatchNormalization(keras.layers.Layer):
         branch = self.adv.get_config()
         names = ("axis", "momentum", "epsilon", "center", "scale", *_PARAMETER_OPTIONS)
         options = {name: branch[name] for name in names}
-        return {**super().get_config(), **options, "affine": self.affine}
+        own = {"affine": self.affine, "statistics": self.statistics}
+        return {**super().get_config(), **options, **own}
 
 
 # Keras's own warning, where every variable that it lists is the gamma or beta of a clean branch.

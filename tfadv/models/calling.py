@@ -177,11 +177,11 @@ def check_running_statistics(model: keras.Model) -> graphs.Substitutes:
 
 def check_apart(model: keras.Model) -> None:
     """Raises `ValueError` unless batch normalization can take the domains of a batch apart."""
-    mixed = mixtures(model)
+    mixed = [layer for layer in mixtures(model) if layer.statistics == "separate"]
     if mixed:
         raise ValueError(
-            "batch_statistics must be 'together' for a model with mixtures, whose branches are "
-            f"apart anyway; {model.name!r} has {mixed[0].path!r}"
+            "batch_statistics must be 'together' for a model with mixtures of separate statistics, "
+            f"which are apart anyway; {model.name!r} has {mixed[0].path!r}"
         )
     for layer in _not_ours(model):
         raise ValueError(

@@ -45,8 +45,8 @@ def trained(settings: Mapping) -> dict:
         (run["adversarial"], [*names(TRAIN, Role.ATTACK), "num_steps", "step_size"]),
         (run["adversarial"] and run["start_from_clean"] < 1, ["clip_start"]),
         (run["adversarial"], ["clean_ratio", "clean_weight", "pairing_weight"]),
-        (run["norm"] == "mbn", ["affine"]),
-        (run["norm"] == "bn" and run["adversarial"] and run["clean_ratio"], ["batch_statistics"]),
+        (run["norm"] == "mbn", ["affine", "statistics"]),
+        (_is_mixed(run), ["batch_statistics"]),
         (run["optimizer"] == "rmsprop", ["rmsprop_rho", "rmsprop_epsilon"]),
         (run["decay"] == "step", ["decay_epochs"]),
         (run["decay"] == "exponential", ["decay_rate", "decay_every"]),
@@ -54,6 +54,12 @@ def trained(settings: Mapping) -> dict:
         if not used:
             run.update(dict.fromkeys(settings_of_it))
     return run
+
+
+def _is_mixed(run):
+    """Whether one set of statistics serves the adversarial and the clean images of a batch."""
+    one_set = run["norm"] == "bn" or (run["norm"] == "mbn" and run["statistics"] == "shared")
+    return one_set and run["adversarial"] and run["clean_ratio"]
 
 
 def strategy(run: Mapping, domain: str | None = None, last_epochs: int = 10) -> str:
@@ -69,8 +75,9 @@ def strategy(run: Mapping, domain: str | None = None, last_epochs: int = 10) -> 
     """
     norm = run["norm"].upper()
     parts = {"BN": [], "MBN": [f"MBN_{domain}" if domain else "MBN"]}.get(norm, [norm])
-    if run["affine"] == "shared":
-        parts.append("shared affine")
+    for name in ("affine", "statistics"):
+        if run[name] == "shared":
+            parts.append(f"shared {name}")
     if run["adversarial"]:
         parts.append(f"100% adv + {100 * run['clean_ratio']:g}% clean")
     else:

@@ -35,6 +35,7 @@ def network(settings: SimpleNamespace, dataset: Any) -> keras.Model:
     make = pkgutil.resolve_name(networks.NETWORKS[settings.network].function)
     height, width, channels = dataset.image_shape
     options = {"width": settings.width, "blocks": settings.blocks}
+    mixture = {"affine": settings.affine, "statistics": settings.statistics}
     return make(
         settings.depth,
         norm=settings.norm,
@@ -42,7 +43,7 @@ def network(settings: SimpleNamespace, dataset: Any) -> keras.Model:
         image_size=(height, width),
         channels=channels,
         weight_decay=settings.weight_decay,
-        norm_options={"affine": settings.affine} if settings.norm == "mbn" else None,
+        norm_options=mixture if settings.norm == "mbn" else None,
         seed=settings.seed,
         **{name: value for name, value in options.items() if value is not None},
     )

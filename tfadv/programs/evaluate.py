@@ -83,6 +83,7 @@ class EvaluationRun:
                 evaluation.write_json(
                     output,
                     results,
+                    correct_images,
                     model=str(self.path),
                     dataset=self.dataset.name,
                     image_shape=self.dataset.image_shape,
@@ -98,6 +99,7 @@ class EvaluationRun:
             if output:
                 journal = evaluation.Journal(f"{output}.partial", self._identity())
             results = self.evaluator(*source, evaluation.progress_bar(), journal)
+            correct_images = self.evaluator.correct_images()
             _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")
             if output and launcher.rank() == 0:
                 _keep_previous(Path(output))

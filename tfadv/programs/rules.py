@@ -35,10 +35,15 @@ def check_training(settings: SimpleNamespace, workers: int) -> None:
                 f"{name} needs adversarial and clean images in every batch; received "
                 f"adversarial={settings.adversarial}, clean_ratio={settings.clean_ratio}"
             )
-    if settings.affine == "shared" and settings.norm != "mbn":
-        raise ValueError(f"affine=shared needs norm=mbn; received norm={settings.norm}")
-    if settings.batch_statistics == "apart" and settings.norm != "bn":
-        raise ValueError(f"batch_statistics=apart needs norm=bn; received norm={settings.norm}")
+    for name in ("affine", "statistics"):
+        if getattr(settings, name) == "shared" and settings.norm != "mbn":
+            raise ValueError(f"{name}=shared needs norm=mbn; received norm={settings.norm}")
+    one_set = settings.norm == "bn" or settings.statistics == "shared"
+    if settings.batch_statistics == "apart" and not one_set:
+        raise ValueError(
+            "batch_statistics=apart needs norm=bn, or norm=mbn with statistics=shared; received "
+            f"norm={settings.norm}, statistics={settings.statistics}"
+        )
     if settings.running_statistics and settings.norm not in ("bn", "mbn"):
         raise ValueError(
             f"running_statistics needs norm=bn or norm=mbn; received norm={settings.norm}"
