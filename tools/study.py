@@ -25,19 +25,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = Path("runs/study"), Path("docs/study/results")
-KEPT = ("flags.txt", "evaluation.json", "inspection/statistics.csv")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training with one seed, and its evaluation.
+    """One evaluation of a network, and the training that comes first.
 
     Attributes:
-        name: Such as `"study/mbn/seed0"`.
+        name: Such as `"study/mbn/seed0"`, also of the directories.
         seed: The seed of the training and of the evaluation.
         train: Flags of `tfadv.train`.
         evaluate: Flags of `tfadv.evaluate`.
-        first: The name of the run whose network it starts from, or None.
+        first: The name of the run whose network the training starts from, or None.
+        inspect: Whether the statistics of the network are kept.
+        output: The name of the file of results.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Run:
     train: tuple[str, ...]
     evaluate: tuple[str, ...]
     first: str | None = None
+    inspect: bool = False
+    output: str = "evaluation.json"
 
     @property
     def directory(self) -> Path:
@@ -55,17 +58,18 @@ class Run:
         return RESULTS / self.name
 
     @property
+    def kind(self) -> str:
+        """What its cost depends on."""
+        return f"{self.name.rpartition('/')[0]} {self.output}"
+
+    @property
+    def cost(self) -> Path:
+        return self.results / self.output.replace("evaluation", "cost")
+
+    @property
     def is_done(self) -> bool:
-        return (self.results / "cost.json").is_file()
+        return self.cost.is_file()
 
-
-MAIN = {
-    "bn": [],
-    "bn_apart": ["--batch_statistics=apart"],
-    "adversarial_only": ["--clean_ratio=0"],
-    "mbn": ["--norm=mbn"],
-    "gn": ["--norm=gn"],
-}
 
 # One change of the start each; the best of them, and their combination, make the recipe.
 SEARCH = {
@@ -81,23 +85,119 @@ SEARCH = {
     "random_starts": ["--start_from_clean=0"],
 }
 
+MAIN = {
+    "bn": [],
+    "bn_apart": ["--batch_statistics=apart"],
+    "adversarial_only": ["--clean_ratio=0"],
+    "mbn": ["--norm=mbn"],
+    "gn": ["--norm=gn"],
+}
+
+# Separate or shared affine parameters x separate or shared statistics; `bn` and `mbn` are the rest.
+PARTS_OF_MIXTURE = {
+    "mbn_shared_affine": ["--norm=mbn", "--affine=shared"],
+    "mbn_shared_statistics": ["--norm=mbn", "--statistics=shared"],
+    "mbn_shared_statistics_apart": [
+        *("--norm=mbn", "--statistics=shared", "--batch_statistics=apart")
+    ],
+}
+
+# One axis at a time from the recipe, with the step sizes of the evaluation where they change too.
+AXES = {
+    "recipe": ([], []),
+    "epsilon16": (["--epsilon=16", "--step_size=2"], ["--step_size=2"]),
+    "epsilon32": (["--epsilon=32", "--step_size=4"], ["--step_size=4"]),
+    "epsilon64": (["--epsilon=64", "--step_size=8"], ["--step_size=8"]),
+    "pgd3": (["--num_steps=3", "--step_size=20"], []),
+    "pgd5": (["--num_steps=5", "--step_size=12"], []),
+    "batch32": (["--images_per_worker=32"], []),
+    "batch64": (["--images_per_worker=64"], []),
+    "mosaics": (["--dataset=fashion_mosaics_dev"], []),
+}
+
+_ALP, _LAST = ["--pairing_weight=0.5"], ["--running_statistics=2"]
+OTHERS = {
+    **{f"clean{r}": [f"--clean_ratio=0.{r // 10}"] for r in (80, 60, 40, 20)},
+    **{
+        f"clean{r}_apart": [f"--clean_ratio=0.{r // 10}", "--batch_statistics=apart"]
+        for r in (80, 60, 40, 20)
+    },
+    "clean_only": ["--adversarial=false"],
+    "alp": _ALP,
+    "mbn_alp": ["--norm=mbn", *_ALP],
+    "ln": ["--norm=ln"],
+    "in": ["--norm=in"],
+    "bn_running": _LAST,
+    "bn_apart_running": ["--batch_statistics=apart", *_LAST],
+    "adversarial_only_running": ["--clean_ratio=0", *_LAST],
+    "alp_running": [*_ALP, *_LAST],
+    "mbn_running": ["--norm=mbn", *_LAST],
+    "mbn_alp_running": ["--norm=mbn", *_ALP, *_LAST],
+    **PARTS_OF_MIXTURE,
+    **{
+        f"{name}_depth{depth}": [flag, f"--depth={depth}"]
+        for name, flag in (("adversarial_only", "--clean_ratio=0"), ("clean", "--adversarial=0"))
+        for depth in (14, 20, 26, 32)
+    },
+}
+
+# Section 4.4: the normalization alone is fine-tuned on images of the other domain.
+FINE_TUNED = {
+    "adversarial_only_on_clean": ("adversarial_only", ["--adversarial=false"]),
+    "clean_only_on_adversarial": ("clean_only", ["--clean_ratio=0"]),
+}
+_FINE_TUNING = ["--trainable=norm", "--epochs=4", "--decay_epochs=2,3"]
+_INSPECTED = (*MAIN, "clean_only")
+
 
 def all_runs() -> list[Run]:
     """Every run, in the order in which they are made."""
-    runs = []
-    for name, flags in SEARCH.items():
-        train = ["--flagfile=flags/study/start.flags", *flags]
-        runs.append(_run("search", name, 0, train, ["--limit=2000"]))
-    return sorted(runs, key=lambda run: run.seed)
+    runs = [
+        _run("search", name, 0, ["start", *flags], ["--limit=2000"])
+        for name, flags in SEARCH.items()
+    ]
+    main, others, strong = [], [], []
+    for seed in range(3):
+        main += [_run("study", name, seed, ["recipe", *flags]) for name, flags in MAIN.items()]
+        # PGD-2000 needs four times as long as all others together.
+        strong += [
+            dataclasses.replace(
+                run,
+                evaluate=(*run.evaluate[:2], "--num_steps=2000"),
+                output="evaluation-2000.json",
+                inspect=False,
+            )
+            for run in main[-len(MAIN) :]
+        ]
+    for seed in range(2):
+        others += [_run("study", name, seed, ["recipe", *flags]) for name, flags in OTHERS.items()]
+        others += [
+            _run(
+                *("study", name, seed, ["recipe", *_FINE_TUNING, *flags]),
+                first=f"study/{first}/seed{seed}",
+            )
+            for name, (first, flags) in FINE_TUNED.items()
+        ]
+        for axis, (changes, evaluate) in AXES.items():
+            parts = PARTS_OF_MIXTURE if axis == "recipe" else {}
+            for name, flags in (MAIN | parts).items():
+                train = ["recipe", "--dataset=fashion_mnist_dev", *flags, *changes]
+                others.append(
+                    _run("map", f"{axis}-{name}", seed, train, ["--limit=2000", *evaluate])
+                )
+    return [*runs, *sorted([*main, *others], key=lambda run: run.seed), *strong]
 
 
-def _run(part, name, seed, train, evaluate, first=None):
+def _run(part, name, seed, train, evaluate=(), first=None):
+    flagfile, *train = train
+    domain = ["--domain=both"] if "--norm=mbn" in train else []
     return Run(
         f"{part}/{name}/seed{seed}",
         seed,
-        (*train, f"--seed={seed}"),
-        ("--flagfile=flags/study/protocol.flags", f"--seed={seed}", *evaluate),
+        (f"--flagfile=flags/study/{flagfile}.flags", *train, f"--seed={seed}"),
+        ("--flagfile=flags/study/protocol.flags", f"--seed={seed}", *domain, *evaluate),
         first,
+        inspect=part == "study" and name in _INSPECTED,
     )
 
 
@@ -105,15 +205,16 @@ def make(run: Run, runs: dict[str, Run]) -> None:
     """Trains, evaluates and inspects, or goes on where this was stopped, and copies the results."""
     seconds = {}
     if run.first is not None:
-        _train(runs[run.first])  # nothing, if its network is there
-    seconds["train"] = _train(run)
+        _train(runs[run.first], runs)  # nothing, if its network is there
+    seconds["train"] = _train(run, runs)
     started = time.monotonic()
-    _program("evaluate", f"--run_dir={run.directory}", *run.evaluate)
+    output = run.directory / run.output
+    _program("evaluate", f"--run_dir={run.directory}", f"--output={output}", *run.evaluate)
     seconds["evaluate"] = time.monotonic() - started
-    if "--norm=gn" not in run.train and run.name.startswith("study/"):
+    if run.inspect:
         _program("inspect", f"--run_dir={run.directory}")
     run.results.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
+    for name in (run.output, "flags.txt", "inspection/statistics.csv"):
         if (run.directory / name).is_file():
             text = (run.directory / name).read_text(encoding="utf-8")
             (run.results / Path(name).name).write_text(
@@ -121,17 +222,19 @@ def make(run: Run, runs: dict[str, Run]) -> None:
             )
     rounded = {name: round(value) for name, value in seconds.items()}
     cost = {"seconds": rounded, "cores": len(os.sched_getaffinity(0))}
-    (run.results / "cost.json").write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+    run.cost.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
 
 
-def _train(run):
+def _train(run, runs):
     """Trains unless there is a finished network; returns the seconds, with earlier parts."""
     if (run.directory / "model.keras").is_file():
         return _log_seconds(run)
     if run.directory.is_dir() and not (run.directory / "flags.txt").is_file():
         shutil.rmtree(run.directory)
-    resume = ["--resume"] if run.directory.is_dir() else []
-    _program("train", f"--run_dir={run.directory}", *run.train, *resume)
+    more = ["--resume"] if run.directory.is_dir() else []
+    if run.first is not None:
+        more.append(f"--init_from={runs[run.first].directory}")
+    _program("train", f"--run_dir={run.directory}", *run.train, *more)
     return _log_seconds(run)
 
 
@@ -159,14 +262,12 @@ def left(missing: list[Run], runs: list[Run]) -> str:
     costs = {}
     for run in runs:
         if run.is_done:
-            cost = json.loads((run.results / "cost.json").read_text(encoding="utf-8"))
-            costs.setdefault(run.name.rpartition("/")[0], []).append(sum(cost["seconds"].values()))
+            cost = json.loads(run.cost.read_text(encoding="utf-8"))
+            costs.setdefault(run.kind, []).append(sum(cost["seconds"].values()))
     if not costs:
         return "time unknown"
     usual = statistics.median(seconds for each in costs.values() for seconds in each)
-    total = sum(
-        statistics.median(costs.get(run.name.rpartition("/")[0], [usual])) for run in missing
-    )
+    total = sum(statistics.median(costs.get(run.kind, [usual])) for run in missing)
     hours, minutes = divmod(round(total / 60), 60)
     return f"about {hours}:{minutes:02} h left"
 
