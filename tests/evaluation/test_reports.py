@@ -128,7 +128,7 @@ def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
     assert (document["model"], document["data"]) == ("runs/x", "digits")
     assert document["results"] == [result.as_dict() for result in RESULTS]
     assert "correct_images" not in document
-    images = np.random.default_rng(0).random((len(RESULTS), 21)) < 0.5
+    images = np.random.default_rng(0).random((21, len(RESULTS))).T < 0.5  # as an Evaluator's
     evaluation.write_json(path, RESULTS, images)
     for row, packed in zip(images, json.loads(path.read_text())["correct_images"], strict=True):
         bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8), count=21)

@@ -126,7 +126,7 @@ def write_json(
     document = {**details, "results": [result.as_dict() for result in results]}
     if correct_images is not None:
         rows = np.packbits(correct_images, axis=1)
-        document["correct_images"] = [base64.b64encode(row).decode() for row in rows]
+        document["correct_images"] = [base64.b64encode(row.tobytes()).decode() for row in rows]
     whole_files.write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
