@@ -146,7 +146,6 @@ FINE_TUNED = {
     "adversarial_only_on_clean": ("adversarial_only", ["--adversarial=false"]),
     "clean_only_on_adversarial": ("clean_only", ["--clean_ratio=0"]),
 }
-_FINE_TUNING = ["--trainable=norm", "--epochs=4", "--decay_epochs=2,3"]
 _INSPECTED = (*MAIN, "clean_only")
 
 
@@ -173,7 +172,7 @@ def all_runs() -> list[Run]:
         others += [_run("study", name, seed, ["recipe", *flags]) for name, flags in OTHERS.items()]
         others += [
             _run(
-                *("study", name, seed, ["recipe", *_FINE_TUNING, *flags]),
+                *("study", name, seed, ["recipe", "--trainable=norm", *flags]),
                 first=f"study/{first}/seed{seed}",
             )
             for name, (first, flags) in FINE_TUNED.items()

@@ -36,7 +36,6 @@ def numbers(table, *columns):
         (["--epochs=10"], {}, {}),
         (["--dtype=mixed_float16"], {}, {}),
         (["--images_per_worker=64"], {}, {}),
-        (["--init_from=runs/x", "--trainable=norm"], {}, {}),
         (SMALL, dict(epsilon=80.0), DIGITS),
     ],
 )

@@ -5,7 +5,7 @@ import types
 
 import pandas as pd
 
-from tfadv.paper import figures, results, sections, tables
+from tfadv.paper import figures, findings, results, sections, tables
 from tfadv.paper.results import ATTACK, COLUMN, DATA
 from tfadv.settings import TRAIN, Role, names
 
@@ -17,6 +17,12 @@ _LEGEND = (
 _DIFFERENCE = (
     "The difference is ours minus the paper's, whose number counts as exact: its interval speaks "
     "of the images of one run, not of another training."
+)
+
+_CONTRAST = (
+    "Differences are paired image by image; in brackets stands their 95% interval over images and, "
+    "where every strategy has several runs, seeds. A finding held or did not hold if the whole "
+    "interval says so."
 )
 
 _RESULTS = [
@@ -111,8 +117,12 @@ class Report:
 
 
 def _section(section, prefix, files):
-    """The tables and figures of a section, in Markdown; their files are added to `files`."""
+    """The findings, tables and figures of a section, in Markdown; files are added to `files`."""
     parts = []
+    answered = findings.findings(section)
+    if answered:
+        level = "###" if section.paper else "####"
+        parts += [f"{level} The paper's findings in these runs", _findings(answered)]
     for table in tables.tables(section):
         parts += _table(table, section.paper, prefix + _slug(table.name), files)
     for chart in figures.charts(section):
@@ -123,6 +133,16 @@ def _section(section, prefix, files):
         parts.append(_heading(chart.name, chart.title, section.paper))
         parts.append(f"![{chart.name}]({slug}.png)")
     return parts
+
+
+def _findings(answered):
+    rows = [
+        [finding.claim if not number else "", *answer]
+        for finding in answered
+        for number, answer in enumerate(finding.answers)
+    ]
+    table = tables.markdown(["finding", "compared", "points", "verdict"], rows, 4)
+    return f"{_CONTRAST}\n\n{table}"
 
 
 def _table(table, paper, slug, files):

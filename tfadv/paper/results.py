@@ -2,9 +2,11 @@
 
 A row has the settings of a training, under the names of their flags; how it was evaluated, under
 names such as `evaluation.epsilon`; the branch (`domain`); and an accuracy in percent, of the paper
-(`paper`) or of a run (`ours`, with its 95% interval `low` and `high`).
+(`paper`) or of a run (`ours`, with its 95% interval `low` and `high`, and in `correct_images` which
+images were classified correctly, where the evaluation wrote it).
 """
 
+import base64
 import dataclasses
 import math
 import re
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 
 from tfadv.results import Result
@@ -28,7 +31,10 @@ COLUMN = ["evaluation.num_steps", "evaluation.step_size"]
 _ACCURACIES = ["ours", "low", "high", "paper"]
 _PLACES = ["place", "place_in_table_3"]
 _DOMAINS = (None, "adv", "clean")
-_RESULT = ["run", "file", "domain", "measured", "correct", "total", *_ACCURACIES, *_PLACES]
+_RESULT = [
+    *("run", "file", "domain", "measured", "correct", "total", *_ACCURACIES, *_PLACES),
+    "correct_images",
+]
 
 _PAPER = Path(__file__).with_name("paper.tsv")
 # Clean accuracy through the clean branch, which Table 1 gives as +0.4 and -0.5 to 78.9.
@@ -138,6 +144,10 @@ def measured(document: dict, run: str, file: str, settings: dict) -> tuple[pd.Da
             if result.total != images:
                 raise ValueError(f"total={result.total}, but {images} images in the first result")
         doubts = [_doubt(file, **doubt) for doubt in document.get("doubts") or ()]
+        correct_images = document.get("correct_images") or [None] * len(results)
+        for result, packed in zip(results, correct_images, strict=True):
+            if packed is not None and unpacked(packed, images).sum() != result.correct:
+                raise ValueError(f"correct_images of {result.name} disagree with correct")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"not a results file of tfadv.evaluate ({reason})") from None
@@ -148,11 +158,27 @@ def measured(document: dict, run: str, file: str, settings: dict) -> tuple[pd.Da
             **_attack(result),
             **dict(run=run, file=file, result=result, domain=result.domain, measured=result.name),
             **dict(correct=result.correct, total=result.total, ours=100 * result.accuracy),
+            "correct_images": packed,
             **dict(zip(("low", "high"), (100 * end for end in result.interval), strict=True)),
         }
-        for result in results
+        for result, packed in zip(results, correct_images, strict=True)
     )
     return rows, doubts
+
+
+def unpacked(correct_images: str, total: int) -> np.ndarray:
+    """Which images were classified correctly, from a string of `tfadv.evaluate`'s file.
+
+    Returns:
+        A boolean array `[total]`.
+
+    Raises:
+        ValueError: If the string is not that of so many images.
+    """
+    packed = np.frombuffer(base64.b64decode(correct_images, validate=True), np.uint8)
+    if len(packed) != -(-total // 8):
+        raise ValueError(f"correct_images of {8 * len(packed)} images, not of {total}")
+    return np.unpackbits(packed, count=total).astype(bool)
 
 
 def _attack(result):

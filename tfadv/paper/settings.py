@@ -1,6 +1,8 @@
 """The settings of a run in the terms of the paper's tables."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from tfadv.settings import TRAIN, Role, names
 from tfadv.steps import steps_per_epoch
@@ -36,6 +38,9 @@ def trained(settings: Mapping) -> dict:
         run["steps_per_epoch"] = None
     if run["clean_weight"] == run["clean_ratio"] / (1 + run["clean_ratio"]):
         run["clean_weight"] = None  # the default is the share of the clean images
+    if run["init_from"]:
+        # Networks that differ in their seed alone begin runs of one row.
+        run["init_from"] = re.sub(r"\bseed\d+\b", "seed*", run["init_from"])
     run["step_size"] = attacks.effective_step_size(
         run.pop("step_size_rule"), run["step_size"], run["epsilon"], run["num_steps"]
     )
@@ -88,6 +93,9 @@ def strategy(run: Mapping, domain: str | None = None, last_epochs: int = 10) -> 
         parts.append(f"alpha {run['clean_weight']:g}")
     if weight := run["pairing_weight"]:
         parts.append("ALP" if weight == _ALP_WEIGHT else f"ALP of weight {weight:g}")
+    if run["init_from"]:
+        what = "normalization" if run["trainable"] == "norm" else "all weights"
+        parts.append(f"{what} fine-tuned from {'/'.join(Path(run['init_from']).parts[-2:])}")
     last = run["running_statistics"]
     star = "*" if last else ""
     return ", ".join(parts) + star + (f" (last {last})" if last not in (0, last_epochs) else "")

@@ -1,0 +1,306 @@
+"""The paper's findings as questions to the runs of a section: held, did not hold, or undecided.
+
+Each answer is a contrast: a sum of accuracies (or of falls from the weakest to the strongest
+attack), weighted by 1 and -1, of groups of runs that differ in their seeds alone, image by image.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import stats
+
+from tfadv.paper.results import COLUMN, unpacked
+from tfadv.paper.sections import NO_ATTACK, Section
+from tfadv.paper.tables import ADV, ALP, BN, CLEAN, MBN, MBN_ALP
+from tfadv.tables import datasets
+
+HELD, FAILED, UNDECIDED = "held", "did not hold", "undecided"
+# In points of accuracy: what counts as a fall, and how far from a network for one domain alone a
+# branch of a mixture may be.
+_FALL, _CLEAN_LOSS, _ROBUST_LOSS = 5.0, 1.0, 2.0
+_GN, _APART = f"GN, {BN}", f"{BN}, apart"
+_RATIOS = (100, 80, 60, 40, 20, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of mean accuracies, in points.
+
+    Attributes:
+        value: The sum.
+        low, high: Its 95% interval over images and seeds.
+        runs: The numbers of runs of its groups. If one of them is 1, the spread of seeds is not
+            known, and the interval is about the images alone.
+    """
+
+    value: float
+    low: float
+    high: float
+    runs: tuple[int, ...]
+
+    def __str__(self) -> str:
+        alone = " over images alone" if min(self.runs) == 1 else ""
+        return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]{alone}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A question, and the answers of the runs.
+
+    Attributes:
+        claim: The paper's finding.
+        answers: Triples: what was compared, its figures, and the verdict, or `""`.
+    """
+
+    claim: str
+    answers: list[tuple[str, str, str]]
+
+
+def contrast(terms: Iterable[tuple[float, np.ndarray]]) -> Contrast:
+    """Adds up means of groups of runs that were evaluated on the same images.
+
+    The variance of the sum is that of the images (of the sum for each image, its means taken over
+    the runs of each group) plus that of the seeds, group by group. It counts what is particular to
+    an image and a seed twice, so the interval is a little too wide. The quantile is Student's,
+    with the degrees of freedom of Welch and Satterthwaite.
+
+    Args:
+        terms: Pairs of a weight and the values of a group, `[runs, images]`, in points.
+
+    Returns:
+        A `Contrast`.
+    """
+    terms = list(terms)
+    by_image = sum(weight * values.mean(axis=0) for weight, values in terms)
+    variances = [(by_image.var(ddof=1) / len(by_image), len(by_image) - 1)]
+    runs = tuple(len(values) for _, values in terms)
+    if min(runs) > 1:
+        for weight, values in terms:
+            spread = values.mean(axis=1).var(ddof=1)
+            variances.append((weight**2 * spread / len(values), len(values) - 1))
+    total = sum(variance for variance, _ in variances)
+    value, half = float(by_image.mean()), 0.0
+    if total:
+        freedom = total**2 / sum(variance**2 / degrees for variance, degrees in variances)
+        half = float(stats.t.ppf(0.975, freedom) * math.sqrt(total))
+    return Contrast(value, value - half, value + half, runs)
+
+
+def verdict(contrast: Contrast, at_least: float = -math.inf, at_most: float = math.inf) -> str:
+    """Whether a contrast lies between two limits, as far as its interval can tell."""
+    if at_least <= contrast.low and contrast.high <= at_most:
+        return HELD
+    return FAILED if contrast.high < at_least or contrast.low > at_most else UNDECIDED
+
+
+def findings(section: Section) -> list[Finding]:
+    """The paper's findings, as far as the runs of a section speak of them.
+
+    Args:
+        section: A section whose runs were evaluated image by image (`correct_images` in the files
+            of `tfadv.evaluate`).
+    """
+    runs = _Runs(section)
+    if runs.weakest == runs.strongest:
+        return []
+    questions = (_falls, _ratios, _branches, _running, _depth, _fine_tuning, _parts)
+    return [finding for question in questions if (finding := question(runs)).answers]
+
+
+class _Runs:
+    """The outcomes of the runs of a section, by strategy."""
+
+    def __init__(self, section):
+        self.section = section
+        results = section.results.dropna(subset="correct_images")
+        attacked = sorted(
+            set(results[COLUMN].itertuples(index=False, name=None)) - {NO_ATTACK},
+        )
+        # Not every run was evaluated with the very strongest attack, as PGD-2000.
+        counts = results.groupby(COLUMN)["run"].nunique()
+        common = [at for at in attacked if counts[at] == max(counts[each] for each in attacked)]
+        self.weakest, self.strongest = (common[0], common[-1]) if common else (None, None)
+        self._results = results
+        self._entries: dict = {}
+
+    def name(self, at):
+        return self.section.columns[at]
+
+    def values(self, strategy, at, **axes):
+        """Percent `[runs, images]`, 0 or 100 each; None without such runs."""
+        entry = self.section.find(strategy, **axes)
+        return None if entry is None else self.of_entry(entry, at)
+
+    def of_entry(self, entry, at):
+        rows = self._results[self._results["entry"] == entry]
+        rows = rows[(rows[COLUMN[0]] == at[0]) & (rows[COLUMN[1]] == at[1])]
+        if rows.empty:
+            return None
+        return np.stack(
+            [100.0 * unpacked(row.correct_images, int(row.total)) for row in rows.itertuples()]
+        )
+
+    def robust(self, strategy, **axes):
+        return self.values(strategy, self.strongest, **axes)
+
+    def fall(self, strategy):
+        weak, strong = self.values(strategy, self.weakest), self.robust(strategy)
+        return None if weak is None or strong is None else weak - strong
+
+    @property
+    def trained_on_parts(self):
+        """Entries whose normalization alone was trained, with whether on adversarial images."""
+        entries = self.section.entries
+        entries = entries[entries["trainable"] == "norm"]
+        return dict(zip(entries["adversarial"], entries.index, strict=True))
+
+
+def _compared(what, terms, **limits):
+    """An answer about a contrast; None if one of its groups has no runs."""
+    if any(values is None for _, values in terms):
+        return None
+    result = contrast(terms)
+    return what, str(result), verdict(result, **limits) if limits else ""
+
+
+def _finding(claim, answers):
+    return Finding(claim, [answer for answer in answers if answer is not None])
+
+
+def _falls(runs):
+    claim = (
+        f"From {runs.name(runs.weakest)} to {runs.name(runs.strongest)}, one batch normalization "
+        f"with clean images in training loses at least {_FALL:g} points more than training "
+        "without clean images; mixture and group normalization do not"
+    )
+    answers = []
+    for strategy, falls in ((BN, True), (_APART, True), (MBN, False), (_GN, False)):
+        limits = {"at_least": _FALL} if falls else {"at_most": _FALL}
+        terms = [(1, runs.fall(strategy)), (-1, runs.fall(ADV))]
+        answers.append(_compared(f"fall of {strategy} less that of {ADV}", terms, **limits))
+    return _finding(claim, answers)
+
+
+def _ratios(runs):
+    name = runs.name(runs.strongest)
+    answers = []
+    for how in ("", ", apart"):
+        means = {}
+        for ratio in _RATIOS:
+            values = runs.robust(f"100% adv + {ratio}% clean" + (how if ratio else ""))
+            if values is not None:
+                means[ratio] = values.mean()
+        if len(means) >= 4:
+            rho, p = _rank_correlation(list(means), list(means.values()))
+            known = HELD if rho < 0 and p < 0.05 else FAILED if rho >= 0 else UNDECIDED
+            figures = ", ".join(f"{ratio}%: {value:.1f}" for ratio, value in means.items())
+            what = f"{name} accuracy by the share of clean images{how}"
+            answers.append((what, f"{figures}; rank correlation {rho:+.2f}, p = {p:.3f}", known))
+    return Finding("The fewer clean images in training, the more robust the network", answers)
+
+
+def _rank_correlation(x, y):
+    """Spearman's, and the share of all orders whose correlation is as negative or more."""
+    rank_x, rank_y = stats.rankdata(x), stats.rankdata(y)
+    rho = float(np.corrcoef(rank_x, rank_y)[0, 1])
+    orders = [np.corrcoef(rank_x, order)[0, 1] for order in itertools.permutations(rank_y)]
+    return rho, float(np.mean(np.array(orders) <= rho + 1e-9))
+
+
+def _branches(runs):
+    claim = (
+        "Each branch of a mixture is as good as a network trained for its domain alone: at most "
+        f"{_CLEAN_LOSS:g} point below it on clean images, and {_ROBUST_LOSS:g} points below it "
+        f"under {runs.name(runs.strongest)}"
+    )
+    answers = []
+    for alp in ("", ", ALP"):
+        clean, adv = f"MBN_clean, {BN}{alp}", f"{MBN}{alp}"
+        terms = [(1, runs.values(clean, NO_ATTACK)), (-1, runs.values(CLEAN, NO_ATTACK))]
+        answers.append(_compared(f"{clean} less {CLEAN}", terms, at_least=-_CLEAN_LOSS))
+        terms = [(1, runs.robust(adv)), (-1, runs.robust(ADV))]
+        answers.append(_compared(f"{adv} less {ADV}", terms, at_least=-_ROBUST_LOSS))
+    return _finding(claim, answers)
+
+
+def _running(runs):
+    claim = "Running statistics in the last epochs make every robust strategy more robust"
+    strategies = (BN, _APART, ADV, ALP, MBN, MBN_ALP)
+    return _finding(
+        claim,
+        [
+            _compared(
+                f"{strategy}* less {strategy}, {runs.name(runs.strongest)}",
+                [(1, runs.robust(f"{strategy}*")), (-1, runs.robust(strategy))],
+                at_least=0,
+            )
+            for strategy in strategies
+        ],
+    )
+
+
+def _depth(runs):
+    entries = runs.section.entries
+    depths = dict(zip(entries["called"], entries["depth"], strict=True))
+
+    def trained(strategy, at):
+        values = {n: runs.values(strategy, at, called=n) for n in sorted(depths, key=depths.get)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    robust, clean = trained(ADV, runs.strongest), trained(CLEAN, NO_ATTACK)
+    both = [name for name in robust if name in clean]
+    answers = []
+    for strategy, values in ((f"{ADV}, {runs.name(runs.strongest)}", robust), (CLEAN, clean)):
+        if len(both) > 1:
+            figures = ", ".join(f"{name}: {value.mean():.1f}" for name, value in values.items())
+            answers.append((strategy, figures, ""))
+    if len(both) > 1:
+        first, last = both[0], both[-1]
+        terms = [(1, robust[last]), (-1, robust[first]), (-1, clean[last]), (1, clean[first])]
+        what = f"from {first} to {last}: gain in adversarial training less gain in clean training"
+        answers.append(_compared(what, terms, at_least=0))
+    return _finding("Depth gains more in adversarial training than in clean training", answers)
+
+
+def _fine_tuning(runs):
+    claim = (
+        "Normalization fine-tuned on clean images raises an adversarial network's accuracy on "
+        "clean images; fine-tuned on adversarial images, it makes a clean network not robust "
+        "(no more accurate than chance)"
+    )
+    answers, tuned = [], runs.trained_on_parts
+    if False in tuned:
+        terms = [(1, runs.of_entry(tuned[False], NO_ATTACK)), (-1, runs.values(ADV, NO_ATTACK))]
+        what = f"{ADV}, fine-tuned on clean images, less before: clean images"
+        answers.append(_compared(what, terms, at_least=0))
+    classes = datasets.ENTRIES[runs.section.setting["dataset"]].num_classes
+    if True in tuned and classes:
+        terms = [(1, runs.of_entry(tuned[True], runs.strongest))]
+        what = f"{CLEAN}, fine-tuned on adversarial images: {runs.name(runs.strongest)}"
+        answers.append(_compared(what, terms, at_most=100 / classes))
+    return _finding(claim, answers)
+
+
+def _parts(runs):
+    """Falls of what lies between one batch normalization and a mixture."""
+    strategies = (
+        *(BN, _APART, f"MBN_adv, shared statistics, {BN}"),
+        *(f"MBN_adv, shared statistics, {_APART}", f"MBN_adv, shared affine, {BN}", MBN),
+    )
+    answers = []
+    for strategy in strategies:
+        fall, robust = runs.fall(strategy), runs.robust(strategy)
+        if fall is not None:
+            answers.append(
+                (
+                    strategy,
+                    f"fall {contrast([(1, fall)])}, {runs.name(runs.strongest)} "
+                    f"{contrast([(1, robust)]).value:.1f}",
+                    "",
+                )
+            )
+    claim = "What makes one batch normalization fall: its statistics, its gamma and beta, or calls"
+    return Finding(claim, answers if len(answers) > 2 else [])
