@@ -1,9 +1,13 @@
 """Findings: contrasts against known answers, and verdicts of runs made to hold or to break them."""
 
 import base64
+import io
 import itertools
+import pathlib
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -188,3 +192,39 @@ def test_depth(runs, make_report):
     )
     figures, verdict = answers(make_report(*directories))[what]
     assert figures.startswith("+8.0 [") and verdict == "held"
+
+
+def channels(seed, shift=0.0):
+    """Statistics of two layers as `tfadv.inspect` writes them, the clean branch shifted."""
+    rng = np.random.default_rng(seed)
+    lines = ["layer,domain,channel,moving_mean,moving_variance,gamma,beta"]
+    for layer in ("norm1", "norm2"):
+        for domain in ("adv", "clean"):
+            for channel, (mean, log) in enumerate(rng.normal(size=(64, 2))):
+                mean += shift * (domain == "clean")
+                lines.append(f"{layer},{domain},{channel},{mean},{np.exp(log)},1,0")
+    return "\n".join(lines)
+
+
+def test_the_distance_of_statistics_does_not_know_the_order_of_channels():
+    table = pd.read_csv(io.StringIO(channels(0)))
+    adv = table[table["domain"] == "adv"]
+    assert findings.distance(adv, adv.sample(frac=1, random_state=0)) == pytest.approx(0)
+    moved = adv.assign(moving_mean=adv["moving_mean"] + 3)
+    expected = [
+        3 / np.std([*layer["moving_mean"], *(layer["moving_mean"] + 3)]) / 2
+        for _, layer in adv.groupby("layer")
+    ]
+    assert findings.distance(adv, moved) == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(2.0, "held"), (0.0, "undecided|did not hold")])
+def test_statistics_of_branches_against_those_of_seeds(runs, make_report, shift, verdict):
+    directories = runs("mbn", MBN, {0: 91, 10: 69, 500: 64}, domain=["adv", "clean"], seeds=3)
+    for seed, directory in enumerate(directories):
+        folder = pathlib.Path(directory, "inspection")
+        folder.mkdir()
+        (folder / "statistics.csv").write_text(channels(seed, shift))
+    markdown = make_report(*directories).files()["report.md"]
+    [line] = [line for line in markdown.splitlines() if "mixture: distance of all" in line]
+    assert re.search(rf"\| ({verdict}) \|$", line) and "between seeds 0." in line

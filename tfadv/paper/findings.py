@@ -7,9 +7,10 @@ attack), weighted by 1 and -1, of groups of runs that differ in their seeds alon
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from tfadv.paper.results import COLUMN, unpacked
@@ -96,25 +97,44 @@ def verdict(contrast: Contrast, at_least: float = -math.inf, at_most: float = ma
     return FAILED if contrast.high < at_least or contrast.low > at_most else UNDECIDED
 
 
-def findings(section: Section) -> list[Finding]:
+def findings(section: Section, channels: Mapping[str, pd.DataFrame] | None = None) -> list[Finding]:
     """The paper's findings, as far as the runs of a section speak of them.
 
     Args:
         section: A section whose runs were evaluated image by image (`correct_images` in the files
             of `tfadv.evaluate`).
+        channels: The statistics of every channel by run, as `tfadv.inspect` writes them.
     """
-    runs = _Runs(section)
+    runs = _Runs(section, channels or {})
     if runs.weakest == runs.strongest:
         return []
-    questions = (_falls, _ratios, _branches, _running, _depth, _fine_tuning, _parts)
+    questions = (_falls, _ratios, _branches, _statistics, _running, _depth, _fine_tuning, _parts)
     return [finding for question in questions if (finding := question(runs)).answers]
+
+
+def distance(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """The distance of two sets of moving statistics, whatever the order of their channels.
+
+    It is the Wasserstein distance of the channels' values, over the standard deviation of both sets
+    together; averaged over layers, and over means and logarithms of variances.
+
+    Args:
+        one, other: Rows of the statistics of a network, one a channel.
+    """
+    distances = []
+    for layer, channels in one.groupby("layer"):
+        for name, scale in (("moving_mean", np.asarray), ("moving_variance", np.log)):
+            pair = [scale(each[name]) for each in (channels, other[other["layer"] == layer])]
+            spread = np.std(np.concatenate(pair))
+            distances.append(stats.wasserstein_distance(*pair) / spread if spread else 0.0)
+    return float(np.mean(distances))
 
 
 class _Runs:
     """The outcomes of the runs of a section, by strategy."""
 
-    def __init__(self, section):
-        self.section = section
+    def __init__(self, section, channels):
+        self.section, self.channels = section, channels
         results = section.results.dropna(subset="correct_images")
         attacked = sorted(
             set(results[COLUMN].itertuples(index=False, name=None)) - {NO_ATTACK},
@@ -224,6 +244,38 @@ def _branches(runs):
         terms = [(1, runs.robust(adv)), (-1, runs.robust(ADV))]
         answers.append(_compared(f"{adv} less {ADV}", terms, at_least=-_ROBUST_LOSS))
     return _finding(claim, answers)
+
+
+def _statistics(runs):
+    claim = (
+        "The moving statistics of a mixture's branches differ more between the domains than "
+        "between seeds"
+    )
+    entry = runs.section.find(MBN)
+    names = runs.section.results.loc[runs.section.results["entry"] == entry, "run"].unique()
+    networks = [runs.channels[name] for name in names if name in runs.channels]
+    by_domain = [dict(list(channels.groupby("domain"))) for channels in networks]
+    domains = [distance(each["adv"], each["clean"]) for each in by_domain]
+    seeds = [
+        distance(one[domain], other[domain])
+        for one, other in itertools.combinations(by_domain, 2)
+        for domain in ("adv", "clean")
+    ]
+    if not seeds:
+        return Finding(claim, [])
+    known = UNDECIDED
+    # Chance alone puts all distances of one kind above the others once in so many times.
+    orders = math.comb(len(domains) + len(seeds), len(domains))
+    if min(domains) > max(seeds) and orders > 20:
+        known = HELD
+    elif np.mean(domains) <= np.mean(seeds):
+        known = FAILED
+    figures = (
+        f"between domains {np.mean(domains):.2f} ({min(domains):.2f} to {max(domains):.2f}), "
+        f"between seeds {np.mean(seeds):.2f} ({min(seeds):.2f} to {max(seeds):.2f})"
+    )
+    what = f"{BN}, mixture: distance of all channels, in standard deviations"
+    return Finding(claim, [(what, figures, known)])
 
 
 def _running(runs):

@@ -2,6 +2,7 @@
 
 import re
 import types
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -41,6 +42,8 @@ class Report:
         runs: The results of each run, from `results.merged`.
         doubts: The doubts that their evaluations have about themselves, a line each.
         problems: The files and results that were left out, a line each.
+        channels: The statistics of every channel by run, from `statistics.csv` of
+            `tfadv.inspect`; None without any.
 
     Attributes:
         paper: The `Section` of the paper's own setting.
@@ -54,8 +57,10 @@ class Report:
         runs: list[pd.DataFrame],
         doubts: list[str],
         problems: list[str],
+        channels: Mapping[str, pd.DataFrame] | None = None,
     ):
         self.runs = runs
+        self._channels = channels or {}
         self.doubts = doubts
         self.problems = problems
         self._training = results.setting_names(published)
@@ -88,7 +93,7 @@ class Report:
         if self.paper.entries["filled"].any():
             how = _protocol(self.paper.setting)
             parts.append(f"{_LEGEND} {_DIFFERENCE}\n\nMeasured as in the paper: {how}.")
-            parts += _section(self.paper, "", files)
+            parts += self._section(self.paper, "", files)
         else:
             parts.append("No run was trained and measured as in the paper.")
         if self.others:
@@ -101,7 +106,7 @@ class Report:
                 f"Measured: {_protocol(section.setting)}. Tables that vary one thing stand at: "
                 f"{_base(section)}. What is not named here is as in the paper.\n\n"
                 f"Runs: {', '.join(section.results['run'].unique())}.",
-                *_section(section, f"{name}-", files),
+                *self._section(section, f"{name}-", files),
             ]
         across = tables.table3_across(list(self.others.values()))
         if across:
@@ -115,24 +120,23 @@ class Report:
         )
         return {"report.md": "\n\n".join(parts) + "\n", **files}
 
-
-def _section(section, prefix, files):
-    """The findings, tables and figures of a section, in Markdown; files are added to `files`."""
-    parts = []
-    answered = findings.findings(section)
-    if answered:
-        level = "###" if section.paper else "####"
-        parts += [f"{level} The paper's findings in these runs", _findings(answered)]
-    for table in tables.tables(section):
-        parts += _table(table, section.paper, prefix + _slug(table.name), files)
-    for chart in figures.charts(section):
-        figure = figures.draw(chart, "" if section.paper else _title(section))
-        slug = prefix + _slug(chart.name)
-        for kind in ("png", "svg"):
-            files[f"{slug}.{kind}"] = figures.render(figure, kind)
-        parts.append(_heading(chart.name, chart.title, section.paper))
-        parts.append(f"![{chart.name}]({slug}.png)")
-    return parts
+    def _section(self, section, prefix, files):
+        """Findings, tables and figures of a section, in Markdown; their files go to `files`."""
+        parts = []
+        answered = findings.findings(section, self._channels)
+        if answered:
+            level = "###" if section.paper else "####"
+            parts += [f"{level} The paper's findings in these runs", _findings(answered)]
+        for table in tables.tables(section):
+            parts += _table(table, section.paper, prefix + _slug(table.name), files)
+        for chart in figures.charts(section):
+            figure = figures.draw(chart, "" if section.paper else _title(section))
+            slug = prefix + _slug(chart.name)
+            for kind in ("png", "svg"):
+                files[f"{slug}.{kind}"] = figures.render(figure, kind)
+            parts.append(_heading(chart.name, chart.title, section.paper))
+            parts.append(f"![{chart.name}]({slug}.png)")
+        return parts
 
 
 def _findings(answered):

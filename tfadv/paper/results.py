@@ -166,6 +166,19 @@ def measured(document: dict, run: str, file: str, settings: dict) -> tuple[pd.Da
     return rows, doubts
 
 
+def channels(path: Path) -> pd.DataFrame:
+    """The statistics of every channel of a network, from the file that `tfadv.inspect` writes.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    table = pd.read_csv(path)
+    columns = {"layer", "domain", "channel", "moving_mean", "moving_variance"}
+    if missing := columns - set(table):
+        raise ValueError(f"no column {', '.join(sorted(missing))}")
+    return table
+
+
 def unpacked(correct_images: str, total: int) -> np.ndarray:
     """Which images were classified correctly, from a string of `tfadv.evaluate`'s file.
 

@@ -84,7 +84,7 @@ def prepare(settings: SimpleNamespace, path: Path, run: RunDirectory | None) -> 
         output = Path(settings.output)
         logs = output / "tensorboard"
     else:
-        output, logs = run.path / "inspection", run.tensorboard
+        output, logs = run.inspection, run.tensorboard
     output.mkdir(parents=True, exist_ok=True)
     branch = layer, domain
     return InspectionRun(settings, path, model, branch, dataset, output, logs / "inspection")

@@ -56,6 +56,7 @@ class ReportRun:
         self._doubts: list[str] = []
         self._problems: list[str] = []
         self._seen: set[Path] = set()
+        self._channels: dict = {}
         self._unread = 0
         for directory in dict.fromkeys(map(os.path.normpath, settings.directories)):
             self._search(directory)
@@ -66,7 +67,9 @@ class ReportRun:
             )
         evaluation = flags.parse(EVALUATE, [f"--flagfile={_FLAGS / 'eval' / 'paper.flags'}"])
         published = paper.published(lambda name: _trained(_FLAGS / f"{name}.flags"), evaluation)
-        self.report = paper.Report(published, evaluation, self._runs, self._doubts, self._problems)
+        self.report = paper.Report(
+            published, evaluation, self._runs, self._doubts, self._problems, self._channels
+        )
 
     def run(self) -> int:
         """Writes all files; returns the number of files that could not be read."""
@@ -120,8 +123,22 @@ class ReportRun:
             self._problems += [f"{name}: {problem}" for problem in problems]
             if len(rows):
                 self._runs.append(rows)
+                self._read_channels(directory)
         elif len(self._problems) == known:
             self._problems.append(f"{name}: not evaluated yet (python -m tfadv.evaluate)")
+
+    def _read_channels(self, directory):
+        """Reads what `tfadv.inspect` wrote, in the run's directory or where a user copied it to."""
+        from tfadv import paper
+
+        for path in (directory.inspection, directory.path):
+            file = path / "statistics.csv"
+            if file.is_file():
+                try:
+                    self._channels[str(directory.path)] = paper.channels(file)
+                except (ValueError, OSError) as error:
+                    self._unreadable(file, error)
+                return
 
     def _unreadable(self, path, error):
         self._unread += 1

@@ -32,6 +32,7 @@ class RunDirectory:
         self.model = self.path / "model.keras"
         self.statistics = self.path / "statistics.png"
         self.evaluation = self.path / "evaluation.json"
+        self.inspection = self.path / "inspection"
         self.tensorboard = self.path / "tensorboard"
         self._lock = None
 
