@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs test-gpu-build lint format quickstart small benchmarks chaos soak workers32 clean clean-cache
+.PHONY: help setup test test-slow test-runs test-gpu-build lint format quickstart small study benchmarks chaos soak workers32 clean clean-cache
 # One after the other, even with -j: the targets share the cores and one .venv.
 .NOTPARALLEL:
 
@@ -59,6 +59,9 @@ small: setup ## train the paper's strategies on handwritten digits and report th
 			--domain=$$domain --images_per_worker=60; \
 	done
 	@$(BIN)/python -m tfadv.report runs/small --output=runs/small/report
+
+study: setup ## run what is missing of the study on Fashion-MNIST, in the background's time (ARGS="study/mbn")
+	@nice -n 19 $(BIN)/python tools/study.py $(ARGS)
 
 benchmarks: setup ## compare with other libraries; fills docs/performance.md (ARGS="attack --quick")
 	@tools/setup_benchmarks.sh

@@ -8,7 +8,7 @@
 A run is trained, evaluated and inspected in `runs/study/NAME`, and its results are copied to
 `docs/study/results/NAME`, which is what counts as done. It can be stopped at any time, and goes on
 where it stopped. All runs of a seed come before those of the next. The search for the recipe
-(`search/...`) runs only when it is named.
+(`search/...`) runs only when it is named. At the end, `docs/study/report.md` is written anew.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = Path("runs/study"), Path("docs/study/results")
+REPORT = Path("docs/study")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +72,17 @@ class Run:
         return self.cost.is_file()
 
 
-# One change of the start each; the best of them, and their combination, make the recipe.
+# One change of the start each. The first round found that the rate matters most, so the second goes
+# on to higher ones.
 SEARCH = {
     "start": [],
     "rate_0.1": ["--learning_rate=0.1"],
     "rate_0.4": ["--learning_rate=0.4"],
     "batch_64": ["--images_per_worker=64"],
+    "rate_0.8": ["--learning_rate=0.8"],
+    "rate_1.6": ["--learning_rate=1.6"],
     "weight_decay_5e-4": ["--weight_decay=5e-4"],
-    "no_label_smoothing": ["--label_smoothing=0"],
-    "width_32": ["--width=32"],
-    "depth_14": ["--depth=14"],
     "twice_as_long": ["--epochs=32", "--decay_epochs=16,24"],
-    "random_starts": ["--start_from_clean=0"],
 }
 
 MAIN = {
@@ -194,7 +194,7 @@ def _run(part, name, seed, train, evaluate=(), first=None):
         f"{part}/{name}/seed{seed}",
         seed,
         (f"--flagfile=flags/study/{flagfile}.flags", *train, f"--seed={seed}"),
-        ("--flagfile=flags/study/protocol.flags", f"--seed={seed}", *domain, *evaluate),
+        ("--flagfile=flags/eval/study.flags", f"--seed={seed}", *domain, *evaluate),
         first,
         inspect=part == "study" and name in _INSPECTED,
     )
@@ -213,12 +213,14 @@ def make(run: Run, runs: dict[str, Run]) -> None:
     if run.inspect:
         _program("inspect", f"--run_dir={run.directory}")
     run.results.mkdir(parents=True, exist_ok=True)
-    for name in (run.output, "flags.txt", "inspection/statistics.csv"):
-        if (run.directory / name).is_file():
-            text = (run.directory / name).read_text(encoding="utf-8")
-            (run.results / Path(name).name).write_text(
-                text.replace(f"{ROOT}/", ""), encoding="utf-8"
-            )
+    figures = ("figure5.png", "figure6.png") if run.seed == 0 else ()
+    kept = [run.output, "flags.txt"]
+    if run.inspect:
+        kept += [f"inspection/{name}" for name in ("statistics.csv", *figures)]
+    for path in (run.directory / name for name in kept):
+        if path.is_file():  # only mixtures have a Figure 5
+            content = path.read_bytes().replace(f"{ROOT}/".encode(), b"")
+            (run.results / path.name).write_bytes(content)
     rounded = {name: round(value) for name, value in seconds.items()}
     cost = {"seconds": rounded, "cores": len(os.sched_getaffinity(0))}
     run.cost.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
@@ -271,6 +273,22 @@ def left(missing: list[Run], runs: list[Run]) -> str:
     return f"about {hours}:{minutes:02} h left"
 
 
+def costs(runs: list[Run]) -> str:
+    """A table in Markdown of the time that each kind of run took: medians over its seeds."""
+    lines = ["| run | seeds | training (s) | evaluation (s) |", "| :-- | --: | --: | --: |"]
+    kinds: dict = {}
+    for run in runs:
+        if run.is_done:
+            cost = json.loads(run.cost.read_text(encoding="utf-8"))["seconds"]
+            kinds.setdefault(run.kind, []).append(cost)
+    for kind, seconds in kinds.items():
+        medians = (statistics.median(each[name] for each in seconds) for name in seconds[0])
+        name, _, output = kind.partition(" ")
+        name += "" if output == "evaluation.json" else ", PGD-2000"
+        lines.append(f"| {name} | {len(seconds)} | {' | '.join(f'{m:.0f}' for m in medians)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="show the runs, and make none")
@@ -295,6 +313,14 @@ def main(arguments: list[str]) -> int:
         make(run, by_name)
         done = len(chosen) - len(missing)
         print(f"study: {done} of {len(chosen)} runs done; {left(missing, runs)}", flush=True)
+    reported = [str(part) for part in (RESULTS / "study", RESULTS / "map") if part.is_dir()]
+    if reported and not options.list:
+        _program("report", *reported, f"--output={REPORT}")
+        (REPORT / "costs.md").write_text(
+            "# What the runs cost\n\nOn two cores, beside other work.\n\n" + costs(runs),
+            encoding="utf-8",
+        )
+        print(f"study: the report is {REPORT / 'report.md'}")
     return 0
 
 

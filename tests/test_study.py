@@ -1,0 +1,115 @@
+"""The study's runner: its grid can be trained, and it does what is missing, once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import study
+
+from tfadv.programs import flags, rules
+from tfadv.settings import EVALUATE, TRAIN
+
+RECIPE = Path("flags/study/recipe.flags")
+
+
+def test_every_run_of_the_grid_can_be_trained_and_evaluated():
+    runs = study.all_runs()
+    outputs = {(run.name, run.output) for run in runs}
+    assert len(outputs) == len(runs)
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        settings = flags.parse(TRAIN, run.train)
+        if run.first is not None:
+            assert by_name[run.first].seed == run.seed
+            settings.init_from = run.first
+        rules.check_training(settings, workers=1)
+        assert settings.seed == run.seed and not settings.strong_eval_num_steps
+        evaluation = flags.parse(EVALUATE, run.evaluate)
+        assert evaluation.seed == run.seed
+        # One trajectory: a step size that no number of steps raises.
+        assert evaluation.step_size_rule == "fixed"
+        assert (evaluation.domain == "both") == (
+            settings.norm == "mbn" and run.output == "evaluation.json"
+        )
+        # The test images are for the study alone.
+        on_test = settings.dataset in ("fashion_mnist", "fashion_mosaics")
+        assert on_test == run.name.startswith("study/")
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Runs in an empty directory, with programs that only leave their files; lists their calls."""
+    monkeypatch.chdir(tmp_path)  # undone afterwards, where the runner goes too
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    calls = []
+
+    def program(name, *arguments):
+        calls.append((name, arguments))
+        if name == "report":
+            return
+        directory = Path(arguments[0].removeprefix("--run_dir="))
+        directory.mkdir(parents=True, exist_ok=True)
+        if name == "train":
+            (directory / "flags.txt").write_text(f"--init_from={tmp_path}/x\n")
+            (directory / "log.jsonl").write_text('{"seconds": 60.2}\n{"epoch": 2}\n')
+            (directory / "model.keras").touch()
+        if name == "evaluate":
+            Path(arguments[1].removeprefix("--output=")).write_text('{"results": []}')
+        if name == "inspect":
+            (directory / "inspection").mkdir()
+            (directory / "inspection/statistics.csv").write_text("layer\n")
+
+    monkeypatch.setattr(study, "_program", program)
+    return calls
+
+
+def test_what_is_done_is_not_done_again(programs, capsys):
+    name = "study/mbn/seed0"
+    assert study.main([name]) == 0
+    assert [call[0] for call in programs] == ["train", "evaluate", "inspect", "evaluate", "report"]
+    results = Path("docs/study/results", name)
+    assert {path.name for path in results.iterdir()} == {
+        *("evaluation.json", "evaluation-2000.json", "flags.txt", "statistics.csv"),
+        *("cost.json", "cost-2000.json"),
+    }
+    assert (results / "flags.txt").read_text() == "--init_from=x\n"  # no path of this machine
+    assert json.loads((results / "cost.json").read_text())["seconds"]["train"] == 60
+    programs.clear()
+    assert study.main([name]) == 0 and [call[0] for call in programs] == ["report"]
+    # A second evaluation takes the network that is there, and so does a killed one.
+    (results / "cost-2000.json").unlink()
+    assert "2 of 2" in capsys.readouterr().out
+    study.main([name])
+    assert [call[0] for call in programs[1:]] == ["evaluate", "report"]
+    # In a clone without runs, the missing evaluation needs its network anew.
+    shutil.rmtree("runs")
+    (results / "cost-2000.json").unlink()
+    programs.clear()
+    study.main([name])
+    assert [call[0] for call in programs] == ["train", "evaluate", "report"]
+
+
+def test_a_fine_tuned_run_trains_its_first_network_before(programs):
+    study.main(["study/clean_only_on_adversarial/seed1"])
+    (first, before), (second, tuned), *_ = programs
+    assert (first, second) == ("train", "train")
+    assert before[0] == "--run_dir=runs/study/study/clean_only/seed1"
+    assert tuned[-1] == "--init_from=runs/study/study/clean_only/seed1"
+
+
+def test_a_stopped_training_is_resumed(programs):
+    directory = Path("runs/study/study/gn/seed0")
+    directory.mkdir(parents=True)
+    (directory / "flags.txt").write_text("")
+    study.main(["study/gn/seed0"])
+    assert programs[0][0] == "train" and programs[0][1][-1] == "--resume"
+
+
+def test_names_choose_and_unknown_ones_are_refused(programs, capsys):
+    study.main(["--list", "map/*-gn", "search/rate"])
+    lines = capsys.readouterr().out.splitlines()[:-1]
+    assert len(lines) == 2 * len(study.AXES) + 2 and not programs
+    with pytest.raises(SystemExit, match="2"):
+        study.main(["map/none"])
+    assert "received ['map/none']" in capsys.readouterr().err
