@@ -17,6 +17,7 @@ import fnmatch
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -325,6 +326,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does, so that no program goes on alone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
