@@ -75,6 +75,8 @@ def test_what_is_done_is_not_done_again(programs, capsys):
     }
     assert (results / "flags.txt").read_text() == "--init_from=x\n"  # no path of this machine
     assert json.loads((results / "cost.json").read_text())["seconds"]["train"] == 60
+    lines = Path("docs/study/runs.md").read_text().splitlines()
+    assert "| study/mbn | 1 | 60 | 0 |" in lines and "| study/mbn, PGD-2000 | 1 | 60 | 0 |" in lines
     programs.clear()
     assert study.main([name]) == 0 and [call[0] for call in programs] == ["report"]
     # A second evaluation takes the network that is there, and so does a killed one.
@@ -107,9 +109,9 @@ def test_a_stopped_training_is_resumed(programs):
 
 
 def test_names_choose_and_unknown_ones_are_refused(programs, capsys):
-    study.main(["--list", "map/*-gn", "search/rate"])
+    study.main(["--list", "map/*-gn", "search/rate_0"])
     lines = capsys.readouterr().out.splitlines()[:-1]
-    assert len(lines) == 2 * len(study.AXES) + 2 and not programs
+    assert len(lines) == 2 * len(study.AXES) + 3 and not programs
     with pytest.raises(SystemExit, match="2"):
         study.main(["map/none"])
     assert "received ['map/none']" in capsys.readouterr().err

@@ -273,20 +273,46 @@ def left(missing: list[Run], runs: list[Run]) -> str:
     return f"about {hours}:{minutes:02} h left"
 
 
-def costs(runs: list[Run]) -> str:
-    """A table in Markdown of the time that each kind of run took: medians over its seeds."""
-    lines = ["| run | seeds | training (s) | evaluation (s) |", "| :-- | --: | --: | --: |"]
-    kinds: dict = {}
-    for run in runs:
-        if run.is_done:
-            cost = json.loads(run.cost.read_text(encoding="utf-8"))["seconds"]
-            kinds.setdefault(run.kind, []).append(cost)
-    for kind, seconds in kinds.items():
-        medians = (statistics.median(each[name] for each in seconds) for name in seconds[0])
+def page(runs: list[Run]) -> str:
+    """The page `runs.md`: what the search for the recipe found, and what all runs cost."""
+    found, costs = [], {}
+    for run in filter(lambda run: run.is_done, runs):
+        cost = json.loads(run.cost.read_text(encoding="utf-8"))["seconds"]
+        costs.setdefault(run.kind, []).append(cost)
+        if run.name.startswith("search/"):
+            document = json.loads((run.results / run.output).read_text(encoding="utf-8"))
+            found.append([run.name.split("/")[1], " ".join(run.train[1:-1]), document["results"]])
+    parts = ["# Runs of the study"]
+    if found:
+        heads = ["run", "what differs", *(result["name"] for result in found[0][2])]
+        rows = [
+            [name, f"`{flags}`" if flags else "", *(f"{100 * r['accuracy']:.1f}" for r in results)]
+            for name, flags, results in found
+        ]
+        total = found[0][2][0]["total"]
+        parts += [
+            "## The search for the recipe",
+            "Training without clean images, with `flags/study/start.flags` and one change; "
+            f"accuracy in percent on {total} training images that were held out.",
+            _table(heads, rows),
+        ]
+    rows = []
+    for kind, seconds in costs.items():
         name, _, output = kind.partition(" ")
         name += "" if output == "evaluation.json" else ", PGD-2000"
-        lines.append(f"| {name} | {len(seconds)} | {' | '.join(f'{m:.0f}' for m in medians)} |")
-    return "\n".join(lines) + "\n"
+        medians = (statistics.median(each[step] for each in seconds) for step in seconds[0])
+        rows.append([name, f"{len(seconds)}", *(f"{median:.0f}" for median in medians)])
+    parts += [
+        "## What they cost",
+        "Medians over seeds, on two cores, beside other work.",
+        _table(["run", "seeds", "training (s)", "evaluation (s)"], rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(heads, rows):
+    rule = [":--" if head in ("run", "what differs") else "--:" for head in heads]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
 
 
 def main(arguments: list[str]) -> int:
@@ -316,10 +342,7 @@ def main(arguments: list[str]) -> int:
     reported = [str(part) for part in (RESULTS / "study", RESULTS / "map") if part.is_dir()]
     if reported and not options.list:
         _program("report", *reported, f"--output={REPORT}")
-        (REPORT / "costs.md").write_text(
-            "# What the runs cost\n\nOn two cores, beside other work.\n\n" + costs(runs),
-            encoding="utf-8",
-        )
+        (REPORT / "runs.md").write_text(page(runs), encoding="utf-8")
         print(f"study: the report is {REPORT / 'report.md'}")
     return 0
 
