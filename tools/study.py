@@ -8,7 +8,8 @@
 A run is trained, evaluated and inspected in `runs/study/NAME`, and its results are copied to
 `docs/study/results/NAME`, which is what counts as done. It can be stopped at any time, and goes on
 where it stopped. The five main strategies come first, and then all runs of a seed before those of
-the next. The search for the recipe (`search/...`) runs only when it is named. At the end, `docs/study/report.md` is written anew.
+the next. The search for the recipe (`search/...`) runs only when it is named. At the end,
+`docs/study/report.md` and `docs/study/runs.md` are written anew.
 """
 
 import argparse
@@ -304,7 +305,8 @@ def page(runs: list[Run]) -> str:
         rows.append([name, f"{len(seconds)}", *(f"{median:.0f}" for median in medians)])
     parts += [
         "## What they cost",
-        "Medians over seeds, on two cores, beside other work.",
+        "Medians over seeds, on two cores, beside other work. An evaluation that was stopped "
+        "counts its last part.",
         _table(["run", "seeds", "training (s)", "evaluation (s)"], rows),
     ]
     return "\n\n".join(parts) + "\n"
