@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs test-gpu-build lint format quickstart small study benchmarks chaos soak workers32 clean clean-cache
+.PHONY: help setup test test-slow test-runs test-gpu-build lint format docs quickstart small study benchmarks chaos soak workers32 clean clean-cache
 # One after the other, even with -j: the targets share the cores and one .venv.
 .NOTPARALLEL:
 
@@ -36,6 +36,11 @@ lint: setup ## check style, formatting and types
 format: setup ## fix style and formatting
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
+
+docs: ## build the documentation as a site in build/site; a warning or a dead link is an error
+	@tools/setup_docs.sh
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs --quiet build --strict $(ARGS)
+	@echo "The documentation: build/site/index.html"
 
 quickstart: setup ## train with mixture batch normalization on two workers, then attack the model
 	@rm -rf runs/quickstart
@@ -77,7 +82,7 @@ workers32: setup ## train a few steps on 32 workers; fails unless they agree to 
 	@$(BIN)/python tools/many_workers.py 32 $(ARGS)
 
 clean: ## remove .venv and all caches in the checkout; runs/ stays
-	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-docs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find tfadv tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-cache: ## remove the Horovod wheels that are kept for other clones on this machine

@@ -55,7 +55,8 @@ class MixtureBatchNormalization(keras.layers.Layer):
             (`name`, `dtype`, `trainable`).
 
     Attributes:
-        adv, clean: The two branches, each a `tfadv.layers.BatchNormalization`.
+        adv: The branch for adversarial images, a `tfadv.layers.BatchNormalization`.
+        clean: The branch for clean images, another one.
 
     Call arguments:
         inputs: Tensor `[batch, ...]`, adversarial images first.
