@@ -15,6 +15,7 @@ ORDER = (
     ("paper",),
     ("settings",),
     ("__init__",),
+    ("environment",),
     ("callbacks",),
     ("training",),
     ("evaluation",),

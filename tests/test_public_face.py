@@ -10,12 +10,13 @@ import pytest
 
 import tfadv
 
-ROOMS = [name for name in tfadv.__all__ if name != "distributed"]
+ROOMS = [name for name in tfadv.__all__ if hasattr(getattr(tfadv, name), "__all__")]
 PUBLIC = {
     f"{room}.{name}": getattr(getattr(tfadv, room), name)
     for room in ROOMS
     for name in getattr(tfadv, room).__all__
 }
+PUBLIC["report_environment"] = tfadv.report_environment
 PUBLIC |= {
     f"distributed.{name}": value
     for name, value in vars(tfadv.distributed).items()

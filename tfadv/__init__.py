@@ -23,6 +23,7 @@ if not startup.is_program():
         models,
         training,
     )
+    from tfadv.environment import report_environment
 
 __all__ = [
     "attacks",
@@ -33,6 +34,7 @@ __all__ = [
     "inspection",
     "layers",
     "models",
+    "report_environment",
     "training",
 ]
 

@@ -183,6 +183,26 @@ def _on_host():
     return tf.device("CPU:0")
 
 
+def describe_horovod() -> str:
+    """Returns in words which Horovod is installed and what it was built with.
+
+    It works without Horovod and before `init`. A Horovod that cannot be imported, such as one that
+    was built for another TensorFlow, is described by its error.
+    """
+    try:
+        import horovod
+    except ImportError:
+        return "not installed"
+    try:
+        import horovod.tensorflow as module
+    except Exception as error:  # whatever a library raises that does not fit
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"{horovod.__version__}, which cannot be imported ({reason[:300]})"
+    kinds = ("gloo", "mpi", "nccl", "cuda", "rocm")
+    built = [kind for kind in kinds if getattr(module, f"{kind}_built")()]
+    return f"{horovod.__version__}, built with {', '.join(built) or 'none of Gloo, MPI and NCCL'}"
+
+
 def size() -> int:
     """The number of workers."""
     horovod = _horovod()

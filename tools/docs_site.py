@@ -16,7 +16,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
 # Pages from outside of docs/ that no page need link to.
-PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "flags/README.md"]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "flags/README.md"]
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*.*"))
 LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash"}
 PUBLIC = {
