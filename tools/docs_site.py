@@ -29,8 +29,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 def page_of(path):
     """Returns where in the site a file of the repository is."""
-    if path == "README.md":
-        return "index.md"
+    if path in ("README.md", "flags/README.md"):
+        # Not flags/index.md, which would be the first page of its part of the navigation.
+        return {"README.md": "index.md", "flags/README.md": "flags.md"}[path]
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return path if path.endswith(".md") else f"source/{path}.md"
