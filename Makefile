@@ -39,7 +39,9 @@ format: setup ## fix style and formatting
 
 docs: ## build the documentation as a site in build/site; a warning or a dead link is an error
 	@tools/setup_docs.sh
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs --quiet build --strict $(ARGS)
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict $(ARGS) >build/docs.log 2>&1 || \
+		{ grep -v '^INFO' build/docs.log >&2; exit 1; }
 	@echo "The documentation: build/site/index.html"
 
 quickstart: setup ## train with mixture batch normalization on two workers, then attack the model
