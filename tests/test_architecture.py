@@ -36,6 +36,7 @@ ORDER = (
         "signals",
         "startup",
         "steps",
+        "units",
         "whole_files",
     ),
 )
