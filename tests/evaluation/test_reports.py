@@ -152,14 +152,14 @@ def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 CLEAN, PGD = row("adv", 0, 375), row("adv", 10, 250, 125)
-SCALARS = {"robust_accuracy/clean": 0.75, "robust_accuracy/pgd10": 0.5}
+SCALARS = {"accuracy/clean": 0.75, "accuracy/pgd10": 0.5}
 SUCCESS = {"attack_success/pgd10": 0.25}
 
 
 def test_scalars_of_both_branches(tmp_path):
     evaluation.write_scalars(tmp_path, [CLEAN, PGD, row("clean", 10, 125, 125)], step=40)
     assert read_scalars(tmp_path) == {40: SCALARS | SUCCESS}
-    assert read_scalars(tmp_path / "clean") == {40: {"robust_accuracy/pgd10": 0.25} | SUCCESS}
+    assert read_scalars(tmp_path / "clean_branch") == {40: {"accuracy/pgd10": 0.25} | SUCCESS}
 
 
 def test_scalars_of_evaluations_in_any_order(tmp_path, monkeypatch):
@@ -170,12 +170,12 @@ def test_scalars_of_evaluations_in_any_order(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     evaluation.write_scalars(tmp_path, [row("adv", 0, 1)], step=50)
     assert read_scalars(tmp_path) == {
-        10: {"robust_accuracy/clean": 0.25},
-        40: SCALARS | SUCCESS | {"robust_accuracy/pgd10": 1.0},
+        10: {"accuracy/clean": 0.25},
+        40: SCALARS | SUCCESS | {"accuracy/pgd10": 1.0},
     }
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [event.step for event in events.Tensors("robust_accuracy/clean")] == [10, 40]
+    assert [event.step for event in events.Tensors("accuracy/clean")] == [10, 40]
 
 
 class Terminal(io.StringIO):

@@ -133,9 +133,9 @@ def write_json(
 def write_scalars(directory: str | os.PathLike, results: list[Result], step: int) -> None:
     """Writes results to TensorBoard, on rank 0 only.
 
-    The run `{directory}` gets the scalars `robust_accuracy/clean`, and `robust_accuracy/pgd10` and
-    `attack_success/pgd10` for each number of steps; the run `{directory}/clean` gets those of the
-    clean branch of a mixture. They replace those of the same step; other steps are kept.
+    The run `{directory}` gets the scalars `accuracy/clean`, and `accuracy/pgd10` and
+    `attack_success/pgd10` for each number of steps; the run `{directory}/clean_branch` gets those
+    of the clean branch of a mixture. They replace those of the same step; other steps are kept.
 
     Args:
         directory: Path of the run.
@@ -146,9 +146,9 @@ def write_scalars(directory: str | os.PathLike, results: list[Result], step: int
         return
     runs: dict[pathlib.Path, dict[str, float]] = {}
     for result in results:
-        run = pathlib.Path(directory, "clean" if result.domain == "clean" else "")
+        run = pathlib.Path(directory, "clean_branch" if result.domain == "clean" else "")
         scalars = runs.setdefault(run, {})
-        scalars[f"robust_accuracy/{result.key}"] = result.accuracy
+        scalars[f"accuracy/{result.key}"] = result.accuracy
         if result.success is not None:
             scalars[f"attack_success/{result.key}"] = result.success
     for run, scalars in runs.items():

@@ -238,6 +238,7 @@ def training_callbacks(
             run.tensorboard,
             {name: getattr(settings, name) for name in names(TRAIN, Role.SHOWN)},
             _metrics(settings),
+            names(TRAIN, Role.FIRST),
         ),
         callbacks.RunLog(run.log, print_time_left=False),
         table,
@@ -306,13 +307,18 @@ def _metrics(settings):
     """The (run, tag) pairs that the HPARAMS tab shows beside the settings."""
     # TensorBoard takes the metrics of one run for all. So those of tfadv.evaluate, with the paper's
     # numbers of steps, are listed from the start: they compare runs.
-    in_training = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
-    metrics = [("train", "loss"), ("train", "accuracy"), ("train", "attack_success")]
-    metrics += [(domain, name) for domain in ("adv", "clean") for name in ("loss", "accuracy")]
+    in_training = {*settings.eval_num_steps, *settings.strong_eval_num_steps}
+    metrics = []
     for run, numbers in (
         ("validation", in_training),
         ("evaluation", default(EVALUATE, "num_steps")),
     ):
-        kinds = dict.fromkeys(["clean", *(attack_table.key(settings.attack, n) for n in numbers)])
-        metrics += [(run, f"robust_accuracy/{kind}") for kind in kinds]
-    return [*metrics, ("evaluation/clean", "robust_accuracy/clean")]
+        # The strongest first, since it says what a network withstands.
+        strongest = sorted(numbers, reverse=True)
+        kinds = dict.fromkeys([attack_table.key(settings.attack, n) for n in strongest] + ["clean"])
+        metrics += [(run, f"accuracy/{kind}") for kind in kinds]
+    metrics.append(("evaluation/clean_branch", "accuracy/clean"))
+    metrics += [("train", name) for name in ("loss", "accuracy", "attack_success")]
+    return metrics + [
+        (f"train/{domain}", name) for domain in ("adv", "clean") for name in ("loss", "accuracy")
+    ]

@@ -130,7 +130,7 @@ class InspectionRun:
         rows = inspection.distance_table(records)
         shown = self.branch[0] if rows else None
         writer = callbacks.BatchNormStatistics(
-            self.logs, max_layers=layers, layer=shown, **self._sample
+            self.logs, max_layers=layers, layer=shown, run="", **self._sample
         )
         writer.set_model(self.model)
         writer.on_train_begin()
@@ -219,7 +219,9 @@ class InspectionRun:
         }
         figure = inspection.figure6(*pairs[self.branch], **self._sample, model_name=self.model.name)
         file = EventFile(self.logs, step)
-        file.image("figure6", self._write_figure("figure6.png", figure), step)
+        file.image(
+            "statistics/batch_against_running", self._write_figure("figure6.png", figure), step
+        )
         file.close()
         rows = [
             (batches[n], *key, n + 1)
