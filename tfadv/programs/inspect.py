@@ -160,12 +160,12 @@ class InspectionRun:
         print(f"{'layer':<{width}}  place  distance  adversarial larger: mean  variance")
         for row in rows[:_ROWS]:
             print(
-                f"{row.path:<{width}}  {row.position:>5}  {row.distance:8.3f}"
+                f"{row.path:<{width}}  {row.position:>5}  {row.distance:8.3g}"
                 f"  {100 * row.mean_larger:22.0f}%  {100 * row.variance_larger:7.0f}%"
             )
         if len(rows) > _ROWS:
             least = rows[-1]
-            print(f"... and {len(rows) - _ROWS} more, down to {least.path}, {least.distance:.3f}")
+            print(f"... and {len(rows) - _ROWS} more, down to {least.path}, {least.distance:.3g}")
         weights = [row.channels for row in rows]
         mean, variance = (
             100 * np.average([getattr(row, name) for row in rows], weights=weights)
