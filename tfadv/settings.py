@@ -421,10 +421,13 @@ PREDICT = (
         Setting("domain", str, "adv",
                 "Branch of a mixture that classifies.",
                 choices=("adv", "clean")),
-        Setting("class_names", bool, False, "Whether to write the name of the class too."),
+        Setting("class_names", bool, None,
+                "Whether to write the name of the class too, after its number; by default where "
+                "the data set is here and has names."),
         Setting("probability", bool, False, "Whether to write the probability of the class too."),
         Setting("dataset", str, None,
-                "Data set whose class names are written; by default that of run_dir."),
+                "Data set whose class names are written; by default that of run_dir. One of "
+                f"{', '.join(ENTRIES)}."),
         Setting("data_dir", Path, None, "Directory of the data set."),
         Setting("image_size", int, None,
                 "Height and width in pixels, for a model that takes images of any size.",
