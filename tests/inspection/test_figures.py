@@ -104,7 +104,7 @@ def test_where_domains_agree_both_are_seen_and_the_distance_is_not_rounded_to_0(
     title = inspection.figure5(wide, "mix2").axes[0].get_title(loc="left")
     assert "over all channels: 0.0025 (Hellinger: 0 is equal" in title
     set_statistics(layer, mean, variance, 1)
-    assert ": 0 (Hell" in inspection.figure5(wide, "mix2").axes[0].get_title(loc="left")
+    assert ": 0.0 (Hell" in inspection.figure5(wide, "mix2").axes[0].get_title(loc="left")
 
 
 def test_wide_ticks_push_nothing_out_of_the_figure(wide):

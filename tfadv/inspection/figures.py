@@ -337,8 +337,8 @@ def _sample_channels(number, channels, seed):
 
 
 def _two_digits(value):
-    """A number to two significant digits, without an exponent: "0.19", "0.0041"."""
-    return np.format_float_positional(float(f"{value:.2g}"), trim="-")
+    """A number to two significant digits, without an exponent: "0.20", "0.0041"."""
+    return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="k")
 
 
 def _count_text(sample, number):
