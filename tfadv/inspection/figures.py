@@ -87,7 +87,7 @@ def figure5(
         panels[0],
         f"{_count_text(sample, number)}. Distance between the domains"
         f"{' over all channels' if len(sample) < number else ''}: "
-        f"{_two_digits(distance(adv, clean))} (Hellinger: 0 is equal, 1 is disjoint)",
+        f"{distance(adv, clean):#.2g} (Hellinger: 0 is equal, 1 is disjoint)",
         len(_DOMAINS),
     )
     return figure
@@ -334,11 +334,6 @@ def _sample_channels(number, channels, seed):
     arguments.integer("channels", channels, 1)
     rng = np.random.Generator(np.random.Philox(key=arguments.integer("seed", seed, 0)))
     return np.sort(rng.choice(number, size=min(channels, number), replace=False))
-
-
-def _two_digits(value):
-    """A number to two significant digits, without an exponent: "0.20", "0.0041"."""
-    return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="k")
 
 
 def _count_text(sample, number):
