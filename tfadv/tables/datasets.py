@@ -164,7 +164,9 @@ def class_names(name: str, data_dir: str | None = None) -> list[str] | None:
         path = os.path.join(prepared_directory(name, data_dir), "label.labels.txt")
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
-                return file.read().splitlines()
+                names = file.read().splitlines()
+            # Mosaics are made of the images of another data set, and have other classes.
+            return names if len(names) == ENTRIES[name].num_classes else None
     return None
 
 
