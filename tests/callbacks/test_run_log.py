@@ -5,6 +5,7 @@ import os
 
 import keras
 import pytest
+import tensorflow as tf
 
 from tests.training import cases
 from tfadv.callbacks import AdversarialTraining, EpochTable, RunLog, run_log
@@ -114,6 +115,21 @@ def test_an_epoch_of_one_update_says_nothing_before_the_second(tmp_path, monkeyp
     model = cases.compiled(cases.network())
     model.fit(X, Y, batch_size=6, epochs=4, verbose=0, callbacks=[clock, log])
     assert capsys.readouterr().out == "about 1 min 0 s left\nabout 30 s left\n"
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_an_epoch_of_unknown_length_does_not_count_if_it_is_the_first(
+    monkeypatch, capsys, tmp_path
+):
+    clock, log = Clock(monkeypatch, [1000, *[10] * 7]), RunLog(tmp_path / "log")
+    model = cases.compiled(cases.network())
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(3).filter(lambda x, y: True)
+    stream = io.StringIO()
+    callbacks = [clock, EpochTable(stream=stream), log]
+    model.fit(data, epochs=4, verbose=0, shuffle=False, callbacks=callbacks)
+    assert capsys.readouterr().out == "about 40 s left\nabout 20 s left\n"
+    lefts = [line.partition("|")[0].split()[3:] for line in stream.getvalue().splitlines()[1:]]
+    assert lefts == [[], ["40", "s"], ["20", "s"], []]
 
 
 class Evaluations(keras.callbacks.Callback):

@@ -28,12 +28,14 @@ class _TimedEpochs(keras.callbacks.Callback):
         self._first_step = self._step()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if not self.time_left.has_begun and self._step() > self._first_step:
+            self.time_left.begin(epoch)  # the number of updates in an epoch is unknown
         self._epoch, self._epoch_began = epoch, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        steps = self.params.get("steps")
         # A resumed training passes over some batches without an update.
-        if not self.time_left.has_begun and self._step() > self._first_step:
-            steps = self.params.get("steps") or batch + 1
+        if steps and not self.time_left.has_begun and self._step() > self._first_step:
             self.time_left.begin(self._epoch + (batch + 1) / steps)
 
     def _step(self):
