@@ -37,6 +37,7 @@ ORDER = (
         "signals",
         "startup",
         "steps",
+        "units",
         "whole_files",
     ),
 )

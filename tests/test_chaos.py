@@ -104,15 +104,15 @@ def test_the_comparison_finds_damaged_files(undisturbed, copy):
 
 def test_the_comparison_finds_a_gap_in_tensorboard(undisturbed, copy):
     # As if a resume had skipped an update: step 3 is missing.
-    shutil.rmtree(copy / "tensorboard" / "adv")
+    shutil.rmtree(copy / "train" / "adv")
     for step in (1, 2, 4):
-        file = event_files.EventFile(copy / "tensorboard" / "adv", step - 1)
+        file = event_files.EventFile(copy / "train" / "adv", step - 1)
         file.scalar("loss", 1.0, step)
         file.close()
     differences = chaos.compare(copy, undisturbed)["differences"]
-    assert "TensorBoard adv, accuracy: steps is missing" in differences
+    assert "TensorBoard train/adv, accuracy: steps is missing" in differences
     assert any(
-        text.startswith("TensorBoard adv, loss: steps: [1, 2, 4] instead of")
+        text.startswith("TensorBoard train/adv, loss: steps: [1, 2, 4] instead of")
         for text in differences
     ), differences
 

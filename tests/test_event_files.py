@@ -63,3 +63,23 @@ def test_images_keep_their_pixels(tmp_path, shape):
 
 def test_a_missing_run_has_no_scalars(tmp_path):
     assert read_scalars(tmp_path / "none") == {}
+
+
+def test_callbacks_of_one_fit_share_the_file_of_a_run(tmp_path):
+    fit = {"epochs": 3}
+    first = EventFile.shared(tmp_path, 4, fit)
+    second = EventFile.shared(tmp_path, 4, fit)
+    assert second is first and EventFile.shared(tmp_path / "other", 4, fit) is not first
+    first.scalar("loss", 1.0, 6)
+    first.close()
+    second.scalar("accuracy", 0.5, 6)
+    second.close()
+    assert len(list(tmp_path.glob("events*"))) == 1
+    # The next fit has a file of its own, although an exception ended this one before it closed its.
+    left = EventFile.shared(tmp_path, 6, fit)
+    again = EventFile.shared(tmp_path, 6, {"epochs": 3})
+    assert again is not left
+    left.close()
+    again.scalar("loss", 2.0, 8)
+    assert read_scalars(tmp_path) == {6: {"loss": 1.0, "accuracy": 0.5}, 8: {"loss": 2.0}}
+    assert EventFile.shared(tmp_path, 8, None) is not again  # outside of any fit

@@ -91,13 +91,13 @@ def test_a_mixture(tmp_path, capsys):
                 values = [float(row[moment]) for row in mine]
                 np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
 
-    logs = run / "tensorboard" / "inspection"
+    logs = output
     path = "res3_block0_norm1"
-    [(step, image)] = events(logs)["figure6"]
+    [(step, image)] = events(logs)["statistics/batch_against_running"]
     assert step == 46 and image[2] == (output / "figure6.png").read_bytes()
-    [(step, image)] = events(logs / "batch_norm")["figure5"]
+    [(step, image)] = events(logs)["statistics/difference_of_branches"]
     assert step == 46 and image[2] == (output / "figure5.png").read_bytes()
-    [(step, histogram)] = events(logs / "batch_norm" / "adv")[f"moving_variance/{path}"]
+    [(step, histogram)] = events(logs / "adv")[f"moving_variance/{path}"]
     assert step == 46 and histogram[:, 2].sum() == 8
     [(step, histogram)] = events(logs / "mini_batch_2" / "clean")[f"batch_mean/{path}"]
     assert step == 46 and histogram[:, 2].sum() == 8
@@ -118,8 +118,8 @@ def test_plain_batch_normalization_has_figure_6_alone(tmp_path, capsys):
     assert "no Figure 5" in capsys.readouterr().out
     logs = tmp_path / "out" / "tensorboard" / "inspection"
     for part, tag in (
-        ("", "figure6"),
-        ("batch_norm", "gamma/norm0"),
+        ("", "statistics/batch_against_running"),
+        ("", "gamma/norm0"),
         ("mini_batch_1", "batch_variance/norm0"),
     ):
         assert [step for step, _ in events(logs / part)[tag]] == [46]
@@ -136,7 +136,9 @@ def test_a_file_needs_data_for_figure_6(tmp_path, capsys):
     run_program(*flags, "--dataset=digits", "--num_steps=1", "--clean_ratio=0.5")
     printed = capsys.readouterr().out
     assert "32 adversarial images (PGD-1) and 16 clean ones" in printed
-    [(step, _)] = events(tmp_path / "out" / "tensorboard" / "inspection")["figure6"]
+    [(step, _)] = events(tmp_path / "out" / "tensorboard" / "inspection")[
+        "statistics/batch_against_running"
+    ]
     assert step == 0
 
 

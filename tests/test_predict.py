@@ -85,6 +85,37 @@ def test_the_program_writes_lines_and_reports_unreadable_files(case):
     assert not list(root.glob("*.tmp"))
 
 
+def predicted(root, capsys, *flags):
+    """The lines of `tfadv.predict`, and what it says besides about unreadable files."""
+    given = [f"--model={root}/model.keras", *flags, str(root / "images")]
+    predict_program.prepare(*predict_program.parse(given)).run()
+    printed = capsys.readouterr()
+    return lines(printed.out), [line for line in printed.err.splitlines() if "names" in line]
+
+
+def test_names_are_written_where_they_are_known(case, tmp_path, capsys):
+    root, right = case
+    labels = right["adv"].argmax(axis=1)
+    for split in ("train", "val"):
+        for number in range(10):
+            (tmp_path / split / f"kind-{number}").mkdir(parents=True)
+            (tmp_path / split / f"kind-{number}" / "x.png").touch()
+    numbers = [[f"a, {i}.png", str(label)] for i, label in enumerate(labels)]
+    names = [[*row, f"kind-{row[1]}"] for row in numbers]
+    folder = ["--dataset=image_folder", f"--data_dir={tmp_path}"]
+    assert predicted(root, capsys, *folder) == (names, [])
+    assert predicted(root, capsys, *folder, "--class_names") == (names, [])
+    assert predicted(root, capsys, *folder, "--class_names=false") == (numbers, [])
+    [first, *_], _ = predicted(root, capsys, *folder, "--probability")
+    assert first[:3] == names[0] and 0 < float(first[3]) < 1
+    # Digits are called by their numbers, and the names of a data set that is elsewhere are unknown.
+    assert predicted(root, capsys, "--dataset=digits") == (numbers, [])
+    written, said = predicted(root, capsys, "--dataset=cifar10", f"--data_dir={tmp_path}")
+    assert written == numbers
+    [line] = said
+    assert line.startswith("tfadv.predict: the names of the classes are left out: cifar10 is not")
+
+
 def test_a_network_that_ends_in_a_sigmoid(case, tmp_path, capsys):
     """Each class has its own probability; where several are exactly 1, the logits decide."""
     root, _ = case

@@ -70,7 +70,7 @@ def test_a_run_writes_its_files(run):
     flags = (directory / "flags.txt").read_text().splitlines()
     assert "--norm=mbn" in flags and "--batch_size=8" in flags and "--momentum=0.9" in flags
     # Only rank 0 prints.
-    assert process.stdout.count("Epoch 1/2") == 1 and "[1]" not in process.stdout
+    assert process.stdout.count("epoch    time    left |") == 1 and "[1]" not in process.stdout
     assert "tensorboard --logdir" in process.stdout
     saved = keras.saving.load_model(directory / "checkpoints/epoch-0002.keras")
     assert int(saved.optimizer.iterations) == 6
@@ -83,7 +83,7 @@ def test_a_run_writes_its_files(run):
 def shown(directory):
     """Everything that TensorBoard shows of a training: run -> tag -> steps."""
     runs = plugin_event_multiplexer.EventMultiplexer()
-    runs.AddRunsFromDirectory(str(directory / "tensorboard"))
+    runs.AddRunsFromDirectory(str(directory))
     runs.Reload()
     return {
         run: {tag: [event.step for event in runs.Tensors(run, tag)] for tag in tags["tensors"]}
@@ -95,21 +95,30 @@ def test_tensorboard_shows_training_and_evaluation(run):
     directory, _ = run
     runs = shown(directory)
     names = {
-        "train": ("learning_rate", "loss", "accuracy", "attack_success"),
-        "adv": ("loss", "accuracy"),
-        "clean": ("loss", "accuracy"),
-        "validation": ("robust_accuracy/clean", "robust_accuracy/pgd10", "attack_success/pgd10"),
-        "images": ("adversarial_images",),
-        "batch_norm/adv": ("moving_mean/norm0", "gamma/norm0"),
+        "train": (
+            *("learning_rate", "loss", "accuracy", "attack_success"),
+            *("mean_domain_distance", "statistics/difference_of_branches"),
+        ),
+        "train/adv": ("loss", "accuracy", "moving_mean/norm0", "gamma/norm0"),
+        "train/clean": ("loss", "accuracy", "moving_mean/norm0", "gamma/norm0"),
+        "validation": (
+            "accuracy/clean",
+            "accuracy/pgd10",
+            "attack_success/pgd10",
+            "adversarial_images",
+        ),
     }
     for part, tags in names.items():
         assert [runs[part][tag] for tag in tags] == [[3, 6]] * len(tags)
-    scalars = event_files.read_scalars(directory / "tensorboard" / "adv")
+    scalars = event_files.read_scalars(directory / "train" / "adv")
     lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
     assert {step: tags["loss"] for step, tags in scalars.items()} == pytest.approx(
         {line["step"]: line["adv_loss"] for line in lines}
     )
+    # Of the settings, which have the name of the run itself, and of the evaluations.
     assert set(runs["."]) >= {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    evaluations = {"evaluation", "evaluation/clean_branch"}
+    assert set(runs) - evaluations == {".", *names}
 
 
 @pytest.mark.slow
@@ -120,7 +129,9 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(run, tmp_path):
     (again / "checkpoints").mkdir(parents=True)
     for name in ("flags.txt", "checkpoints/epoch-0001.keras"):
         (again / name).write_bytes((directory / name).read_bytes())
-    shutil.copytree(directory / "tensorboard", again / "tensorboard")
+    for path in directory.rglob("events.out.tfevents.*"):
+        (again / path.relative_to(directory)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, again / path.relative_to(directory))
     process = program("train", *TINY, f"--run_dir={again}", "--resume", workers=2)
     assert "continued after epoch 1" in process.stdout
     np.testing.assert_equal(variables(again / "model.keras"), variables(directory / "model.keras"))
@@ -164,7 +175,7 @@ def assert_as_if_never_stopped(directory, expected):
 
 
 def assert_sigterm_stops_after_a_checkpoint(directory):
-    with started(directory, until="Epoch 1/2") as process:
+    with started(directory, until="epoch    time") as process:
         # Compiling the first update takes seconds, so the signal comes before its end.
         process.send_signal(signal.SIGTERM)
         said = process.stdout.read()
@@ -193,7 +204,7 @@ def test_a_run_resumed_after_sigterm_ends_as_if_never_stopped(run, tmp_path):
 def test_one_workers_sigterm_is_enough_and_the_launcher_starts_again(run, tmp_path):
     directory, _ = run
     again = tmp_path / "again"
-    with started(again, "--restarts=1", until="Epoch 1/2") as process:
+    with started(again, "--restarts=1", until="epoch    time") as process:
         mine = f"--run_dir={again}".encode()
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -210,7 +221,7 @@ def test_one_workers_sigterm_is_enough_and_the_launcher_starts_again(run, tmp_pa
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
-    with started(tmp_path / "run", until="Epoch 1/2") as process:
+    with started(tmp_path / "run", until="epoch    time") as process:
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
         assert process.wait(120) == 75
@@ -247,9 +258,9 @@ def test_evaluate_counts_the_same_on_one_worker_and_on_two(run, tmp_path):
     ]
     assert {row[3] for row in counts[0]} == {21}
     # TensorBoard has them once, at the model's step, although they were measured twice.
-    tags = "robust_accuracy/clean robust_accuracy/pgd2 robust_accuracy/pgd5 "
+    tags = "accuracy/clean accuracy/pgd2 accuracy/pgd5 "
     tags += "attack_success/pgd2 attack_success/pgd5"
-    for part in ("evaluation", "evaluation/clean"):
+    for part in ("evaluation", "evaluation/clean_branch"):
         assert shown(directory)[part] == {tag: [6] for tag in tags.split()}
 
 

@@ -232,7 +232,7 @@ def test_mistakes_are_one_line_and_status_2(house, line, message):
 def test_flags_are_checked_once_and_workers_started(house):
     result = run(house, "-np", "3", "--program", "evaluate", "--num_steps=10,20", "--a b")
     assert (result.returncode, result.stderr) == (0, "")
-    assert (house / "checks.txt").read_text() == "3 --check --num_steps=10,20 --a b\n"
+    assert (house / "checks.txt").read_text() == "3 --num_steps=10,20 --a b --check\n"
     seen = launched(house)
     assert seen["options"] == ["-np", "3", "--gloo", "env", "--"]
     python = str(house / ".venv/bin/python")
@@ -296,15 +296,6 @@ def test_output_looks_like_one_process(house):
 
 
 def test_output_in_pieces():
-    class Target:
-        text = b""
-
-        def write(self, text):
-            self.text += text
-
-        def flush(self):
-            pass
-
     messages = launcher.Messages()
     output = launcher.Output(Target(), messages, raw=False, ends=b"\r\n")
     data = b"[0]<stdout>:a\r[0]<stdout>:b[1]<stderr>\n[1,3]<stderr>:c\nTerminating\n"
@@ -316,7 +307,65 @@ def test_output_in_pieces():
     assert output.target.text == b"a\rb[1]<stderr>\n[3] c\nend[10] last"
     # The last one comes from horovodrun's shell, about a worker that was ended.
     ended = b"Process 0 exit with status code 143.\n"
-    assert messages.launcher == [b"Terminating\n", ended, b"[1]<stderr>:Terminated\n"]
+    assert messages.launcher == [b"Terminating\n", ended, b"Terminated\n"]
+
+
+class Target:
+    text = b""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+# What `mpirun --tag-output` of Open MPI 4.1 wrote of two workers.
+MPI = (
+    b"[1,1]<stdout>:hello[1,1]<stdout>: [1,1]<stdout>:1[1,1]<stdout>:\n"
+    b"[1,0]<stdout>:\r0/4 bar[1,0]<stdout>:\r1/4 bar[1,1]<stdout>:more[1,0]<stdout>: done\n"
+    b"[1,0]<stdout>:epoch    time\n[1,1]<stdout>: of 1\n[1,0]<stdout>:part[1,0]<stdout>:ial"
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_marks_of_mpirun_are_taken_out_of_lines(size):
+    output = launcher.Output(Target(), launcher.Messages(), raw=False, ends=b"\n")
+    for i in range(0, len(MPI), size):
+        output.feed(MPI[i : i + size])
+    output.feed(b"")
+    assert output.target.text == (
+        b"[1] hello 1\n\r0/4 bar\r1/4 bar done\nepoch    time\n[1] more of 1\npartial"
+    )
+
+
+def test_a_warning_by_horovod_is_shown_without_its_path():
+    messages = launcher.Messages()
+    output = launcher.Output(Target(), messages, raw=False, ends=b"\r\n", stderr=True)
+    where = b"[1]<stderr>:[2026-11-27 19:20:20.285813: %b /tmp/pip-1/horovod_2c/horovod/common/%b] "
+    output.feed(where % (b"W", b"stall_inspector.cc:107") + b"One or more tensors wait\n")
+    output.feed(where % (b"E", b"operations.cc:697") + b"[0]: Read error\n")
+    assert output.target.text == b"[1] warning by Horovod: One or more tensors wait\n"
+    assert messages.horovod == [b"[0]: Read error"]
+
+
+@pytest.mark.parametrize(
+    "text, first",
+    [
+        ("Process name: 1\nExit code: -9\n", (1, -9)),
+        (
+            "The first process to do so was:\n\n  Process name: [[2533,1],1]\n  Exit code:    3\n",
+            (1, 3),
+        ),
+        (
+            "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed).",
+            (1, 137),
+        ),
+        ("there are not enough slots", None),
+    ],
+)
+def test_which_worker_ended_first(text, first):
+    assert launcher.Messages(launcher=[text.encode()]).first == first
 
 
 def test_a_workers_status_reaches_the_user_without_horovodruns_traceback(house):

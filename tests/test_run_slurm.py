@@ -102,7 +102,7 @@ def test_three_tasks_on_two_nodes_are_three_workers(cluster, tmp_path):
         f"--run_dir={tmp_path}/run",
     )
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    assert "batch:       6 images = 3 workers x 2 images x 1 accumulated steps" in process.stdout
+    assert "batch:       6 images = 3 workers x 2 images x 1 accumulated step;" in process.stdout
     assert process.stdout.count("model:") == 1
     assert (tmp_path / "run" / "model.keras").is_file()
 

@@ -52,7 +52,8 @@ class Progress:
         epochs = f"epoch {self.epoch}" if self.epoch else ""
         if not self.step:
             return epochs
-        return f"{epochs} and {self.step} updates" if epochs else f"{self.step} updates"
+        updates = f"{self.step} update{'' if self.step == 1 else 's'}"
+        return f"{epochs} and {updates}" if epochs else updates
 
 
 def name(epoch: int, step: int = 0) -> str:

@@ -9,7 +9,7 @@ import pathlib
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
@@ -28,8 +28,9 @@ _TYPES = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
 class EventFile:
     """A new event file of a TensorBoard run.
 
-    Each run needs a directory of its own: TensorBoard may read only the last file of a directory,
-    and takes the ones before it as finished.
+    A run needs a directory of its own, and no two files that are written at the same time:
+    TensorBoard may read only the last file of a directory, and takes the ones before it as
+    finished. Callbacks that write to one run take its file from `shared`.
 
     Args:
         directory: String or path.
@@ -45,10 +46,31 @@ class EventFile:
         # TensorBoard's own writer has a thread, whose failure is a traceback of its own.
         parts = [f"{int(time.time()):010d}", socket.gethostname(), os.getpid(), next(_NUMBERS)]
         name = ".".join(["events.out.tfevents", *map(str, parts)])
+        self._users = 1
         self._records = RecordWriter(_Unbuffered(os.path.join(directory, name)))
         self._add(0, file_version="brain.Event:2")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step + 1, session_log=start)
+
+    @classmethod
+    def shared(cls, directory: str | os.PathLike, step: int, fit: dict | None) -> "EventFile":
+        """Returns the file of a run to which several callbacks of one `fit` write.
+
+        The first one opens it, and it is closed once all of them have closed it.
+
+        Args:
+            directory, step: As of `EventFile`.
+            fit: The `params` of the callback, which are those of its `fit`; None outside of any.
+        """
+        path = os.path.abspath(directory)
+        file, owner = _SHARED.get(path, (None, None))
+        if file is not None and owner is fit is not None:
+            file._users += 1
+            return file
+        file = cls(directory, step)
+        if fit is not None:
+            _SHARED[path] = file, fit  # not what a `fit` has left that an exception ended
+        return file
 
     def scalar(self, tag: str, value: float, step: int, description: str | None = None) -> None:
         """Writes a number."""
@@ -66,21 +88,30 @@ class EventFile:
         value = summary_pb2.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
         self._summary(summary_pb2.Summary(value=[value]), step)
 
-    def hyper_parameters(self, values: dict[str, Any], metrics: Iterable) -> None:
+    def hyper_parameters(
+        self, values: dict[str, Any], metrics: Iterable, first: Collection[str] = ()
+    ) -> None:
         """Begins a row of the HPARAMS tab.
 
         Args:
             values: Dictionary, name -> string, number or boolean.
             metrics: Pairs (sub-run, tag) of the scalars to show beside them.
+            first: Names of the values whose columns come first.
         """
         columns = [
-            # The kind of filter that the tab offers; all numbers are of one.
-            api_pb2.HParamInfo(name=name, type=_TYPES.get(type(value), api_pb2.DATA_TYPE_FLOAT64))
+            api_pb2.HParamInfo(
+                name=name,
+                # The kind of filter that the tab offers; all numbers are of one.
+                type=_TYPES.get(type(value), api_pb2.DATA_TYPE_FLOAT64),
+                # TensorBoard sorts columns by their names, those that differ between rows first.
+                differs=name in first,
+            )
             for name, value in values.items()
         ]
         shown = [
             api_pb2.MetricInfo(
-                name=api_pb2.MetricName(group=run, tag=tag), display_name=f"{run}/{tag}"
+                name=api_pb2.MetricName(group=run, tag=tag),
+                display_name=f"{run} {tag}".replace("/", " "),
             )
             for run, tag in metrics
         ]
@@ -96,8 +127,12 @@ class EventFile:
         self._add(step, summary=summary_pb2.Summary.FromString(summary.SerializeToString()))
 
     def close(self) -> None:
-        """Closes the file."""
-        self._records.close()
+        """Closes the file, unless another callback still writes to it."""
+        self._users -= 1
+        if not self._users:
+            for path in [path for path, (file, _) in _SHARED.items() if file is self]:
+                del _SHARED[path]
+            self._records.close()
 
     def _add(self, step, **content):
         event = event_pb2.Event(step=step, wall_time=time.time(), **content)
@@ -121,6 +156,8 @@ class _Unbuffered:
     def close(self):
         os.close(self._descriptor)
 
+
+_SHARED: dict[str, tuple[EventFile, dict]] = {}  # directory -> its open file and the `fit`
 
 _NUMBERS = itertools.count()  # tell apart the files that this process creates within one second
 

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import shutil
+from typing import TextIO
 
 # Set by horovodrun (Gloo), by Open MPI, and by MPICH and its relatives.
 _SIZE = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -27,6 +29,22 @@ def precedes_workers() -> bool:
     return any(name in os.environ for name in _SIZE) and not any(
         name in os.environ for name in _RANK
     )
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a line of a stream can be rewritten, because a person watches it.
+
+    `mpirun` gives its workers a terminal even where it writes to a file itself, so a worker of any
+    launcher has one only if `run_horovod.sh` says so, by TFADV_COLUMNS.
+    """
+    if any(name in os.environ for name in _RANK):
+        return "TFADV_COLUMNS" in os.environ
+    return stream.isatty()
+
+
+def columns() -> int:
+    """The width of the terminal that `is_terminal` speaks of, in characters."""
+    return int(os.environ.get("TFADV_COLUMNS") or shutil.get_terminal_size().columns)
 
 
 def lock_seconds() -> float:

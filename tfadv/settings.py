@@ -23,6 +23,7 @@ class Role(enum.Flag):
     NONE = 0
     FREE = enum.auto()  # Does not change what is trained, so a resumed run may change it.
     SHOWN = enum.auto()  # A column of TensorBoard's HPARAMS tab.
+    FIRST = enum.auto()  # One of its first columns, which the tab shows before others are chosen.
     MINI_BATCH = enum.auto()  # Decides what the mini-batches of `tfadv.inspect` hold.
     # In the paper's tables:
     STRATEGY = enum.auto()  # Part of the name of a training strategy.
@@ -105,7 +106,7 @@ _NETWORK = _group(
             roles=_SHOWN),
     Setting("depth", int, 152,
             "Depth of the network: 50 to 638 for a resnet, 6n + 2 for a small_resnet.",
-            1, 10_000, roles=_SHOWN | Role.AXIS),
+            1, 10_000, roles=_SHOWN | Role.FIRST | Role.AXIS),
     Setting("width", int, None,
             "Channels of the first stage; by default 64 for a resnet and 16 for a small_resnet.",
             1, 4096),
@@ -114,7 +115,7 @@ _NETWORK = _group(
             1, 1000, roles=Role.AXIS),
     Setting("norm", str, "bn",
             f"Normalization: {', '.join(NORMALIZATIONS)} (mbn is mixture batch normalization).",
-            roles=_SHOWN | Role.STRATEGY),
+            roles=_SHOWN | Role.FIRST | Role.STRATEGY),
     Setting("affine", str, "separate",
             "Whether the two branches of a mixture have separate gammas and betas, or share one.",
             choices=("separate", "shared"), roles=_SHOWN | Role.STRATEGY),
@@ -141,7 +142,7 @@ _ADVERSARIAL = _group(
             roles=_SHOWN | _MINI_BATCH | Role.STRATEGY),
     Setting("clean_ratio", float, 1.0,
             "Share of the clean images that are kept in each mini-batch (Section 4.1).",
-            0, 1, roles=_SHOWN | _MINI_BATCH | Role.STRATEGY),
+            0, 1, roles=_SHOWN | Role.FIRST | _MINI_BATCH | Role.STRATEGY),
     Setting("clean_weight", float, None,
             "Weight of the clean loss, alpha of Eq. 1; by default the clean images' share of the "
             "mini-batch.",
@@ -166,7 +167,7 @@ _ATTACK, *_STEPS_IN_TRAINING = _group(
             choices=tuple(ATTACKS), roles=_SHOWN | _MINI_BATCH | Role.ATTACK),
     Setting("num_steps", int, 30,
             "Number of attack iterations in training.",
-            0, _STEPS, roles=_SHOWN | _MINI_BATCH | Role.AXIS),
+            0, _STEPS, roles=_SHOWN | Role.FIRST | _MINI_BATCH | Role.AXIS),
     Setting("start_from_clean", float, 0.2,
             "Share of the batches that are attacked from the images themselves, without noise.",
             0, 1, roles=_SHOWN | _MINI_BATCH | Role.ATTACK | Role.RECIPE),
@@ -177,7 +178,7 @@ _ATTACK_SETTINGS = _group(
     "attack",
     Setting("epsilon", float, 16.0,
             "Largest change of a pixel, in pixels of 255.",
-            0, 255, roles=_SHOWN | _MINI_BATCH | Role.ATTACK),
+            0, 255, roles=_SHOWN | Role.FIRST | _MINI_BATCH | Role.ATTACK),
     Setting("step_size", float, 1.0,
             "Size of one attack iteration, in pixels of 255.",
             1e-6, 255, roles=_SHOWN | _MINI_BATCH | Role.AXIS),
@@ -420,10 +421,13 @@ PREDICT = (
         Setting("domain", str, "adv",
                 "Branch of a mixture that classifies.",
                 choices=("adv", "clean")),
-        Setting("class_names", bool, False, "Whether to write the name of the class too."),
+        Setting("class_names", bool, None,
+                "Whether to write the name of the class too, after its number; by default where "
+                "the data set is here and has names."),
         Setting("probability", bool, False, "Whether to write the probability of the class too."),
         Setting("dataset", str, None,
-                "Data set whose class names are written; by default that of run_dir."),
+                "Data set whose class names are written; by default that of run_dir. One of "
+                f"{', '.join(ENTRIES)}."),
         Setting("data_dir", Path, None, "Directory of the data set."),
         Setting("image_size", int, None,
                 "Height and width in pixels, for a model that takes images of any size.",

@@ -386,7 +386,7 @@ def contents(directory):
     result = {}
     for path in directory.rglob("*"):
         name = str(path.relative_to(directory))
-        if not name.startswith("tensorboard/"):  # each resume adds files
+        if not path.name.startswith("events.out.tfevents."):  # each resume adds files
             result[f"file {name}"] = None
         if path.suffix == ".keras" and path.is_file():
             try:
@@ -404,7 +404,7 @@ def contents(directory):
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about purged events
     everything = dict.fromkeys(("scalars", "images", "histograms"), 0)
     runs = EventMultiplexer(tensor_size_guidance=everything)
-    runs.AddRunsFromDirectory(str(directory / "tensorboard")).Reload()
+    runs.AddRunsFromDirectory(str(directory)).Reload()
     for run, tags in runs.Runs().items():
         for tag in tags["tensors"]:
             events = runs.Tensors(run, tag)

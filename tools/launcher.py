@@ -20,14 +20,16 @@ MARK = re.compile(rb"\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
 LAUNCHER = re.compile(rb"(Process \d+ exit with status code|Terminating remaining workers).*\n?$")
 # What horovodrun's shell prints about a worker that was ended.
 SHELL = (b"Terminated", b"Killed")
-# What Horovod logs about an error in its thread, with a path of the machine that built it.
-HOROVOD = re.compile(rb"\[[-\d]+ [ :.\d]+: [EF] \S*horovod/\S+:\d+\] (.*)")
+# What Horovod logs about an error in its thread, or as a warning, with a path of the machine that
+# built it.
+HOROVOD = re.compile(rb"\[[-\d]+ [ :.\d]+: ([WEF]) \S*horovod/\S+:\d+\] (.*)", re.DOTALL)
 # Lines that TensorFlow logs, with times and numbers of processes.
 LOG = re.compile(
     rb"[IWEF]\d{4} \d\d:\d\d:|\d{4}-\d\d-\d\d \d\d:\d\d:|WARNING: All log messages before"
 )
-# Which worker ended first, in what horovodrun prints when it fails.
-FIRST = re.compile(r"Process name: (\d+)\s+Exit code: (-?\d+)")
+# Which worker ended first, in what horovodrun or mpirun prints when it fails.
+FIRST = re.compile(r"Process name: (?:\[\[\d+,\d+\],)?(\d+)\]?\s+Exit code: +(-?\d+)")
+SIGNALLED = re.compile(r"process rank (\d+) with PID \d+ on node \S+ exited on signal (\d+)")
 # A worker prints this when it ended because another one did.
 FOLLOWED = b"stopped, since another one ended"
 
@@ -55,7 +57,10 @@ class Messages:
     def first(self) -> tuple[int, int] | None:
         """Rank and status of the worker that ended first, if one failed."""
         match = FIRST.search(self.text)
-        return (int(match[1]), int(match[2])) if match else None
+        if match:
+            return int(match[1]), int(match[2])
+        match = SIGNALLED.search(self.text)
+        return (int(match[1]), 128 + int(match[2])) if match else None
 
 
 class Output:
@@ -65,12 +70,16 @@ class Output:
     does in one process. Lines of other workers keep theirs as "[1] ". What horovodrun and Horovod
     print themselves is kept in `messages`. A raw stream is shown as it comes, and kept all the
     same.
+
+    mpirun marks every piece that a worker writes, also within a line, where a piece of another
+    worker may follow; the pieces of each worker are put together to its lines.
     """
 
     def __init__(self, target, messages: Messages, raw: bool, ends: bytes, stderr: bool = False):
         self.target, self.messages, self.raw, self.stderr = target, messages, raw, stderr
         self.records = re.compile(rb"[^%b]*[%b]" % (ends, ends))
         self.pending = b""
+        self.pieces: dict[int, bytes] = {}  # rank -> the beginning of its line, from mpirun
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the stream; b"" at its end."""
@@ -86,6 +95,9 @@ class Output:
         if not data and self.pending:
             shown += self.convert(self.pending)
             self.pending = b""
+        if not data:
+            shown += b"".join(self.line(rank, text) for rank, text in self.pieces.items() if text)
+            self.pieces = {}
         if not self.raw:
             self.show(shown)
 
@@ -95,19 +107,29 @@ class Output:
         if mark is None:
             self.messages.launcher.append(record)
             return b""
-        text = record[mark.end() :]
+        if b"," not in mark[0]:
+            return self.line(int(mark[1]), record[mark.end() :])
+        _, *parts = MARK.split(record[mark.start() :])
+        *pieces, (rank, end) = zip(map(int, parts[::2]), parts[1::2], strict=True)
+        for number, piece in pieces:
+            self.pieces[number] = self.pieces.get(number, b"") + piece
+        return self.line(rank, self.pieces.pop(rank, b"") + end)
+
+    def line(self, rank: int, text: bytes) -> bytes:
+        """Returns what is shown of a worker's line, or b"" for what is kept back."""
         launcher = LAUNCHER.search(text)
         if launcher:
             self.messages.launcher.append(launcher.group())
             text = text[: launcher.start()]
         if text.strip() in SHELL:
-            self.messages.launcher.append(record)
+            self.messages.launcher.append(text)
             return b""
         horovod = HOROVOD.match(text)
-        if horovod:
-            self.messages.horovod.append(horovod.group(1))
+        if horovod and horovod[1] != b"W":
+            self.messages.horovod.append(horovod[2].rstrip())
             return b""
-        rank = int(mark.group(1))
+        if horovod:
+            text = b"warning by Horovod: " + horovod[2]
         if self.stderr and text.strip() and not LOG.match(text):
             self.messages.errors[rank] = text.strip()
         return text if rank == 0 else b"[%d] %b" % (rank, text)

@@ -197,7 +197,8 @@ def main(arguments: list[str]) -> int:
         program = [sys.executable, "-m", f"tfadv.{request.program}"]
         # Flags that are right for one worker may be wrong for many.
         checked = dict(os.environ, HOROVOD_SIZE=str(num_workers), TFADV_RUN_FILE=str(run_file))
-        status = launch.check([*program, "--check", *request.flags], checked)
+        # Last, because the flags of a run, as its flags.txt has them, say --check=false.
+        status = launch.check([*program, *request.flags, "--check"], checked)
         if status:
             return status
 
@@ -207,7 +208,8 @@ def main(arguments: list[str]) -> int:
         environment.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")
         if request.local:
             environment |= thread_variables(num_workers, environment)
-        if sys.stdout.isatty():  # a worker writes to a pipe and cannot know the width
+        # A worker writes to a pipe and cannot know the width. mpirun lets no line be rewritten.
+        if sys.stdout.isatty() and not mpi:
             environment["TFADV_COLUMNS"] = str(shutil.get_terminal_size().columns)
         controller = [] if mpi or "--gloo" in request.values else ["--gloo"]
         marked = ("--verbose", "-prefix-timestamp", "--prefix-output-with-timestamp")
@@ -223,7 +225,7 @@ def main(arguments: list[str]) -> int:
                 [horovodrun, *request.options, *controller, *verbatim, *request.flags, *flags],
                 environment | waits,
                 raw=request.value(*marked) is not None,
-                # mpirun marks lines, horovodrun carriage returns too.
+                # mpirun marks what follows a line's end, horovodrun carriage returns too.
                 ends=b"\n" if mpi else b"\r\n",
             )
 

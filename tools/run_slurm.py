@@ -46,7 +46,7 @@ def main(arguments):
 
     command = [sys.executable, "-m", f"tfadv.{program}"]
     checked = dict(os.environ, HOROVOD_SIZE=str(sum(counts)))
-    status = subprocess.call([*command, "--check", *arguments], env=checked)
+    status = subprocess.call([*command, *arguments, "--check"], env=checked)
     if status:
         return status
 

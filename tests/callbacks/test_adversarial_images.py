@@ -43,7 +43,7 @@ def show(callback, model):
 
 def shown(directory):
     """Step -> image."""
-    events = EventAccumulator(str(directory / "images"))
+    events = EventAccumulator(str(directory / "validation"))
     events.Reload()
     return {
         event.step: tf.io.decode_png(event.tensor_proto.string_val[2]).numpy()

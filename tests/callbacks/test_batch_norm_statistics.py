@@ -96,7 +96,7 @@ def run(tmp_path_factory):
     snapshots = Snapshots()
     model = make()
     fit(model, adversarial(), BatchNormStatistics(log_dir), snapshots, epochs=2)
-    return log_dir / "batch_norm", snapshots.records, model
+    return log_dir / "train", snapshots.records, model
 
 
 def by_domain(records, domain):
@@ -156,8 +156,8 @@ def test_distances_between_the_domains(run):
 def test_figure_5_is_an_image(run):
     directory, _, model = run
     events = Events(directory)
-    assert events.tags("images") == {"figure5"}
-    images = events.values("figure5")
+    assert events.tags("images") == {"statistics/difference_of_branches"}
+    images = events.values("statistics/difference_of_branches")
     assert set(images) == {3, 6}
     width, height, png = images[6]
     image = tf.io.decode_png(png, channels=3).numpy()
@@ -174,8 +174,8 @@ def test_plain_batch_normalization_has_histograms_and_scalars_alone(tmp_path, no
     if norm == "keras":
         model = compiled(tfadv.models.extract(model, "adv"))
     write(model, BatchNormStatistics(tmp_path))
-    assert [path.name for path in (tmp_path / "batch_norm").iterdir() if path.is_dir()] == []
-    events = Events(tmp_path / "batch_norm")
+    assert [path.name for path in (tmp_path / "train").iterdir() if path.is_dir()] == []
+    events = Events(tmp_path / "train")
     assert len(events.tags("histograms")) == 4 * 4 and len(events.tags("scalars")) == 2 * 4
     assert events.tags("images") == set()
     assert events.values("mean_moving_mean/norm0") == {0: 0}
@@ -187,7 +187,7 @@ def test_number_of_layers_is_bounded_and_spread_over_the_depth(tmp_path):
     for number in range(30):
         model.add(tfadv.layers.MixtureBatchNormalization(name=f"mix{number}"))
     write(compiled(model), BatchNormStatistics(tmp_path, max_layers=7))
-    events = Events(tmp_path / "batch_norm" / "adv")
+    events = Events(tmp_path / "train" / "adv")
     numbers = sorted(
         int(tag.removeprefix("moving_mean/mix"))
         for tag in events.tags("histograms")
@@ -195,7 +195,7 @@ def test_number_of_layers_is_bounded_and_spread_over_the_depth(tmp_path):
     )
     assert len(numbers) == 7 and numbers[0] == 0 and numbers[-1] == 29
     assert set(np.diff(numbers)) <= {4, 5}
-    top = Events(tmp_path / "batch_norm")
+    top = Events(tmp_path / "train")
     assert len(top.tags("scalars")) == 7 + 1
 
 
@@ -209,7 +209,7 @@ def test_training_is_not_disturbed(run):
 
 def test_every_epochs_and_the_end(tmp_path):
     fit(make("bn"), BatchNormStatistics(tmp_path, every=2), epochs=5)
-    values = Events(tmp_path / "batch_norm").values("moving_mean/norm0")
+    values = Events(tmp_path / "train").values("moving_mean/norm0")
     assert list(values) == [6, 12, 15]
 
 
@@ -223,8 +223,12 @@ def test_a_resumed_training_has_each_step_once(tmp_path):
         for step in steps:
             model.optimizer.iterations.assign(step)
             callback.on_epoch_end(0)
-    for part, tag in (("", "figure5"), ("", "mean_domain_distance"), ("adv", "gamma/norm0")):
-        assert list(Events(tmp_path / "batch_norm" / part).values(tag)) == [3, 6]
+    for part, tag in (
+        ("", "statistics/difference_of_branches"),
+        ("", "mean_domain_distance"),
+        ("adv", "gamma/norm0"),
+    ):
+        assert list(Events(tmp_path / "train" / part).values(tag)) == [3, 6]
 
 
 def test_a_finished_training_resumed_has_its_last_step_once(tmp_path):
@@ -236,8 +240,8 @@ def test_a_finished_training_resumed_has_its_last_step_once(tmp_path):
         callback.set_model(model)
         callback.on_train_begin()
         callback.on_train_end()
-        for part, tag in (("", "figure5"), ("adv", "gamma/norm0")):
-            assert list(Events(tmp_path / "batch_norm" / part).values(tag)) == [0]
+        for part, tag in (("", "statistics/difference_of_branches"), ("adv", "gamma/norm0")):
+            assert list(Events(tmp_path / "train" / part).values(tag)) == [0]
 
 
 def test_an_exception_leaves_nothing_broken(tmp_path):
@@ -250,9 +254,9 @@ def test_an_exception_leaves_nothing_broken(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(model, callback, Stop(), epochs=3)
     # What was written is there, and the same callback goes on in the next fit.
-    assert list(Events(tmp_path / "batch_norm").values("moving_mean/norm0")) == [3]
+    assert list(Events(tmp_path / "train").values("moving_mean/norm0")) == [3]
     fit(model, callback, epochs=2)
-    values = Events(tmp_path / "batch_norm").values("moving_mean/norm0")
+    values = Events(tmp_path / "train").values("moving_mean/norm0")
     assert sorted(values) == [3, 7, 10]
 
 
@@ -260,7 +264,7 @@ def test_statistics_that_are_no_longer_finite(tmp_path):
     model = make()
     model.get_layer("norm0").adv.moving_variance.assign([np.nan, np.inf, 1.0, 2.0, 2.0, 3.0])
     write(model, BatchNormStatistics(tmp_path))
-    events = Events(tmp_path / "batch_norm" / "adv")
+    events = Events(tmp_path / "train" / "adv")
     (histogram,) = events.values("moving_variance/norm0").values()
     assert histogram[:, 2].sum() == 4
     assert np.isnan(events.values("mean_moving_variance/norm0")[0])

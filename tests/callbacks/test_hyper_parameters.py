@@ -9,11 +9,11 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tfadv.callbacks import HyperParameters
 from tfadv.event_files import EventFile
 
-METRICS = [("validation", "robust_accuracy/pgd10"), ("evaluation", "robust_accuracy/pgd500")]
+METRICS = [("validation", "accuracy/pgd10"), ("evaluation", "accuracy/pgd500")]
 
 
 def train(directory, values, to_its_end=True):
-    callback = HyperParameters(directory, values, METRICS)
+    callback = HyperParameters(directory, values, METRICS, first=["norm", "epsilon"])
     callback.on_train_begin()
     if to_its_end:
         callback.on_train_end()
@@ -38,6 +38,9 @@ def table(directory):
     rows = list_session_groups.Handler(context, backend, "", request).run().session_groups
     assert [len(row.sessions) for row in rows] == [1] * len(rows)
     columns = {info.name: api_pb2.DataType.Name(info.type) for info in experiment.hparam_infos}
+    shown = [(info.name.group, info.name.tag) for info in experiment.metric_infos]
+    assert shown == METRICS  # in this order
+    assert experiment.metric_infos[0].display_name == "validation accuracy pgd10"
     return columns, {row.hparams["norm"].string_value: row for row in rows}
 
 
@@ -51,6 +54,9 @@ def test_runs_stand_in_one_table_with_their_metrics(tmp_path):
         file.scalar(tag, value, 9)
         file.close()
     columns, rows = table(tmp_path)
+    # As the tab orders them: those that are to come first, and the others, each by name.
+    assert list(columns) == ["epsilon", "norm", "adversarial", "num_steps"]
+    assert {row.sessions[0].name for row in rows.values()} == {"a", "b"}  # the Trial IDs
     assert columns == {
         "norm": "DATA_TYPE_STRING",
         "epsilon": "DATA_TYPE_FLOAT64",

@@ -14,6 +14,7 @@ def test_other_workers_than_rank_0_neither_write_nor_print(tmp_path, monkeypatch
         callbacks.TrainingScalars(tmp_path / "scalars", update_freq=1),
         callbacks.HyperParameters(tmp_path / "settings", {"norm": "bn"}),
         callbacks.RunLog(tmp_path / "log.jsonl"),
+        callbacks.EpochTable(["loss"]),
         callbacks.Checkpoint(tmp_path / "checkpoints", "accuracy"),
     ]
     model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=writers)

@@ -26,12 +26,14 @@ def test_logs_of_fit_by_domain_at_the_number_of_updates(tmp_path):
     ).history
     names = ("loss", "accuracy", "attack_success")
     shown = {("train", name): logs[name] for name in names}
-    shown |= {(d, name): logs[f"{d}_{name}"] for d in ("adv", "clean") for name in names[:2]}
+    shown |= {
+        (f"train/{d}", name): logs[f"{d}_{name}"] for d in ("adv", "clean") for name in names[:2]
+    }
     shown["train", "learning_rate"] = [0.5, 0.25]
     for (run, tag), (first, second) in shown.items():
         assert values(tmp_path / run, tag) == pytest.approx({2: first, 4: second})
     # Nothing is written twice.
-    assert set(read_scalars(tmp_path / "adv")[2]) == {"loss", "accuracy"}
+    assert set(read_scalars(tmp_path / "train/adv")[2]) == {"loss", "accuracy"}
     assert set(read_scalars(tmp_path / "train")[4]) == {*names, "learning_rate"}
 
 
@@ -66,17 +68,17 @@ def test_evaluations_by_number_of_steps_and_branch(tmp_path):
     train(tmp_path, **evaluated)
     assert read_scalars(tmp_path / "validation") == {
         2: {
-            "robust_accuracy/clean": 0.5,
-            "robust_accuracy/pgd10": 0.25,
+            "accuracy/clean": 0.5,
+            "accuracy/pgd10": 0.25,
             "attack_success/pgd10": 0.75,
             "top5_accuracy": 0.75,
             "loss": 3.0,
         }
     }
-    assert read_scalars(tmp_path / "validation/clean") == {
+    assert read_scalars(tmp_path / "validation/clean_branch") == {
         2: {
-            "robust_accuracy/pgd10": 0.125,
-            "robust_accuracy/signstep": 0.25,
+            "accuracy/pgd10": 0.125,
+            "accuracy/signstep": 0.25,
             "attack_success/signstep": 0.5,
         }
     }
@@ -96,11 +98,11 @@ def test_points_within_long_epochs_are_means_of_the_epoch_so_far(tmp_path):
         x, y, batch_size=2, epochs=2, verbose=0, shuffle=False,
         callbacks=[training, TrainingScalars(tmp_path, update_freq=3), Logs()],
     ).history  # fmt: skip
-    assert values(tmp_path / "adv", "within_epochs/loss") == pytest.approx(
+    assert values(tmp_path / "train/adv", "within_epochs/loss") == pytest.approx(
         {step: seen[step - 1] for step in (3, 6, 10, 13)}
     )
     first, second = logs["adv_loss"]
-    assert values(tmp_path / "adv", "loss") == pytest.approx({7: first, 14: second})
+    assert values(tmp_path / "train/adv", "loss") == pytest.approx({7: first, 14: second})
     assert len(values(tmp_path / "train", "within_epochs/learning_rate")) == 4
 
 

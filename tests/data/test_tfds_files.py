@@ -8,6 +8,7 @@ from tests.data import miniature_imagenet
 from tfadv import data
 from tfadv.data import __main__ as program
 from tfadv.data import tfds_files
+from tfadv.tables import datasets
 
 
 def _refusal(capsys, *arguments):
@@ -60,7 +61,7 @@ def test_cifar_is_prepared_from_its_original_format(tmp_path, monkeypatch):
 
     dataset = data.load("cifar10", str(tmp_path))
     assert (dataset.num_train, dataset.num_validation) == (20, 4)
-    assert dataset.class_names == names
+    assert dataset.class_names == names == datasets.class_names("cifar10", str(tmp_path))
     images, labels, _ = next(iter(dataset.validation_batches(4)))
     by_image = dict(zip((image.tobytes() for image in images.numpy()), labels, strict=True))
     for record in records["test_batch.bin"]:
@@ -104,4 +105,5 @@ def test_fashion_mnist_is_prepared_from_local_files(tmp_path):
     assert (dataset.num_train, dataset.num_validation) == (60_000, 10_000)
     images, labels, _ = next(iter(dataset.validation_batches(100)))
     assert np.all(images.numpy()[np.arange(100), labels, labels, 0] == 255)
-    assert dataset.class_names[0] == "T-shirt/top"
+    names = datasets.class_names("fashion_mnist", str(tmp_path / "data"))
+    assert dataset.class_names == names and names[0] == "T-shirt/top"

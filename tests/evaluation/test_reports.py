@@ -152,14 +152,14 @@ def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 CLEAN, PGD = row("adv", 0, 375), row("adv", 10, 250, 125)
-SCALARS = {"robust_accuracy/clean": 0.75, "robust_accuracy/pgd10": 0.5}
+SCALARS = {"accuracy/clean": 0.75, "accuracy/pgd10": 0.5}
 SUCCESS = {"attack_success/pgd10": 0.25}
 
 
 def test_scalars_of_both_branches(tmp_path):
     evaluation.write_scalars(tmp_path, [CLEAN, PGD, row("clean", 10, 125, 125)], step=40)
     assert read_scalars(tmp_path) == {40: SCALARS | SUCCESS}
-    assert read_scalars(tmp_path / "clean") == {40: {"robust_accuracy/pgd10": 0.25} | SUCCESS}
+    assert read_scalars(tmp_path / "clean_branch") == {40: {"accuracy/pgd10": 0.25} | SUCCESS}
 
 
 def test_scalars_of_evaluations_in_any_order(tmp_path, monkeypatch):
@@ -170,12 +170,12 @@ def test_scalars_of_evaluations_in_any_order(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     evaluation.write_scalars(tmp_path, [row("adv", 0, 1)], step=50)
     assert read_scalars(tmp_path) == {
-        10: {"robust_accuracy/clean": 0.25},
-        40: SCALARS | SUCCESS | {"robust_accuracy/pgd10": 1.0},
+        10: {"accuracy/clean": 0.25},
+        40: SCALARS | SUCCESS | {"accuracy/pgd10": 1.0},
     }
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [event.step for event in events.Tensors("robust_accuracy/clean")] == [10, 40]
+    assert [event.step for event in events.Tensors("accuracy/clean")] == [10, 40]
 
 
 class Terminal(io.StringIO):
@@ -184,29 +184,53 @@ class Terminal(io.StringIO):
 
 
 def test_progress_line_estimates_the_time_left(monkeypatch):
-    times = iter([60, 70, 5000])  # after the first batch, which compiles, 10 s each
+    now = 0.0
 
-    def show(stream, total):
-        progress = evaluation.progress_bar("attack", stream, lambda: next(times))
-        for done in (1, 2, total):
+    def show(stream, *batches, total):
+        nonlocal now
+        progress = evaluation.progress_bar("attack", stream, lambda: now)
+        for seconds, done in batches:
+            now = seconds
             progress(done, total)
         return stream.getvalue()
 
-    text = show(Terminal(), 500)
+    # After the first batch, which compiles, 10 s each.
+    text = show(Terminal(), (60.0, 1), (70.0, 2), (5000.0, 500), total=500)
     assert text.split("\r")[1:] == [
         f"{line:<60}{end}"
         for line, end in (
             ("attack 1/500 batches", ""),
-            ("attack 2/500 batches, 1:23:00 left", ""),
+            ("attack 2/500 batches, about 1 h 23 min left", ""),
             ("attack 500/500 batches", "\n"),
         )
     ]
-    times = iter([0, 6])
-    text = show(io.StringIO(), 20)
-    assert text == "attack 1/20 batches\nattack 2/20 batches, 1:48 left\nattack 20/20 batches\n"
-    progress = evaluation.progress_bar("attack", stream := io.StringIO(), lambda: 0)
-    for done, total in (1, None), (2, None), (2, 2):
+    batches = [(0.0, 1), (6.0, 2), (9.0, 4), (12.0, 5), (14.0, 6), (15.0, 20)]
+    assert show(io.StringIO(), *batches, total=20).splitlines() == [
+        "attack 1/20 batches",
+        "attack 5/20 batches, about 45 s left",  # ten seconds later, and another tenth
+        "attack 20/20 batches",
+    ]
+    # Another evaluation by the same function, of data whose number of batches is unknown.
+    progress = evaluation.progress_bar("attack", stream := io.StringIO(), lambda: now)
+    for seconds, done, total in (0.0, 1, None), (20.0, 2, None), (21.0, 1, 2), (22.0, 2, 2):
+        now = seconds
         progress(done, total)
-    assert stream.getvalue() == "attack 1 batches\nattack 2 batches\nattack 2/2 batches\n"
+    assert stream.getvalue().splitlines() == [
+        "attack 1 batches",
+        "attack 2 batches",
+        "attack 1/2 batches",
+        "attack 2/2 batches",
+    ]
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    assert show(io.StringIO(), 20) == ""
+    assert show(io.StringIO(), (0.0, 1), total=20) == ""
+
+
+def test_a_worker_has_a_terminal_only_if_its_launcher_says_so(monkeypatch):
+    """`mpirun` gives its workers one even where it writes to a file itself."""
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    progress = evaluation.progress_bar("attack", stream := Terminal(), lambda: 0.0)
+    progress(1, 2)
+    assert stream.getvalue() == "attack 1/2 batches\n"
+    monkeypatch.setenv("TFADV_COLUMNS", "100")
+    progress(2, 2)
+    assert stream.getvalue().endswith("\r" + "attack 2/2 batches".ljust(60) + "\n")

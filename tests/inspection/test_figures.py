@@ -77,6 +77,50 @@ def test_png_is_an_image_of_sensible_size(resnet):
     assert {(0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)} <= pixels  # the colours of both domains
 
 
+def set_statistics(layer, mean, variance, factor):
+    for branch, by in ((layer.adv, factor), (layer.clean, 1)):
+        branch.moving_mean.assign(mean * by)
+        branch.moving_variance.assign(variance * by)
+
+
+def test_where_domains_agree_both_are_seen_and_the_distance_is_not_rounded_to_0(wide):
+    layer = wide.get_layer("mix2")
+    mean, variance = np.linspace(-1, 1, 40), np.linspace(0.5, 2, 40)
+    colors = {(0xD5, 0x5E, 0x00): "adv", (0x00, 0x72, 0xB2): "clean"}
+    counts = []
+    for factor in (1.5, 1):
+        set_statistics(layer, mean, variance, factor)
+        png = inspection.figure_to_png(inspection.figure5(wide, "mix2"))
+        pixels = tf.io.decode_png(png, channels=3).numpy()[200:].reshape(-1, 3)  # no legend
+        counts.append({d: np.sum((pixels == color).all(1)) for color, d in colors.items()})
+    apart, together = counts
+    for domain in ("adv", "clean"):
+        assert together[domain] > 0.8 * apart[domain] > 300
+    # By hand: variances that differ by 1% lie sqrt(1 - sqrt(2 * 1.01 / 2.0201))) apart.
+    set_statistics(layer, 0 * mean, 1 + 0 * mean, 1.01)
+    layer.adv.epsilon = layer.clean.epsilon = 0
+    [adv, clean] = [r for r in inspection.statistics(wide) if r.path == "mix2"]
+    assert inspection.distance(adv, clean) == pytest.approx(0.002488, rel=1e-3)
+    title = inspection.figure5(wide, "mix2").axes[0].get_title(loc="left")
+    assert "over all channels: 0.0025 (Hellinger: 0 is equal" in title
+    set_statistics(layer, mean, variance, 1)
+    assert ": 0.0 (Hell" in inspection.figure5(wide, "mix2").axes[0].get_title(loc="left")
+
+
+def test_wide_ticks_push_nothing_out_of_the_figure(wide):
+    set_statistics(wide.get_layer("mix2"), np.linspace(-2e-4, 2e-4, 40), np.ones(40), 1)
+    figure = inspection.figure5(wide, "mix2")
+    inspection.figure_to_png(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    ticks = [label for label in figure.axes[0].get_yticklabels() if label.get_text()]
+    assert max(len(label.get_text()) for label in ticks) >= 7
+    title = next(text for text in figure.axes[0].get_children() if "Hell" in str(text))
+    for text in (title, figure.axes[0].yaxis.label, figure.axes[1].yaxis.label):
+        box = text.get_window_extent(renderer)
+        assert box.x0 > 0 and box.x1 < figure.bbox.width
+    assert title.get_window_extent(renderer).x0 < 13  # and so does not move with the ticks
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1e-20])
 def test_broken_statistics_are_drawn_without_warnings(wide, value):
     layer = wide.get_layer("mix2")

@@ -49,7 +49,7 @@ train | Q --norm=bn --clean_ratio=0 --pairing_weight=1 | pairing_weight needs ad
 train | Q --running_statistics=21 | running_statistics must be at most epochs=20; received 21
 train | Q --norm=gn --running_statistics=1 | running_statistics needs norm=bn or norm=mbn
 train | Q --epochs=99999999999999999999 | epochs must be between 1 and 1000000; received 9999
-train | Q --batch_size=33 | batch_size must be a multiple of images_per_worker=32 times 1 workers
+train | Q --batch_size=33 | batch_size must be a multiple of images_per_worker=32 times 1 worker;
 train | Q --decay_epochs=9,3 | decay_epochs must increase; received 9,3
 train | Q --decay_epochs=3.5 | decay_epochs must be integers
 train | Q --decay=exponential --decay_rate=0 | decay_rate must be above 0; received 0.0

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfadv.programs import building, flags
-from tfadv.settings import TRAIN
+from tfadv.settings import TRAIN, Role, names
 
 SLOPES = [0.5, -2.0, 1.0, 3.0]
 
@@ -51,3 +51,25 @@ def test_half_precision_scales_the_loss():
     optimizer = make("--dtype=mixed_float16", "--optimizer=rmsprop", "--rmsprop_rho=0.8")
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     assert optimizer.inner_optimizer.rho == 0.8
+
+
+def test_columns_and_metrics_of_a_training():
+    settings = flags.parse(TRAIN, ["--eval_num_steps=10", "--strong_eval_num_steps=100"])
+    assert list(building._columns(settings)) == [
+        *("loss", "top5_accuracy", "adv_accuracy", "attack_success", "clean_accuracy"),
+        *("val_clean_accuracy", "val_pgd10_accuracy", "val_clean_accuracy", "val_pgd100_accuracy"),
+    ]
+    flags_alone = ["--clean_ratio=0", "--eval_num_steps=", "--strong_eval_num_steps="]
+    assert list(building._columns(flags.parse(TRAIN, flags_alone))) == [
+        *("loss", "top5_accuracy", "adv_accuracy", "attack_success"),
+    ]
+    # The first five are those that TensorBoard shows.
+    assert building._metrics(settings)[:5] == [
+        ("validation", "accuracy/pgd100"),
+        ("validation", "accuracy/pgd10"),
+        ("validation", "accuracy/clean"),
+        ("evaluation", "accuracy/pgd2000"),
+        ("evaluation", "accuracy/pgd500"),
+    ]
+    first = {"depth", "norm", "clean_ratio", "num_steps", "epsilon"}
+    assert set(names(TRAIN, Role.FIRST)) == first <= set(names(TRAIN, Role.SHOWN))

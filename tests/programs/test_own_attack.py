@@ -91,8 +91,8 @@ def test_it_trains_evaluates_and_is_reported_by_its_name(house, trained):
     assert [row["name"] for row in document["results"]] == ["clean", "SignStep"] * 2
     assert document["attack"] == {"label": "SignStep", "epsilon": 80.0, "targeted": True}
     for part in ("validation", "evaluation"):
-        [tags] = event_files.read_scalars(run / "tensorboard" / part).values()
-        shown = {"robust_accuracy/clean", "robust_accuracy/signstep", "attack_success/signstep"}
+        [tags] = event_files.read_scalars(run / part).values()
+        shown = {"accuracy/clean", "accuracy/signstep", "attack_success/signstep"}
         assert shown <= set(tags)
 
     program(house, "report", str(run))

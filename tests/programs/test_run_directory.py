@@ -10,6 +10,7 @@ import pytest
 import tfadv
 from tests.programs.test_flags import QUICK
 from tfadv.programs import plan, train
+from tfadv.programs.run_directory import RunDirectory
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +131,9 @@ def test_a_plan_takes_the_flags_of_a_run(tmp_path):
     for nowhere in ("nowhere", "."):
         with pytest.raises(ValueError, match="run_dir must hold a run of tfadv.train"):
             plan.parse([f"--run_dir={nowhere}"])
+
+
+def test_tensorboard_of_a_run_of_an_earlier_version_goes_on_where_it_is(tmp_path):
+    assert RunDirectory(tmp_path).tensorboard == tmp_path
+    (tmp_path / "tensorboard").mkdir()
+    assert RunDirectory(tmp_path).tensorboard == tmp_path / "tensorboard"

@@ -65,3 +65,16 @@ def test_a_missing_split_is_named(tmp_path):
     _prepared(tmp_path, "imagenet2012", "5.1.0", splits=("train",))
     with pytest.raises(ValueError, match="has no split 'validation'; remove it and run: python"):
         datasets.check("imagenet2012", str(tmp_path))
+
+
+def test_names_of_classes_without_opening_the_data_set(tmp_path):
+    assert datasets.class_names("digits") is None  # they are called by their numbers
+    with pytest.raises(ValueError, match="cifar10 is not prepared in"):
+        datasets.class_names("cifar10", str(tmp_path))
+    names = [f"kind {label}" for label in range(10)]
+    for name, version in (("cifar10", "3.0.2"), ("fashion_mnist", "3.0.1")):
+        directory = _prepared(tmp_path, name, version)
+        assert datasets.class_names(name, str(tmp_path)) is None
+        (directory / "label.labels.txt").write_text("\n".join(names) + "\n")
+        assert datasets.class_names(name, str(tmp_path)) == names
+    assert datasets.class_names("fashion_mosaics", str(tmp_path)) is None

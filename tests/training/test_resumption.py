@@ -109,7 +109,10 @@ def scalars(directory):
 def records(directory):
     """All that a training leaves besides its weights, without the times."""
     log = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    shown = {run: scalars(directory / "tensorboard" / run) for run in ("train", "adv", "clean")}
+    shown = {
+        run: scalars(directory / "tensorboard" / run)
+        for run in ("train", "train/adv", "train/clean")
+    }
     checkpoint = directory / "checkpoints"
     return {
         "log": [{k: v for k, v in line.items() if k != "seconds"} for line in log],
@@ -125,7 +128,9 @@ def undisturbed(tmp_path_factory):
     model, _ = train(directory)
     left = records(directory)
     assert [line["step"] for line in left["log"]] == [4, 8, 12]
-    steps = {tag: [step for step, _ in tags] for tag, tags in left["tensorboard"]["adv"].items()}
+    steps = {
+        tag: [step for step, _ in tags] for tag, tags in left["tensorboard"]["train/adv"].items()
+    }
     assert steps["loss"] == [4, 8, 12]
     assert steps["within_epochs/loss"] == [2, 4, 6, 8, 10, 12]
     assert left["files"] == ["best.json", "best.keras"] + [

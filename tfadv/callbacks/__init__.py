@@ -7,7 +7,7 @@ from tfadv.callbacks.checkpoint import Checkpoint
 from tfadv.callbacks.hyper_parameters import HyperParameters
 from tfadv.callbacks.preemption import Preemption
 from tfadv.callbacks.robust_evaluation import RobustEvaluation
-from tfadv.callbacks.run_log import RunLog
+from tfadv.callbacks.run_log import EpochTable, RunLog
 from tfadv.callbacks.running_statistics import RunningStatistics
 from tfadv.callbacks.same_weights import SameWeights
 from tfadv.callbacks.training_scalars import TrainingScalars
@@ -17,6 +17,7 @@ __all__ = [
     "AdversarialTraining",
     "BatchNormStatistics",
     "Checkpoint",
+    "EpochTable",
     "HyperParameters",
     "Preemption",
     "RobustEvaluation",

@@ -16,11 +16,12 @@ from tfadv.event_files import EventFile
 class AdversarialImages(ValidatedWeights):
     """Shows clean images and their adversarial counterparts in TensorBoard during training.
 
-    For the first images of the data, the image `adversarial_images` of the run `{log_dir}/images`
-    shows the clean image, the adversarial one and the perturbation, magnified, with the label, the
-    predictions and the attack's target. Images, targets and starts are those of the evaluation,
-    through the adv branch of a mixture, and the same at every epoch. The step is
-    `optimizer.iterations`. Rank 0 works alone, for the time of one attack on a few images.
+    For the first images of the data, the image `adversarial_images` of the run
+    `{log_dir}/validation` shows the clean image, the adversarial one and the perturbation,
+    magnified, with the label, the predictions and the attack's target. Images, targets and starts
+    are those of the evaluation, through the adv branch of a mixture, and the same at every epoch.
+    The step is `optimizer.iterations`. Rank 0 works alone, for the time of one attack on a few
+    images.
 
     Args:
         log_dir: String or path, the directory of the run.
@@ -80,7 +81,8 @@ class AdversarialImages(ValidatedWeights):
         self._evaluator.open(self.data, self.count, self.count)
         if distributed.rank() == 0:
             self._batch = next(open_source(self.data, self.count, self.count, 0, 1).batches())
-            self._file = EventFile(os.path.join(self.log_dir, "images"), self._step())
+            directory = os.path.join(self.log_dir, "validation")
+            self._file = EventFile.shared(directory, self._step(), self.params)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         due = self.every(epoch) if callable(self.every) else (epoch + 1) % self.every == 0

@@ -4,7 +4,7 @@ import numpy as np
 
 from tfadv import arguments, distributed, inspection
 from tfadv.callbacks.validated_weights import ValidatedWeights
-from tfadv.event_files import EventFile
+from tfadv.event_files import EventFile, read_scalars
 from tfadv.inspection import figures
 
 _ARRAYS = ("moving_mean", "moving_variance", "gamma", "beta")
@@ -13,11 +13,12 @@ _ARRAYS = ("moving_mean", "moving_variance", "gamma", "beta")
 class BatchNormStatistics(ValidatedWeights):
     """Writes the variables of batch normalization to TensorBoard, by layer and domain.
 
-    Plain batch normalization, tfadv's or Keras's, becomes one TensorBoard run, and each branch of
-    the mixtures another, so that the two domains of a layer share a chart:
+    Each branch of the mixtures has a TensorBoard run, so that the two domains of a layer share a
+    chart. They are the runs in which `TrainingScalars` shows the losses of the same domains:
 
-    - `{log_dir}/batch_norm/adv` and `{log_dir}/batch_norm/clean`: the branches of mixtures
-    - `{log_dir}/batch_norm`: plain batch normalization, and the distances between the two domains
+    - `{log_dir}/train/adv` and `{log_dir}/train/clean`: the branches of mixtures
+    - `{log_dir}/train`: plain batch normalization, tfadv's or Keras's, and what compares the two
+      domains
 
     with these tags, where `{path}` is the path of the layer (see `tfadv.inspection.statistics`):
 
@@ -25,7 +26,8 @@ class BatchNormStatistics(ValidatedWeights):
     - scalars `mean_moving_mean/{path}` and `mean_moving_variance/{path}`, means over the channels
     - scalars `domain_distance/{path}`, and `mean_domain_distance` over all mixtures of the model,
       including those without charts (`tfadv.inspection.distance`)
-    - image `figure5`: the two sets of statistics of one mixture (the paper's Figure 5)
+    - image `statistics/difference_of_branches`: the two sets of statistics of one mixture (the
+      paper's Figure 5)
 
     Rank 0 writes alone, at the end of epochs and of the training. The step is the number of
     updates, `optimizer.iterations`, which a resumed training goes on counting; what a killed
@@ -45,6 +47,7 @@ class BatchNormStatistics(ValidatedWeights):
             `res3`, as in the paper, or of the network.
         channels: Integer, how many channels the image shows.
         seed: Integer, the seed of the choice of channels.
+        run: String, the run instead of `train`; `""` is `log_dir` itself.
 
     Raises:
         ValueError: For an argument outside of these rules; and from `fit`, for a model without
@@ -70,6 +73,7 @@ class BatchNormStatistics(ValidatedWeights):
         layer: str | None = None,
         channels: int = 20,
         seed: int = 0,
+        run: str = "train",
     ) -> None:
         super().__init__()
         self.log_dir = os.fspath(log_dir)
@@ -78,6 +82,7 @@ class BatchNormStatistics(ValidatedWeights):
         self.layer = layer
         self.channels = arguments.integer("channels", channels, 1)
         self.seed = arguments.integer("seed", seed, 0)
+        self.run = run
         self._files: dict[str | None, EventFile] = {}
         self._first_step = 0
         self._written_step: int | None = None
@@ -95,7 +100,11 @@ class BatchNormStatistics(ValidatedWeights):
         self._close()  # of a training that an exception ended
         self._first_step = self._step()
         # Now, so that a directory that cannot be written fails before training.
-        self._open({record.domain for record in records} | {None}, self._first_step)
+        if distributed.rank() == 0:
+            for domain in {record.domain for record in records} | {None}:
+                self._files[domain] = EventFile.shared(
+                    os.path.join(self._directory(), domain or ""), self._first_step, self.params
+                )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if (epoch + 1) % self.every == 0:
@@ -103,21 +112,16 @@ class BatchNormStatistics(ValidatedWeights):
                 self._write()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        step = self._step()
-        if step == self._first_step != self._written_step:
-            # A resumed training with nothing left to do: the one before it may have written this.
-            domains = set(self._files)
-            self._close()
-            self._open(domains, step - 1)
+        # A resumed training with nothing left to do: the one before it may have written this.
+        if self._step() == self._first_step != self._written_step and self._files:
+            tags = read_scalars(self._directory()).get(self._first_step, {})
+            if any(tag.startswith(("mean_moving_mean/", "mean_domain")) for tag in tags):
+                self._written_step = self._first_step
         self._write()
         self._close()
 
-    def _open(self, domains, step):
-        if distributed.rank() == 0:
-            directory = os.path.join(self.log_dir, "batch_norm")
-            self._files = {
-                domain: EventFile(os.path.join(directory, domain or ""), step) for domain in domains
-            }
+    def _directory(self):
+        return os.path.join(self.log_dir, self.run)
 
     def _step(self):
         return int(self.model.optimizer.iterations)
@@ -148,7 +152,7 @@ class BatchNormStatistics(ValidatedWeights):
             "images, mean over all channels and all mixtures: 0 is equal, 1 is disjoint.",
         )
         figure = inspection.figure5(self.model, self.layer, self.channels, self.seed)
-        file.image("figure5", inspection.figure_to_png(figure), step)
+        file.image("statistics/difference_of_branches", inspection.figure_to_png(figure), step)
 
     def _close(self):
         for file in self._files.values():

@@ -7,7 +7,7 @@ from tfadv import arguments, distributed
 from tfadv.event_files import EventFile
 
 _EVALUATED = re.compile(r"val_(\w+?)_(accuracy|success)(_clean_branch)?")
-_TAGS = {"accuracy": "robust_accuracy", "success": "attack_success"}
+_TAGS = {"accuracy": "accuracy", "success": "attack_success"}
 
 
 class TrainingScalars(keras.callbacks.Callback):
@@ -18,11 +18,11 @@ class TrainingScalars(keras.callbacks.Callback):
 
     - `{log_dir}/train`: `learning_rate`, `loss`, `accuracy`, `attack_success`, with several workers
       `communication_share` (of the time, including the wait for the slowest), and all other logs
-    - `{log_dir}/adv`, `{log_dir}/clean`: `loss` and `accuracy` of the domain's images
-    - `{log_dir}/validation`: from `RobustEvaluation` `robust_accuracy/clean` of clean images, and
-      for each number of steps `robust_accuracy/pgd10` and `attack_success/pgd10`; from
-      `validation_data` `loss` and so on
-    - `{log_dir}/validation/clean`: the same through the clean branch of a mixture
+    - `{log_dir}/train/adv`, `{log_dir}/train/clean`: `loss` and `accuracy` of the domain's images
+    - `{log_dir}/validation`: from `RobustEvaluation` `accuracy/clean` of clean images, and for each
+      number of steps `accuracy/pgd10` and `attack_success/pgd10`; from `validation_data` `loss` and
+      so on
+    - `{log_dir}/validation/clean_branch`: the same through the clean branch of a mixture
 
     Epochs can be long: with an integer `update_freq` the means over the epoch so far are written
     within it as well, as `within_epochs/loss` and so on.
@@ -99,7 +99,8 @@ class TrainingScalars(keras.callbacks.Callback):
 
     def _file(self, run):
         if run not in self._files:
-            self._files[run] = EventFile(os.path.join(self.log_dir, run), self._first_step)
+            directory = os.path.join(self.log_dir, run)
+            self._files[run] = EventFile.shared(directory, self._first_step, self.params)
         return self._files[run]
 
 
@@ -110,7 +111,8 @@ def _run_and_tag(name, logs):
     # Only an attack has a success beside its accuracy; a metric may be called val_top5_accuracy.
     success = f"val_{kind}_success"
     if kind == "clean" or {success, f"{success}_clean_branch"} & logs.keys():
-        return ("validation/clean" if branch else "validation"), f"{_TAGS[value]}/{kind}"
+        run = "validation/clean_branch" if branch else "validation"
+        return run, f"{_TAGS[value]}/{kind}"
     domain, _, rest = name.partition("_")
-    run = {"val": "validation", "adv": "adv", "clean": "clean"}.get(domain)
+    run = {"val": "validation", "adv": "train/adv", "clean": "train/clean"}.get(domain)
     return (run, rest) if run else ("train", name)

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from tfadv import distributed, event_files, whole_files
+from tfadv import distributed, event_files, launcher, units, whole_files
 from tfadv.results import Result
 
 
@@ -133,9 +133,9 @@ def write_json(
 def write_scalars(directory: str | os.PathLike, results: list[Result], step: int) -> None:
     """Writes results to TensorBoard, on rank 0 only.
 
-    The run `{directory}` gets the scalars `robust_accuracy/clean`, and `robust_accuracy/pgd10` and
-    `attack_success/pgd10` for each number of steps; the run `{directory}/clean` gets those of the
-    clean branch of a mixture. They replace those of the same step; other steps are kept.
+    The run `{directory}` gets the scalars `accuracy/clean`, and `accuracy/pgd10` and
+    `attack_success/pgd10` for each number of steps; the run `{directory}/clean_branch` gets those
+    of the clean branch of a mixture. They replace those of the same step; other steps are kept.
 
     Args:
         directory: Path of the run.
@@ -146,9 +146,9 @@ def write_scalars(directory: str | os.PathLike, results: list[Result], step: int
         return
     runs: dict[pathlib.Path, dict[str, float]] = {}
     for result in results:
-        run = pathlib.Path(directory, "clean" if result.domain == "clean" else "")
+        run = pathlib.Path(directory, "clean_branch" if result.domain == "clean" else "")
         scalars = runs.setdefault(run, {})
-        scalars[f"robust_accuracy/{result.key}"] = result.accuracy
+        scalars[f"accuracy/{result.key}"] = result.accuracy
         if result.success is not None:
             scalars[f"attack_success/{result.key}"] = result.success
     for run, scalars in runs.items():
@@ -174,7 +174,7 @@ def progress_bar(
     """Creates a progress line with an estimate of the time left, shown on rank 0 only.
 
     On a terminal the line rewrites itself; elsewhere (a log file, `horovodrun`) a new line appears
-    for about every tenth of the batches.
+    for about every tenth of the batches, ten seconds or more after the one before.
 
     Args:
         label: String at the beginning of the line.
@@ -192,30 +192,29 @@ def progress_bar(
     tfadv.evaluation.evaluate(model, data, attack, progress=progress)
     ```
     """
-    first = shown = None
+    left, last, shown, written = units.TimeLeft(clock), 0, None, 0.0
 
     def show(done, total):
-        nonlocal first, shown
+        nonlocal left, last, shown, written
         if distributed.rank() != 0:
             return
-        output = stream or sys.stderr
-        # The first batch does not count, because it includes the compilation of the graphs.
-        first = (done, clock()) if first is None or done <= first[0] else first
+        output, now = stream or sys.stderr, clock()
+        if done <= last:  # of another evaluation
+            left, shown = units.TimeLeft(clock), None
+        last = done
         line = f"{label} {done}/{total} batches" if total else f"{label} {done} batches"
-        if total and first[0] < done < total:
-            left = (clock() - first[1]) / (done - first[0]) * (total - done)
-            line += f", {_duration(left)} left"
-        if output.isatty():
+        # The first batch does not count, because it includes the compilation of the graphs.
+        seconds = left(done, total) if total and left.has_begun else None
+        if not left.has_begun:
+            left.begin(done)
+        if seconds is not None:
+            line += f", about {units.in_words(seconds)} left"
+        tenth = done * 10 // total if total else done
+        if launcher.is_terminal(output):
             output.write(f"\r{line:<60}" + ("\n" if done == total else ""))
-        elif total is None or done == total or done * 10 // total != shown:
+        elif shown is None or done == total or (tenth != shown and now >= written + 10):
             output.write(f"{line}\n")
-        shown = done * 10 // total if total else None
+            shown, written = tenth, now
         output.flush()
 
     return show
-
-
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

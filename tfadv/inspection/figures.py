@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.transforms import blended_transform_factory
 
 from tfadv import arguments
 from tfadv.inspection.distances import distance
@@ -25,10 +26,15 @@ from tfadv.layers import MixtureBatchNormalization
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the marks tell them apart in
 # grey too. The marks of mini-batches leave out the two colours that mean a domain.
+# Clean images have an open mark around that of adversarial images, so that both are seen where
+# they agree.
 _DOMAINS = {
-    "adv": dict(color="#D55E00", marker="o", markersize=8, label="adversarial images"),
-    "clean": dict(color="#0072B2", marker="s", markersize=6.5, label="clean images"),
+    "adv": dict(color="#D55E00", marker="o", markersize=6, markeredgewidth=0),
+    "clean": dict(
+        color="#0072B2", marker="s", markersize=10, markeredgewidth=1.8, fillstyle="none"
+    ),
 }
+_NAMES = {"adv": "adversarial images", "clean": "clean images"}
 _BATCHES = [("#009E73", "s"), ("#CC79A7", "o"), ("#E69F00", "^"), ("#56B4E9", "D")]
 _RUNNING = "#3A3A3A"
 _GREY = "#5F5F5F"
@@ -81,7 +87,7 @@ def figure5(
         panels[0],
         f"{_count_text(sample, number)}. Distance between the domains"
         f"{' over all channels' if len(sample) < number else ''}: "
-        f"{distance(adv, clean):.2f} (Hellinger: 0 is equal, 1 is disjoint)",
+        f"{distance(adv, clean):#.2g} (Hellinger: 0 is equal, 1 is disjoint)",
         len(_DOMAINS),
     )
     return figure
@@ -292,8 +298,8 @@ def _draw_domains(ax, values):
     # The line between the two marks of a channel is the gap between the domains.
     ax.vlines(positions, values["clean"], values["adv"], color="#C4C4C4", linewidth=4, zorder=1)
     for domain, style in _DOMAINS.items():
-        ax.plot(positions, values[domain], color=style["color"], alpha=0.45, linewidth=1)
-        ax.plot(positions, values[domain], linestyle="none", markeredgecolor="white", **style)
+        ax.plot(positions, values[domain], color=style["color"], alpha=0.45, linewidth=1, zorder=1)
+        ax.plot(positions, values[domain], linestyle="none", label=_NAMES[domain], **style)
     larger = int(np.sum(values["adv"] > values["clean"]))
     ax.text(
         0.995,
@@ -341,6 +347,7 @@ def _open_panels(sample, title):
     panels = figure.subplots(2, 1, sharex=True)
     size = min(13, 13 * 80 / len(title))  # 80 letters fill the width
     figure.suptitle(title, x=0.01, ha="left", fontsize=size, fontweight="bold")
+    figure.align_ylabels(panels)
     axis = panels[1].xaxis
     axis.set_label_text("channel")
     panels[1].set_xlim(-0.6, len(sample) - 0.4)
@@ -366,7 +373,11 @@ def _finish_panel(ax, name, values):
 
 def _write_head(ax, text, entries):
     """Writes a line of text above a panel, and below it a legend with this number of entries."""
-    ax.set_title(text, loc="left", fontsize=9.5, color=_GREY, pad=24)
+    title = ax.set_title(text, loc="left", fontsize=9.5, color=_GREY, pad=24)
+    # From the left of the figure, because from that of the axes wide tick labels would push its end
+    # out of the figure.
+    across = blended_transform_factory(ax.figure.transFigure, ax.transAxes)
+    title.set(x=0.01, transform=across + ax.titleOffsetTrans)
     ax.legend(
         loc="lower left",
         bbox_to_anchor=(-0.01, 0.985),

@@ -15,7 +15,7 @@ from tfadv import attacks, callbacks, data, models
 from tfadv.checkpoint_files import Progress
 from tfadv.programs.run_directory import RunDirectory
 from tfadv.settings import EVALUATE, TRAIN, Role, default, names
-from tfadv.tables import attacks as table
+from tfadv.tables import attacks as attack_table
 from tfadv.tables import networks
 from tfadv.training.schedules import WarmupExponential, WarmupSteps
 
@@ -94,7 +94,7 @@ def evaluation_steps(
     settings: SimpleNamespace, num_steps: tuple[int, ...]
 ) -> tuple[int, ...] | None:
     """The `num_steps` of an evaluation: None for an attack without steps."""
-    return num_steps if table.ATTACKS[settings.attack].has_steps else None
+    return num_steps if attack_table.ATTACKS[settings.attack].has_steps else None
 
 
 def compile_model(model: keras.Model, settings: SimpleNamespace, steps_per_epoch: int) -> None:
@@ -201,7 +201,8 @@ def training_callbacks(
     ]
     if settings.running_statistics:
         training.append(callbacks.RunningStatistics(settings.running_statistics))
-    training += _evaluations(settings, dataset)
+    table = callbacks.EpochTable(_columns(settings))
+    training += _evaluations(settings, dataset, table.evaluating)
     shown = attack(settings, settings.num_steps, start_from_clean=0.0)
     if settings.image_pairs and settings.adversarial and shown.num_steps != 0:
         training.append(
@@ -221,7 +222,7 @@ def training_callbacks(
     numbers = settings.eval_num_steps or settings.strong_eval_num_steps or (0,)
     checkpoint = callbacks.Checkpoint(
         run.checkpoints,
-        monitor=f"val_{table.key(settings.attack, max(numbers))}_accuracy",
+        monitor=f"val_{attack_table.key(settings.attack, max(numbers))}_accuracy",
         keep=settings.keep_checkpoints,
         minutes=settings.checkpoint_minutes or None,
         long_ends=lambda epoch: any(
@@ -237,8 +238,10 @@ def training_callbacks(
             run.tensorboard,
             {name: getattr(settings, name) for name in names(TRAIN, Role.SHOWN)},
             _metrics(settings),
+            names(TRAIN, Role.FIRST),
         ),
-        callbacks.RunLog(run.log),
+        callbacks.RunLog(run.log, print_time_left=False),
+        table,
         checkpoint,
         # Ctrl-C too, since a training in a terminal has as much to lose.
         callbacks.Preemption(checkpoint, (signal.SIGTERM, signal.SIGINT)),
@@ -259,7 +262,7 @@ def evaluations_due(
     """
     last = settings.epochs - 1
     strong = settings.strong_eval_num_steps
-    if settings.eval_num_steps and not table.ATTACKS[settings.attack].has_steps:
+    if settings.eval_num_steps and not attack_table.ATTACKS[settings.attack].has_steps:
         strong = ()
 
     def seldom(epoch):
@@ -271,7 +274,20 @@ def evaluations_due(
     )
 
 
-def _evaluations(settings, dataset):
+def _columns(settings):
+    """The names of the logs that the table of epochs has columns for."""
+    yield from ("loss", "top5_accuracy")
+    if settings.adversarial:
+        yield from ("adv_accuracy", "attack_success")
+    if settings.clean_ratio or not settings.adversarial:
+        yield "clean_accuracy"
+    for _, num_steps in evaluations_due(settings):
+        for key in ("clean", *(attack_table.key(settings.attack, n) for n in num_steps)):
+            if num_steps:
+                yield f"val_{key}_accuracy"
+
+
+def _evaluations(settings, dataset, progress):
     for due, num_steps in evaluations_due(settings):
         if num_steps:
             yield callbacks.RobustEvaluation(
@@ -283,6 +299,7 @@ def _evaluations(settings, dataset):
                 batch_size=settings.images_per_worker,
                 limit=settings.eval_limit,
                 seed=settings.seed,
+                progress=progress,
             )
 
 
@@ -290,13 +307,18 @@ def _metrics(settings):
     """The (run, tag) pairs that the HPARAMS tab shows beside the settings."""
     # TensorBoard takes the metrics of one run for all. So those of tfadv.evaluate, with the paper's
     # numbers of steps, are listed from the start: they compare runs.
-    in_training = sorted({*settings.eval_num_steps, *settings.strong_eval_num_steps})
-    metrics = [("train", "loss"), ("train", "accuracy"), ("train", "attack_success")]
-    metrics += [(domain, name) for domain in ("adv", "clean") for name in ("loss", "accuracy")]
+    in_training = {*settings.eval_num_steps, *settings.strong_eval_num_steps}
+    metrics = []
     for run, numbers in (
         ("validation", in_training),
         ("evaluation", default(EVALUATE, "num_steps")),
     ):
-        kinds = dict.fromkeys(["clean", *(table.key(settings.attack, n) for n in numbers)])
-        metrics += [(run, f"robust_accuracy/{kind}") for kind in kinds]
-    return [*metrics, ("evaluation/clean", "robust_accuracy/clean")]
+        # The strongest first, since it says what a network withstands.
+        strongest = sorted(numbers, reverse=True)
+        kinds = dict.fromkeys([attack_table.key(settings.attack, n) for n in strongest] + ["clean"])
+        metrics += [(run, f"accuracy/{kind}") for kind in kinds]
+    metrics.append(("evaluation/clean_branch", "accuracy/clean"))
+    metrics += [("train", name) for name in ("loss", "accuracy", "attack_success")]
+    return metrics + [
+        (f"train/{domain}", name) for domain in ("adv", "clean") for name in ("loss", "accuracy")
+    ]

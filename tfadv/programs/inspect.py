@@ -130,7 +130,7 @@ class InspectionRun:
         rows = inspection.distance_table(records)
         shown = self.branch[0] if rows else None
         writer = callbacks.BatchNormStatistics(
-            self.logs, max_layers=layers, layer=shown, **self._sample
+            self.logs, max_layers=layers, layer=shown, run="", **self._sample
         )
         writer.set_model(self.model)
         writer.on_train_begin()
@@ -160,12 +160,12 @@ class InspectionRun:
         print(f"{'layer':<{width}}  place  distance  adversarial larger: mean  variance")
         for row in rows[:_ROWS]:
             print(
-                f"{row.path:<{width}}  {row.position:>5}  {row.distance:8.3f}"
+                f"{row.path:<{width}}  {row.position:>5}  {row.distance:8.3g}"
                 f"  {100 * row.mean_larger:22.0f}%  {100 * row.variance_larger:7.0f}%"
             )
         if len(rows) > _ROWS:
             least = rows[-1]
-            print(f"... and {len(rows) - _ROWS} more, down to {least.path}, {least.distance:.3f}")
+            print(f"... and {len(rows) - _ROWS} more, down to {least.path}, {least.distance:.3g}")
         weights = [row.channels for row in rows]
         mean, variance = (
             100 * np.average([getattr(row, name) for row in rows], weights=weights)
@@ -219,7 +219,9 @@ class InspectionRun:
         }
         figure = inspection.figure6(*pairs[self.branch], **self._sample, model_name=self.model.name)
         file = EventFile(self.logs, step)
-        file.image("figure6", self._write_figure("figure6.png", figure), step)
+        file.image(
+            "statistics/batch_against_running", self._write_figure("figure6.png", figure), step
+        )
         file.close()
         rows = [
             (batches[n], *key, n + 1)

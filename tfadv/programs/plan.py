@@ -3,7 +3,8 @@
 import contextlib
 from types import SimpleNamespace
 
-from tfadv.programs import flags, rules, units
+from tfadv import units
+from tfadv.programs import flags, rules
 from tfadv.programs.run_directory import RunDirectory
 from tfadv.settings import PLAN
 from tfadv.tables import datasets, devices
@@ -177,7 +178,7 @@ class PlanningRun:
             "between": "one device sends nothing",
             "update": self._update(prediction),
             "memory": self._memory(work.memory(cost, settings.workers)),
-            "training": f"{prediction.updates:,} updates and "
+            "training": f"{units.count(prediction.updates, 'update')} and "
             f"{units.duration(prediction.evaluations)} of evaluations: "
             f"{units.duration(3600 * prediction.hours)}, "
             f"{units.duration(3600 * prediction.device_hours, 'device-')}",

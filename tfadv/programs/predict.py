@@ -25,7 +25,8 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
         PREDICT,
         arguments,
         positional="directory",
-        description="Classifies the images of a directory, one line file,label for each.",
+        description="Classifies the images of a directory, and prints a line for each: its file, "
+        "the number of its class, and the name of the class where it is known.",
     )
     rules.check_model(settings)
     rules.check_one_process("predict")
@@ -44,7 +45,7 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
 
 def prepare(settings: SimpleNamespace, path: Path) -> "PredictionRun":
     """Loads the model, lists the files, and checks that the settings fit both."""
-    from tfadv import data, distributed, models
+    from tfadv import distributed, models
     from tfadv.data import image_folder
     from tfadv.programs import building
 
@@ -66,20 +67,34 @@ def prepare(settings: SimpleNamespace, path: Path) -> "PredictionRun":
         raise ValueError(
             f"domain=clean needs a model with mixture batch normalization; {path} has none"
         )
-    names = None
-    if settings.class_names:
-        names = data.load(settings.dataset, settings.data_dir).class_names
-        if names is None:
-            raise ValueError(
-                f"class_names needs a data set that has them; {settings.dataset} has none"
-            )
-        if len(names) != model.output_shape[-1]:
-            raise ValueError(
-                f"dataset must have the model's {model.output_shape[-1]} classes; "
-                f"{settings.dataset} has {len(names)}"
-            )
+    names = _class_names(settings, model.output_shape[-1])
     batches = image_folder.unlabelled_batches(settings.directory, files, shape, settings.batch_size)
     return PredictionRun(settings, files, batches, _classifier(model, settings.domain), names)
+
+
+def _class_names(settings, num_classes):
+    """The names of the classes; None if none are to be written, or none are known."""
+    from tfadv import data
+
+    name, wanted = settings.dataset, settings.class_names
+    if wanted is False or name is None:
+        return None
+    try:
+        names = datasets.class_names(name, settings.data_dir)
+        if names is None and wanted:
+            names = data.load(name, settings.data_dir).class_names
+            if names is None:
+                raise ValueError(f"class_names needs a data set that has them; {name} has none")
+        if names is not None and len(names) != num_classes:
+            raise ValueError(
+                f"dataset must have the model's {num_classes} classes; {name} has {len(names)}"
+            )
+    except (ValueError, OSError) as error:
+        if wanted:
+            raise
+        _say(f"the names of the classes are left out: {error}")
+        return None
+    return names
 
 
 def _classifier(model, domain):

@@ -3,7 +3,7 @@
 import warnings
 from types import SimpleNamespace
 
-from tfadv import launcher
+from tfadv import launcher, units
 from tfadv.arguments import warn_of_fractions
 from tfadv.tables import datasets, networks, normalizations
 
@@ -80,7 +80,7 @@ def accumulation_steps(settings: SimpleNamespace, workers: int | None = None) ->
     if settings.batch_size % at_once:
         raise ValueError(
             f"batch_size must be a multiple of images_per_worker={settings.images_per_worker} times"
-            f" {workers} workers; received {settings.batch_size}"
+            f" {units.count(workers, 'worker')}; received {settings.batch_size}"
         )
     return settings.batch_size // at_once
 

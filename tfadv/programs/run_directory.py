@@ -19,7 +19,8 @@ class RunDirectory:
 
     It holds `flags.txt` (the resolved flags, a flagfile), `log.jsonl`, `checkpoints/` with
     `epoch-0001.keras` and so on (`tfadv.checkpoint_files`) and `best.keras`, `model.keras`,
-    `statistics.png`, `evaluation.json` and `tensorboard/`.
+    `statistics.png` and `evaluation.json`. TensorBoard's runs `train`, `validation` and
+    `evaluation` lie beside them, so that they are called `{name}/train` and so on.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -33,7 +34,9 @@ class RunDirectory:
         self.statistics = self.path / "statistics.png"
         self.evaluation = self.path / "evaluation.json"
         self.inspection = self.path / "inspection"
-        self.tensorboard = self.path / "tensorboard"
+        # Earlier versions had a directory of its own for them, in which such a run goes on.
+        before = self.path / "tensorboard"
+        self.tensorboard = before if before.is_dir() else self.path
         self._lock = None
 
     def check(self, settings: SimpleNamespace) -> None:

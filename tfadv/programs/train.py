@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import math
-import os
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tfadv import checkpoint_files, launcher
+from tfadv import checkpoint_files, launcher, units
 from tfadv.checkpoint_files import Progress
 from tfadv.programs import exits, flags, rules
 from tfadv.programs.run_directory import RunDirectory
@@ -185,7 +184,7 @@ class TrainingRun:
                     settings, self.dataset, directory, parts, self.progress
                 ),
                 shuffle=False,  # the batches come shuffled, by seed and epoch
-                verbose=_verbosity() if self.rank == 0 else 0,
+                verbose=0,  # EpochTable prints instead
             )
             if self.rank == 0:
                 finished = Progress(settings.epochs, 0, self.workers)
@@ -219,18 +218,23 @@ class TrainingRun:
         if settings.init_from:
             part = "the normalization of " if settings.trainable == "norm" else ""
             strategy += f"; trains {part}{settings.init_from}"
+        batch = (
+            units.count(self.workers, "worker"),
+            units.count(settings.images_per_worker, "image"),
+            units.count(parts, "accumulated step"),
+        )
         count = sum(math.prod(variable.shape) for variable in self.model.trainable_variables)
         return (
             f"run:         {self.directory.path}{self._start()}\n"
-            f"data:        {self.dataset.name}, {self.dataset.num_train} images of "
+            f"data:        {self.dataset.name}, {units.count(self.dataset.num_train, 'image')} of "
             f"{'x'.join(map(str, self.dataset.image_shape))}, {self.dataset.num_classes} classes\n"
             f"network:     {self.model.name}, norm {settings.norm}, {count:,} parameters"
             f"{' that train' if settings.trainable == 'norm' else ''}\n"
             f"strategy:    {strategy}\n"
             f"optimizer:   {_optimizer(settings)}\n"
-            f"batch:       {settings.batch_size} images = {self.workers} workers x "
-            f"{settings.images_per_worker} images x {parts} accumulated steps; "
-            f"{self.steps_per_epoch} updates an epoch, {settings.epochs} epochs"
+            f"batch:       {units.count(settings.batch_size, 'image')} = {' x '.join(batch)}; "
+            f"{units.count(self.steps_per_epoch, 'update')} an epoch, "
+            f"{units.count(settings.epochs, 'epoch')}"
         )
 
     def _start(self):
@@ -252,7 +256,7 @@ class TrainingRun:
             change = f"epochs take the same images{part}, in other updates,"
         return (
             f"{start}\nworkers:     {self.workers}, and {progress.workers} before: {change} and "
-            f"the result is not bit for bit that of {progress.workers} workers"
+            f"the result is not bit for bit that of {units.count(progress.workers, 'worker')}"
         )
 
     def _say(self, text):
@@ -262,13 +266,9 @@ class TrainingRun:
 
 def _optimizer(settings):
     epochs = ", ".join(map(str, settings.decay_epochs))
+    every = units.count(settings.decay_every, "epoch")
     fall = {
         "step": f"divided by 10 at epochs {epochs}" if epochs else "constant",
-        "exponential": f"times {settings.decay_rate:g} every {settings.decay_every} epochs",
+        "exponential": f"times {settings.decay_rate:g} every {every}",
     }[settings.decay]
     return f"{settings.optimizer}, learning rate {settings.learning_rate:g} for 256 images, {fall}"
-
-
-def _verbosity():
-    """A bar on a terminal, which the launcher may pass on; elsewhere a line for each epoch."""
-    return 1 if "TFADV_COLUMNS" in os.environ or sys.stdout.isatty() else 2

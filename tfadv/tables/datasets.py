@@ -143,6 +143,33 @@ def sizes(name: str, data_dir: str | None = None) -> Sizes:
     return Sizes(len(classes), *counts)
 
 
+def class_names(name: str, data_dir: str | None = None) -> list[str] | None:
+    """The names of the classes by label, without opening the data set.
+
+    Args:
+        name: The data set's name.
+        data_dir: Its directory; see `tfadv.data.load`.
+
+    Returns:
+        A list of strings; None if the data set has no files that hold them.
+
+    Raises:
+        ValueError: As `check` does, if the files are not there.
+    """
+    check(name, data_dir)
+    kind = ENTRIES[name].kind
+    if kind == "folder":
+        return list(image_folders.classes(data_dir))
+    if kind == "tfds":
+        path = os.path.join(prepared_directory(name, data_dir), "label.labels.txt")
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                names = file.read().splitlines()
+            # Mosaics are made of the images of another data set, and have other classes.
+            return names if len(names) == ENTRIES[name].num_classes else None
+    return None
+
+
 def num_train(name: str, data_dir: str | None, limit: int) -> int:
     """The smaller of `limit` and the number of training images; a folder is counted so far."""
     entry = ENTRIES[name]
