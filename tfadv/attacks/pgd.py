@@ -161,7 +161,7 @@ class PGD(Attack):
 
     # Replaces the base's, which calls `perturb`: here the logits of every step are checked too, at
     # no extra pass.
-    def _once(self, logits_fn, images, labels, goals, key, num_classes, limits):
+    def _once(self, logits_fn, images, labels, goals, key, num_classes, limits, run):
         start = self._start(images, key, limits)
         step = steps.scale_to_range(self.effective_step_size, limits)
         adversarial, *outcome = self._descend(

@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfadv.attacks import steps
+
 # Odd 64-bit constants. TensorFlow scrambles a key before it uses it, so keys that differ in any
 # bit are independent; callers' keys are small numbers or random ones, which these offsets do not
 # turn into each other.
@@ -45,6 +47,27 @@ def random_noise(
         levels = integers("clean", seed, [1], [1] * (rank - 1), 0, _LEVELS)
         noise = tf.where(levels < round(start_from_clean * _LEVELS), 0.0, noise)
     return tf.ensure_shape(noise, images.shape)
+
+
+def random_direction(images: tf.Tensor, seed: Any, norm: str) -> tf.Tensor:
+    """Draws a direction of norm 1 for each image, where an attack starts from its ball's surface.
+
+    For `"linf"` uniform noise, divided by its largest absolute value; for `"l2"` normal noise,
+    divided by its length.
+
+    Args:
+        images: Float32 `[batch, ...]`.
+        seed: Integers, `[2]` for the batch or `[batch, 2]`, one key per image.
+        norm: `"linf"` or `"l2"`.
+
+    Returns:
+        float32 in the shape of `images`.
+    """
+    noise = random_noise(images, 1.0, seed)
+    if norm == "l2":
+        # The centers of the levels, of which none is an end of the distribution.
+        noise = tf.math.ndtri((noise + 1) / 2 + 0.5 / _LEVELS)
+    return steps.unit(noise, norm)
 
 
 def random_targets(labels: Any, num_classes: int, seed: Any) -> tf.Tensor:

@@ -12,6 +12,9 @@ from tfadv.attacks import checks
 LOSS_SCALE = 128.0
 
 
+NORMS = ("linf", "l2")
+
+
 def scale_to_range(pixels: float, value_range: tuple[float, float]) -> float:
     """Converts a length in pixels of 255 to the units of images in `value_range`.
 
@@ -53,6 +56,61 @@ def project(images: tf.Tensor, bounds: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor
     return tf.clip_by_value(images, *bounds)
 
 
+def length(differences: tf.Tensor, norm: str) -> tf.Tensor:
+    """Computes the norm of each image's difference, float32 `[batch, 1, ...]`."""
+    axes = list(range(1, differences.shape.rank))
+    if norm == "linf":
+        return tf.reduce_max(tf.abs(differences), axes, keepdims=True)
+    return tf.sqrt(tf.reduce_sum(tf.square(differences), axes, keepdims=True))
+
+
+def unit(differences: tf.Tensor, norm: str) -> tf.Tensor:
+    """Scales each image's difference to norm 1; a difference of zeros stays as it is."""
+    return tf.math.divide_no_nan(differences, length(differences, norm))
+
+
+class Ball:
+    """The threat model around some images: the ball of a norm, within the pixel range.
+
+    Args:
+        images: Float32 `[batch, ...]`, in the units of `value_range`.
+        epsilon: The radius: in pixels of 255 for `"linf"`; for `"l2"` of images from 0 to 1.
+        value_range: `(lowest, highest)` value of a pixel.
+        norm: `"linf"` or `"l2"`.
+
+    Attributes:
+        images, norm: As given.
+        radius: The radius in the units of the images.
+    """
+
+    def __init__(
+        self, images: tf.Tensor, epsilon: float, value_range: tuple[float, float], norm: str
+    ) -> None:
+        self.images = images
+        self.norm = norm
+        self._range = value_range
+        low, high = value_range
+        if norm == "linf":
+            self.radius = scale_to_range(epsilon, value_range)
+            self._bounds = linf_bounds(images, epsilon, value_range)
+        else:
+            self.radius = epsilon * (high - low)
+
+    def project(self, points: tf.Tensor) -> tf.Tensor:
+        """Projects points onto the ball, and then clips them to the pixel range."""
+        if self.norm == "linf":
+            return project(points, self._bounds)
+        center = tf.clip_by_value(self.images, *self._range)
+        offsets = points - center
+        shorter = tf.minimum(1.0, tf.math.divide_no_nan(self.radius, length(offsets, "l2")))
+        offsets = tf.where(length(offsets, "l2") > self.radius, offsets * shorter, offsets)
+        return tf.clip_by_value(center + offsets, *self._range)
+
+    def ascent(self, gradient: tf.Tensor) -> tf.Tensor:
+        """The direction of norm 1 along which the gradient ascends most."""
+        return tf.sign(gradient) if self.norm == "linf" else unit(gradient, "l2")
+
+
 def cross_entropy(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Computes the cross entropy to one class per image, without label smoothing (pipeline).
 
@@ -91,6 +149,51 @@ def margin(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 
 
+def dlr(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Computes the difference of logits ratio, which no scale or shift of the logits changes.
+
+    `(max_{j != k} z_j - z_k) / (z_(1) - z_(3))` for class `k` and the logits in descending order
+    `z_(1), z_(2), ...` (Croce and Hein, "Reliable evaluation of adversarial robustness", ICML
+    2020). An untargeted attack maximizes it to the label.
+
+    Args:
+        logits: Float32 `[batch, classes]`, at least three classes.
+        classes: Integers `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    top = tf.math.top_k(logits, 3).values
+    return margin(logits, classes) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def targeted_dlr(logits: tf.Tensor, classes: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Computes the difference of logits ratio of a target and the label.
+
+    `(z_t - z_k) / (z_(1) - (z_(3) + z_(4)) / 2)` for class `k` and target `t`, as in `dlr`. An
+    attack maximizes it.
+
+    Args:
+        logits: Float32 `[batch, classes]`, at least four classes.
+        classes: Integers `[batch]`, the labels.
+        targets: Integers `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    top = tf.math.top_k(logits, 4).values
+    return difference(logits, classes, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+def difference(logits: tf.Tensor, classes: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Computes how far the target's logit is above the class's, float32 `[batch]`."""
+    of_target, of_class = (tf.gather(logits, each, batch_dims=1) for each in (targets, classes))
+    return of_target - of_class
+
+
+_TINY = 1e-12  # the logits of a network at its start may all be equal
+
+
 def gradient(
     logits_fn: Callable,
     images: tf.Tensor,
@@ -114,17 +217,43 @@ def gradient(
     Raises:
         ValueError: If the logits have no gradient.
     """
+    slope, _, _, looks = value_and_gradient(
+        logits_fn, images, lambda logits: loss(logits, classes), num_classes
+    )
+    return slope, looks
+
+
+def value_and_gradient(
+    logits_fn: Callable,
+    images: tf.Tensor,
+    objective: Callable,
+    num_classes: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Computes a loss, its gradient to the images and the logits in one pass.
+
+    Args:
+        logits_fn, images, num_classes: As of `gradient`.
+        objective: Function, float32 logits -> loss of each image, float32 `[batch]`.
+
+    Returns:
+        The gradient as of `gradient`, the loss `[batch]`, the logits `[batch, classes]`, and what
+        they look like, as of `gradient`.
+
+    Raises:
+        ValueError: If the logits have no gradient.
+    """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         logits, looks = checks.logits(logits_fn(images), images, num_classes)
-        values = loss(logits, classes) * LOSS_SCALE
-    slope = tape.gradient(values, images)
+        values = objective(logits)
+        scaled = values * LOSS_SCALE
+    slope = tape.gradient(scaled, images)
     if slope is None:
         inputs = getattr(logits_fn, "inputs", None) or [images]
         dtype = tf.as_dtype(inputs[0].dtype).name
         reason = "" if "int" not in dtype else f" (its input is {dtype}: cast the images to float)"
         raise ValueError(f"logits_fn must be differentiable; its logits have no gradient{reason}")
-    return tf.convert_to_tensor(slope), looks
+    return tf.convert_to_tensor(slope), values, logits, looks
 
 
 def prepared(logits_fn: Callable) -> Callable:

@@ -12,6 +12,7 @@ from tfadv.programs import exits, flags, rules
 from tfadv.programs.run_directory import RunDirectory, check_file, model_file
 from tfadv.settings import EVALUATE, TRAIN, default
 from tfadv.tables import datasets
+from tfadv.tables.attacks import ATTACKS
 
 
 def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
@@ -33,6 +34,8 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
         settings.output = settings.output or str(run.evaluation)
     elif settings.epsilon is None:
         settings.epsilon = default(TRAIN, "epsilon")
+    if settings.num_steps == default(EVALUATE, "num_steps"):
+        settings.num_steps = ATTACKS[settings.attack].eval_steps or settings.num_steps
     rules.warn_of_lengths(settings)
     if settings.output:
         check_file(settings.output)
