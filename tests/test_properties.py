@@ -104,6 +104,7 @@ ATTACKS = {
     "apgd_targeted": lambda epsilon, norm: attacks.APGD(
         epsilon, 5, "targeted_dlr", 2, norm=norm, jit_compile=False
     ),
+    "square": lambda epsilon, norm: attacks.Square(epsilon, 20, norm=norm, jit_compile=False),
 }
 
 

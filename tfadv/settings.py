@@ -381,8 +381,8 @@ EVALUATE = (
     *_group(
         "attack",
         Setting("num_steps", [int], (10, 20, 100, 500, 2000),
-                "Attack iterations, a list; empty for clean images alone. The default means 100 for "
-                "the attacks apgd_... and fab_....",
+                "Attack iterations, a list; empty for clean images alone. The default stands for "
+                "100 with the attacks apgd_... and fab_....",
                 1, _STEPS),
         dataclasses.replace(
             _ATTACK_SETTINGS[0],

@@ -4,6 +4,7 @@ from tfadv.attacks.apgd import APGD
 from tfadv.attacks.attack import Attack, make
 from tfadv.attacks.pgd import PGD
 from tfadv.attacks.random_draws import random_noise, random_targets
+from tfadv.attacks.square import Square
 from tfadv.attacks.steps import LOSSES, linf_bounds, project, scale_to_range
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LOSSES",
     "PGD",
     "Attack",
+    "Square",
     "linf_bounds",
     "make",
     "project",

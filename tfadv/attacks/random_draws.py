@@ -16,7 +16,13 @@ from tfadv.attacks import steps
 # bit are independent; callers' keys are small numbers or random ones, which these offsets do not
 # turn into each other.
 _RESTART = -0x61C8864680B583EB
-_STREAMS = {"start": 0x0, "target": 0x2545F4914F6CDD1D, "clean": 0x5851F42D4C957F2D}
+_STREAMS = {
+    "start": 0x0,
+    "target": 0x2545F4914F6CDD1D,
+    "clean": 0x5851F42D4C957F2D,
+    "pattern": 0x14057B7EF767814F,
+    "windows": 0x369DEA0F31A53F85,
+}
 
 _LEVELS = 2**24  # as many numbers as float32 distinguishes between 0 and 1
 
@@ -119,7 +125,7 @@ def integers(
     All draws are integers, since TensorFlow and XLA make different floats of the same random bits.
 
     Args:
-        stream: `"start"`, `"target"` or `"clean"`; the streams of one key are independent.
+        stream: A key of `_STREAMS`; the streams of one key are independent.
         seed: Integers, `[2]` for one draw of shape `[*batch, *shape]`, or `[images, 2]` for a draw
             of `shape` per image.
         batch: First dimensions of a draw with a `[2]` key: `[images]`, or `[1]` for a single draw.
