@@ -31,15 +31,8 @@ def test_the_windows_shrink_by_the_schedule():
     for query, share in changes.items():
         assert sizes[query] == max(round(np.sqrt(share * 1024)), 1)
     assert sizes[:11] == [29] * 11 and sizes[-1] == 1 and len(sizes) == 9000
-    assert set(Square(num_queries=9000, norm="l2").window_sizes(32, 32)) == {
-        29,
-        21,
-        15,
-        11,
-        7,
-        5,
-        3,
-    }
+    sizes = Square(num_queries=9000, norm="l2").window_sizes(32, 32)
+    assert set(sizes) == {29, 21, 15, 11, 7, 5, 3}
     assert Square(num_queries=1).window_sizes(4, 40) == [4]
 
 
@@ -102,7 +95,7 @@ def start_l2(image, radius, draws):
     return np.clip(image + radius * pattern / np.sqrt((pattern**2).sum()), 0, 1)
 
 
-@pytest.mark.parametrize("norm, epsilon", [("linf", 12.0), ("l2", 0.5)])
+@pytest.mark.parametrize("norm, epsilon", [("linf", 12.0), ("l2", 0.2)])
 def test_equals_the_algorithm_in_numpy(norm, epsilon):
     model, images, labels = make(0.9, images=8)
     queries = 80
@@ -141,9 +134,7 @@ def test_tiles_of_several_pixels_start_l2():
     images = rng.uniform(0.4, 0.6, (3, 16, 17, 2)).astype("float32")
 
     def undecided(images):
-        return tf.stack(
-            [tf.reduce_sum(images, [1, 2, 3]) * 0, tf.zeros_like(images[:, 0, 0, 0])], 1
-        )
+        return tf.zeros_like(images[:, 0, :2, 0])
 
     result = Square(0.1, 1, norm="l2")(
         undecided, images, [0, 0, 0], value_range=(0, 1), seed=(1, 2)

@@ -2,6 +2,7 @@
 
 from tfadv.attacks.apgd import APGD
 from tfadv.attacks.attack import Attack, make
+from tfadv.attacks.fab import FAB
 from tfadv.attacks.pgd import PGD
 from tfadv.attacks.random_draws import random_noise, random_targets
 from tfadv.attacks.square import Square
@@ -9,6 +10,7 @@ from tfadv.attacks.steps import LOSSES, linf_bounds, project, scale_to_range
 
 __all__ = [
     "APGD",
+    "FAB",
     "LOSSES",
     "PGD",
     "Attack",

@@ -37,6 +37,7 @@ ATTACKS = {
         arguments={"loss": "targeted_dlr"},
         eval_steps=(100,),
     ),
+    "fab_targeted": Entry("tfadv.attacks.fab:FAB", label="FAB-T", eval_steps=(100,)),
     "square": Entry("tfadv.attacks.square:Square", has_steps=False),
 }
 
