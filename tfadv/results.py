@@ -42,6 +42,8 @@ class Result:
             attack; None if it has no such setting.
         precision: Precision in which the attack computed.
         seed: With an image's index it determines the image's targets and starts.
+        remaining: Dictionary, name of each part of an attack of several -> number of images still
+            classified correctly after it, in their order; None for other attacks.
 
     Example:
 
@@ -69,6 +71,7 @@ class Result:
     restarts: int | None = None
     precision: str | None = None
     seed: int = 0
+    remaining: dict | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -110,4 +113,7 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Returns all counts, settings and derived numbers as plain values, for JSON."""
         derived = {name: getattr(self, name) for name in ("name", "accuracy", "success")}
-        return {**dataclasses.asdict(self), **derived, "interval": list(self.interval)}
+        values = {**dataclasses.asdict(self), **derived, "interval": list(self.interval)}
+        if self.remaining is None:
+            del values["remaining"]
+        return values

@@ -2,6 +2,7 @@
 
 from tfadv.attacks.apgd import APGD
 from tfadv.attacks.attack import Attack, make
+from tfadv.attacks.autoattack import AutoAttack
 from tfadv.attacks.fab import FAB
 from tfadv.attacks.pgd import PGD
 from tfadv.attacks.random_draws import random_noise, random_targets
@@ -14,6 +15,7 @@ __all__ = [
     "LOSSES",
     "PGD",
     "Attack",
+    "AutoAttack",
     "Square",
     "linf_bounds",
     "make",

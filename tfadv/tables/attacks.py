@@ -39,6 +39,23 @@ ATTACKS = {
     ),
     "fab_targeted": Entry("tfadv.attacks.fab:FAB", label="FAB-T", eval_steps=(100,)),
     "square": Entry("tfadv.attacks.square:Square", has_steps=False),
+    "autoattack": Entry(
+        "tfadv.attacks.autoattack:AutoAttack",
+        has_steps=False,
+        arguments={"version": "standard"},
+    ),
+    "autoattack_plus": Entry(
+        "tfadv.attacks.autoattack:AutoAttack",
+        has_steps=False,
+        label="AutoAttack-plus",
+        arguments={"version": "plus"},
+    ),
+    "autoattack_rand": Entry(
+        "tfadv.attacks.autoattack:AutoAttack",
+        has_steps=False,
+        label="AutoAttack-rand",
+        arguments={"version": "rand"},
+    ),
 }
 
 
