@@ -110,7 +110,7 @@ ATTACKS = {
 
 
 @pytest.mark.filterwarnings("ignore:.* is in pixels of 255", "ignore:images lie between")
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ATTACKS)
 @examples(2)
 @hypothesis.given(attacked)

@@ -108,8 +108,15 @@ def reference(model, image, label, target, start, num_steps, norm):
     return nearest
 
 
-@pytest.mark.parametrize("norm, epsilon", [("linf", 255.0), ("l2", 9.0)])
-@pytest.mark.parametrize("num_targets", [1, None])
+@pytest.mark.parametrize(
+    "norm, epsilon, num_targets",
+    [
+        ("linf", 255.0, 1),
+        ("l2", 9.0, None),
+        pytest.param("l2", 9.0, 1, marks=pytest.mark.slow),
+        pytest.param("linf", 255.0, None, marks=pytest.mark.slow),
+    ],
+)
 def test_equals_the_algorithm_in_numpy(norm, epsilon, num_targets):
     model, images, labels = make(0.4)
     ranked = np.argsort(-model.logits(images.astype(float)), axis=1)
@@ -137,7 +144,7 @@ def test_equals_the_algorithm_in_numpy(norm, epsilon, num_targets):
         assert fooled[same].mean() > 0.8
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_it_finds_the_nearest_error_of_a_linear_network(norm):
     """Where the network is linear, the nearest error is known: at the nearest plane."""
     rng = np.random.default_rng(2)

@@ -144,6 +144,7 @@ def test_tiles_of_several_pixels_start_l2():
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm, epsilon", [("linf", 8.0), ("l2", 0.3)])
 def test_a_key_per_image_makes_the_batch_irrelevant(norm, epsilon):
     model, images, labels = make(0.5)

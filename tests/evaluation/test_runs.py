@@ -19,7 +19,7 @@ def few_steps():
     """Makes the standard version one of few steps."""
     parts = (
         lambda **shared: APGD(num_steps=1, **shared),
-        lambda **shared: APGD(num_steps=2, loss="targeted_dlr", num_targets=3, **shared),
+        lambda **shared: APGD(num_steps=1, loss="targeted_dlr", num_targets=3, **shared),
         lambda **shared: FAB(num_steps=5, num_targets=9, **shared),
         lambda **shared: Square(num_queries=60, **shared),
     )
@@ -31,7 +31,9 @@ def few_steps():
 @pytest.fixture(scope="module")
 def case(few_steps):
     """An evaluator under AutoAttack, whose batches are noted, and images."""
-    model = cases.mixture()
+    model = cases.regression()
+    # Logits so large that cross entropy has hardly any gradient, which leaves work to the others.
+    model.set_weights([30 * value for value in model.get_weights()])
     evaluator = evaluation.Evaluator(model, AutoAttack(3.0), seed=4)
     batches = []
     outcomes = evaluator.outcomes
@@ -43,7 +45,8 @@ def case(few_steps):
         return outcomes(run, images, labels, indices, so_far)
 
     evaluator.outcomes = noted
-    return evaluator, cases.images(model, COUNT), batches
+    x, y = cases.images(model, COUNT)
+    return evaluator, (x, y), batches
 
 
 def uncompacted(evaluator, x, y):
@@ -157,10 +160,10 @@ def test_the_table_shows_what_is_left_after_each_part(case):
     results = evaluator(data, BATCH)
     clean, attacked = results
     lines = evaluation.table(results).splitlines()
-    assert [line[:15].strip() for line in lines[2:]][:6] == [
+    assert [line[:15].strip() for line in lines[1:]][:6] == [
         "clean", "after APGD-CE", "after APGD-T", "after FAB-T", "after Square", "AutoAttack"
     ]  # fmt: skip
-    assert f"{100 * attacked.remaining['APGD-T'] / COUNT:.1f} [" in lines[4]
+    assert f"{100 * attacked.remaining['APGD-T'] / COUNT:.1f} [" in lines[3]
     assert lines[-1] == (
         f"percent; untargeted AutoAttack in L-infinity: epsilon 3 of 255; restarts 1; {COUNT} "
         "images, seed 4"
