@@ -100,6 +100,9 @@ def every_point(attack, images, labels, limits, seed):
 
 
 ATTACKS = {
+    "pgd": lambda epsilon, norm: attacks.PGD(
+        epsilon, epsilon / 3 + 1e-6, 5, norm=norm, jit_compile=False, clip_start=True
+    ),
     "apgd": lambda epsilon, norm: attacks.APGD(epsilon, 7, norm=norm, jit_compile=False),
     "apgd_targeted": lambda epsilon, norm: attacks.APGD(
         epsilon, 5, "targeted_dlr", 2, norm=norm, jit_compile=False

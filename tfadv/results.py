@@ -42,6 +42,8 @@ class Result:
             attack; None if it has no such setting.
         precision: Precision in which the attack computed.
         seed: With an image's index it determines the image's targets and starts.
+        norm: `"l2"`; None, as in older files, is L-infinity. Then epsilon and step size are not in
+            pixels of 255, but those of images from 0 to 1.
         remaining: Dictionary, name of each part of an attack of several -> number of images still
             classified correctly after it, in their order; None for other attacks.
 
@@ -71,6 +73,7 @@ class Result:
     restarts: int | None = None
     precision: str | None = None
     seed: int = 0
+    norm: str | None = None
     remaining: dict | None = None
 
     @property
@@ -114,6 +117,9 @@ class Result:
         """Returns all counts, settings and derived numbers as plain values, for JSON."""
         derived = {name: getattr(self, name) for name in ("name", "accuracy", "success")}
         values = {**dataclasses.asdict(self), **derived, "interval": list(self.interval)}
-        if self.remaining is None:
-            del values["remaining"]
-        return values
+        # Only where they say something: most results are as they were without them.
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in ("norm", "remaining")
+        }

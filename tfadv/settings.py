@@ -391,6 +391,10 @@ EVALUATE = (
             "training, or 16.",
         ),
         *_ATTACK_SETTINGS[1:],
+        Setting("attack_norm", str, "linf",
+                "Norm that epsilon bounds. With l2, epsilon and step_size are lengths of the whole "
+                "change, for images from 0 to 1, and epsilon must be given.",
+                choices=("linf", "l2"), roles=Role.ATTACK),
         Setting("start_from_clean", float, 0.0,
                 "Share of the images that are attacked from the image itself, without noise.",
                 0, 1, roles=Role.ATTACK),

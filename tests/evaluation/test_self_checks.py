@@ -59,6 +59,17 @@ def test_an_honest_evaluation_raises_no_doubt(options):
     assert checked(cases.regression(), ATTACK.replace(**options)) == {}
 
 
+@pytest.mark.slow
+def test_an_honest_evaluation_in_l2_raises_no_doubt():
+    model = cases.mixture()
+    evaluator = evaluation.Evaluator(model, attacks.PGD(0.3, 0.05, 10, norm="l2"))
+    data = cases.images(model, 40)
+    clean, attacked = evaluator(data, 8)
+    assert attacked.correct < clean.correct and attacked.norm == "l2"
+    assert "in L2: epsilon 0.3 for images from 0 to 1" in evaluation.table([clean, attacked])
+    assert evaluation.doubts(evaluator, [clean, attacked], data, 8) == []
+
+
 def test_an_honest_evaluation_of_both_branches_raises_no_doubt():
     assert checked(cases.mixture(), domains=("adv", "clean")) == {}
     # Nor does rounding to 8 bits.

@@ -337,13 +337,18 @@ class Attack(Configured):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement advance")
 
+    @property
+    def _uses_xla(self):
+        # Looked up at every trace, since a process may hide its GPUs after it made the attack.
+        if self.jit_compile is None:
+            return bool(tf.config.get_visible_devices("GPU"))
+        return self.jit_compile
+
     def _loop(self, function):
         """A loop over tensors, compiled by XLA where `jit_compile` says so."""
-        # Looked up at every trace, since a process may hide its GPUs after it made the attack.
-        compiled = self.jit_compile
-        if compiled is None:
-            compiled = bool(tf.config.get_visible_devices("GPU"))
-        return tf.function(function, jit_compile=True, autograph=False) if compiled else function
+        if self._uses_xla:
+            return tf.function(function, jit_compile=True, autograph=False)
+        return function
 
     def _function(self, logits_fn, method):
         """`method(logits_fn, ...)` as a function of the rest; compiled and kept when eager."""

@@ -56,6 +56,18 @@ def project(images: tf.Tensor, bounds: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor
     return tf.clip_by_value(images, *bounds)
 
 
+def in_range(value: float, value_range: tuple[float, float], norm: str) -> float:
+    """Converts an epsilon or a step size to the units of images in `value_range`.
+
+    Args:
+        value: In pixels of 255 if `norm` is `"linf"`; for images from 0 to 1 if it is `"l2"`.
+        value_range: `(lowest, highest)` value of a pixel.
+        norm: `"linf"` or `"l2"`.
+    """
+    low, high = value_range
+    return scale_to_range(value, value_range) if norm == "linf" else float(value) * (high - low)
+
+
 def length(differences: tf.Tensor, norm: str) -> tf.Tensor:
     """Computes the norm of each image's difference, float32 `[batch, 1, ...]`."""
     axes = list(range(1, differences.shape.rank))
@@ -89,12 +101,9 @@ class Ball:
         self.images = images
         self.norm = norm
         self._range = value_range
-        low, high = value_range
+        self.radius = in_range(epsilon, value_range, norm)
         if norm == "linf":
-            self.radius = scale_to_range(epsilon, value_range)
             self._bounds = linf_bounds(images, epsilon, value_range)
-        else:
-            self.radius = epsilon * (high - low)
 
     def project(self, points: tf.Tensor) -> tf.Tensor:
         """Projects points onto the ball, and then clips them to the pixel range."""
@@ -264,7 +273,7 @@ def prepared(logits_fn: Callable) -> Callable:
 def take_steps(
     logits_fn: Callable,
     images: tf.Tensor,
-    bounds: tuple[tf.Tensor, tf.Tensor],
+    ball: Ball,
     classes: tf.Tensor,
     *,
     loss: Callable,
@@ -274,14 +283,15 @@ def take_steps(
     num_classes: int | None,
     jit_compile: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Takes `num_steps` signed gradient steps from `images`, each clipped to `bounds`.
+    """Takes `num_steps` gradient steps from `images`, each projected onto the ball.
 
-    `x <- clip(x -+ step_size * sign(gradient), lower, upper)`, minus to descend.
+    `x <- project(x -+ step_size * direction)`, minus to descend. The direction is the sign of the
+    gradient for L-infinity, and the gradient divided by its length for L2.
 
     Args:
         logits_fn: Function, images -> logits `[batch, classes]`.
-        images: Float32 `[batch, ...]`, where the steps begin; need not lie inside the bounds.
-        bounds: Lowest and highest value of each pixel.
+        images: Float32 `[batch, ...]`, where the steps begin; need not lie inside the ball.
+        ball: The `Ball` around the clean images.
         classes: Integers `[batch]`, the classes that the loss is computed for.
         loss: Function of float32 logits and classes.
         ascend: Whether to ascend the loss.
@@ -296,13 +306,13 @@ def take_steps(
     """
     logits_fn = prepared(logits_fn)  # once for all steps
 
-    def loop(images, lower, upper, classes, step_size, num_steps):
+    def loop(images, classes, step_size, num_steps):
         def step(done, current, looks, finite):
             slope, now = gradient(logits_fn, current, classes, loss, num_classes)
             # sign(NaN) is NaN and would stay in the image; 0 would pass for robustness. So it is
             # noted here, and raised where XLA cannot drop the assertion.
             finite &= ~tf.reduce_any(tf.math.is_nan(slope))
-            current = project(current + step_size * tf.sign(slope), (lower, upper))
+            current = ball.project(current + step_size * ball.ascent(slope))
             return done + 1, current, looks & now, finite
 
         _, images, looks, finite = tf.while_loop(
@@ -318,7 +328,6 @@ def take_steps(
     run = tf.function(loop, jit_compile=True, autograph=False) if jit_compile else loop
     images, looks, finite = run(
         images,
-        *bounds,
         classes,
         tf.convert_to_tensor(step_size, tf.float32) * (1.0 if ascend else -1.0),
         tf.cast(num_steps, tf.int32),

@@ -524,6 +524,7 @@ class Evaluator:
             targeted=self.attack.targeted,
             restarts=self.attack.restarts,
             precision=self.attack_precision,
+            norm=None if self.attack.norm == "linf" else self.attack.norm,
             remaining=remaining,
             **{name: config.get(name) for name in if_any},
         )

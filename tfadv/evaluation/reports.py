@@ -83,10 +83,13 @@ def _protocol(results):
     if not attacked:
         return f"percent; no attack, {images}"
     label = only("attack", attacked) or "PGD"
-    parts = [
-        f"percent; {'targeted' if only('targeted', attacked) else 'untargeted'} {label} in "
-        f"L-infinity: epsilon {only('epsilon', attacked):g} of 255"
-    ]
+    epsilon = f"{only('epsilon', attacked):g}"
+    if only("norm", attacked) == "l2":
+        ball = f"L2: epsilon {epsilon} for images from 0 to 1"
+    else:
+        ball = f"L-infinity: epsilon {epsilon} of 255"
+    kind = "targeted" if only("targeted", attacked) else "untargeted"
+    parts = [f"percent; {kind} {label} in {ball}"]
     numbers = {}  # step size -> numbers of steps
     for result in attacked:
         if result.step_size is not None:

@@ -29,6 +29,8 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
     rules.check_model(settings)
     if settings.model and not settings.dataset:
         raise ValueError("dataset must be given with model; received none")
+    if settings.attack_norm == "l2" and settings.epsilon is None:
+        raise ValueError("epsilon must be given with attack_norm=l2; received none")
     path, run = model_file(settings)
     if run is not None:
         settings.output = settings.output or str(run.evaluation)
