@@ -74,6 +74,7 @@ def test_equals_attacking_all_images_in_every_run(case):
     outcomes = np.stack([evaluator.outcomes_by_index[index] for index in range(COUNT)])
     np.testing.assert_array_equal(outcomes[:, 0, :, 0].T, expected)
     np.testing.assert_array_equal(outcomes[:, 0, 1:, 1].T, ~expected[1:])
+    np.testing.assert_array_equal(evaluator.correct_images(), expected[[0, -1]])
     clean, attacked = results
     counts = expected.sum(1).tolist()
     assert (clean.correct, attacked.correct) == (counts[0], counts[-1])
