@@ -141,6 +141,11 @@ class Attack(Configured):
         """
         return self.restarts
 
+    @property
+    def passes(self) -> int:
+        """About how many passes forward a run costs, one back counted as two; for estimates."""
+        return 3 * (self.num_steps or 1)
+
     def with_steps(self, num_steps: int | None) -> Self:
         """Returns this attack with another number of steps; itself for None."""
         return self if num_steps is None else self.replace(num_steps=num_steps)

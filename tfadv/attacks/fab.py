@@ -70,6 +70,10 @@ class FAB(UntargetedAttack):
     def label(self) -> str:
         return "FAB" if self.num_targets is None else "FAB-T"
 
+    @property
+    def passes(self) -> int:
+        return super().passes + self.num_steps
+
     def _search(self, logits_fn, ball, labels, targets, restart, key, value_range):
         logits_fn = steps.prepared(logits_fn)
         noise = random_draws.random_direction(ball.images, key, ball.norm) * (ball.radius / 2)

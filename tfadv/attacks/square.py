@@ -59,6 +59,10 @@ class Square(UntargetedAttack):
         self.num_queries = integer("num_queries", num_queries, 1)
         self.p = number("p", p, 0, 1)
 
+    @property
+    def passes(self) -> int:
+        return self.num_queries
+
     def _search(self, logits_fn, ball, labels, targets, restart, key, value_range):
         images = ball.images
         if images.shape.rank != 4 or None in images.shape[1:]:

@@ -189,8 +189,10 @@ class Evaluator:
         queues = _Queues(self, source.batch_size, shape, mine, journal)
         shown = read = 0
 
-        def show(done):
+        def show():
             nonlocal shown
+            unread = (source.num_batches or read) - read
+            done = int((read + unread) * queues.share_done(unread) + 1e-6)
             if progress is not None and done > shown:
                 shown = done
                 progress(done, source.num_batches)
@@ -198,12 +200,13 @@ class Evaluator:
         for read, (images, labels, indices) in enumerate(source.unpadded(known), 1):
             for image, label, index in zip(images, labels, indices.tolist(), strict=True):
                 queues.put(image, label, index, *begun.get(index, ()))
+            queues.known += source.batch_size - len(indices)
             while queues.attack(full_only=True):
                 pass
             watchdog.beat(f"after batch {read} of an evaluation")
-            show(read - queues.batches_left)
+            show()
         while queues.attack():
-            show(read - queues.batches_left)
+            show()
         if progress is not None and source.num_batches is None:
             progress(read, read)
         self.outcomes_by_index = mine
@@ -550,6 +553,13 @@ class _Run:
     steps: tuple[float | None, list[int]] | None
     number: int
 
+    @property
+    def passes(self):
+        """About how many passes forward it costs."""
+        if self.attack is None:
+            return 1
+        return self.attack.passes if self.steps is None else 3 * max(self.steps[1])
+
     def matters(self, outcomes):
         """Whether it may change outcomes `[domains, rows, 3]` of an image."""
         if self.attack is None:
@@ -580,20 +590,37 @@ class _Queues:
         self._journal = journal
         self._runs = None
         self._queues = []
+        self.known = 0  # images of the batches so far that need nothing
+        self._passes = 0  # that the images went through
+        self._entered = self._stayed = None  # by run: images that it took, and that went on
 
     def put(self, image, label, index, outcomes=None, run=0):
         """Adds an image, with what is known of it and the number of its next run."""
         if self._runs is None:
             self._runs = self._evaluator.runs(np.stack([image] * self._batch_size))
             self._queues = [[] for _ in self._runs]
+            self._entered, self._stayed = np.zeros([2, len(self._runs)], int)
         if outcomes is None:
             outcomes = np.zeros(self._shape, bool)
         self._queues[run].append((image, label, index, outcomes))
 
-    @property
-    def batches_left(self):
-        """Number of batches that the waiting images would fill."""
-        return -(-sum(map(len, self._queues)) // self._batch_size)
+    def share_done(self, unread):
+        """The share of the passes that is done, if as many images drop out as so far.
+
+        Args:
+            unread: Number of batches that are still to be read.
+        """
+        if self._runs is None:
+            return self.known / (self.known + unread * self._batch_size)
+        # What an image costs from each run on: nothing is known of runs that took none.
+        stays = (self._stayed + 1) / (self._entered + 1)
+        costs = [0.0]
+        for run, share in zip(reversed(self._runs), reversed(stays), strict=True):
+            costs.append(run.passes + share * costs[-1])
+        costs.reverse()
+        waiting = sum(len(queue) * cost for queue, cost in zip(self._queues, costs, strict=False))
+        done = self._passes + self.known * costs[0]
+        return done / (done + waiting + unread * self._batch_size * costs[0])
 
     def attack(self, full_only=False):
         """Takes a batch through its run; returns whether there was one.
@@ -616,6 +643,8 @@ class _Queues:
         images, labels, indices = padded(images, labels, indices, self._batch_size)
         so_far = np.pad(so_far, [(0, len(indices) - count)] + [(0, 0)] * 3)
         outcomes = self._evaluator.outcomes(run, images, labels, indices, so_far)
+        self._passes += count * run.passes
+        self._entered[number] += count
         finished, unfinished = [], []
         for (image, label, index, _), image_outcomes in zip(batch, outcomes[:count], strict=True):
             later = (
@@ -630,6 +659,7 @@ class _Queues:
                 self._finished[index] = image_outcomes
                 finished.append((index, image_outcomes))
             else:
+                self._stayed[number] += 1
                 self._queues[following].append((image, label, index, image_outcomes))
                 unfinished.append((index, image_outcomes, following))
         if self._journal is not None and finished:
