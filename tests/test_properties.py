@@ -79,6 +79,63 @@ def test_an_attack_stays_in_the_ball_and_the_range_and_may_run_in_parts(case):
     assert whole.min() >= low and whole.max() <= high
 
 
+def every_point(attack, images, labels, limits, seed):
+    """The images that an attack shows to a network, and its result."""
+    points = []
+
+    def noted(images):
+        points.append(images.numpy())
+        return np.int32(0)
+
+    @tf.custom_gradient
+    def watched(images):
+        with tf.control_dependencies([tf.py_function(noted, [images], tf.int32)]):
+            return tf.identity(images), lambda gradient: gradient
+
+    def network(images):
+        return tf.sin(linear(watched(images)) * 50)
+
+    result = attack(network, images, labels, value_range=limits, seed=seed, num_classes=5)
+    return [*points, result.numpy()]
+
+
+ATTACKS = {
+    "pgd": lambda epsilon, norm: attacks.PGD(
+        epsilon, epsilon / 3 + 1e-6, 5, norm=norm, jit_compile=False, clip_start=True
+    ),
+    "apgd": lambda epsilon, norm: attacks.APGD(epsilon, 7, norm=norm, jit_compile=False),
+    "apgd_targeted": lambda epsilon, norm: attacks.APGD(
+        epsilon, 5, "targeted_dlr", 2, norm=norm, jit_compile=False
+    ),
+    "fab": lambda epsilon, norm: attacks.FAB(epsilon, 6, 2, norm=norm, jit_compile=False),
+    "square": lambda epsilon, norm: attacks.Square(epsilon, 20, norm=norm, jit_compile=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* is in pixels of 255", "ignore:images lie between")
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ATTACKS)
+@examples(2)
+@hypothesis.given(attacked)
+def test_an_attack_shows_the_network_images_of_the_ball_and_the_range(name, norm, case):
+    low, high = case["limits"]
+    images = np.array(case["pixels"], np.float32).reshape(3, 2, 2, 1) * (high - low) / 255 + low
+    images = np.clip(images, low, high)
+    labels = np.argmax(tf.sin(linear(tf.constant(images)) * 50), axis=1)
+    attack = ATTACKS[name](case["epsilon"] / (1 if norm == "linf" else 100), norm)
+    radius = attack.epsilon * (high - low) / (255 if norm == "linf" else 1)
+    rounding = 2 * np.spacing(float(high)) + 1e-5 * (1 + radius)
+    points = every_point(attack, images, labels, (low, high), (case["seed"], 0))
+    for point in points:
+        offsets = point - images
+        length = (
+            np.abs(offsets).max() if norm == "linf" else np.sqrt((offsets**2).sum((1, 2, 3)).max())
+        )
+        if name != "fab" or point is points[-1]:  # FAB looks for the nearest error outside, too
+            assert length <= radius + rounding
+        assert low <= point.min() and point.max() <= high
+
+
 @examples(30)
 @hypothesis.given(st.integers(2, 2000), st.integers(0, 2**31 - 1), st.booleans(), st.data())
 def test_a_target_is_never_the_label(classes, seed, each, draw):

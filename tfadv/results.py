@@ -42,6 +42,10 @@ class Result:
             attack; None if it has no such setting.
         precision: Precision in which the attack computed.
         seed: With an image's index it determines the image's targets and starts.
+        norm: `"l2"`; None, as in older files, is L-infinity. Then epsilon and step size are not in
+            pixels of 255, but those of images from 0 to 1.
+        remaining: Dictionary, name of each part of an attack of several -> number of images still
+            classified correctly after it, in their order; None for other attacks.
 
     Example:
 
@@ -69,6 +73,8 @@ class Result:
     restarts: int | None = None
     precision: str | None = None
     seed: int = 0
+    norm: str | None = None
+    remaining: dict | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -110,4 +116,10 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Returns all counts, settings and derived numbers as plain values, for JSON."""
         derived = {name: getattr(self, name) for name in ("name", "accuracy", "success")}
-        return {**dataclasses.asdict(self), **derived, "interval": list(self.interval)}
+        values = {**dataclasses.asdict(self), **derived, "interval": list(self.interval)}
+        # Only where they say something: most results are as they were without them.
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in ("norm", "remaining")
+        }

@@ -382,7 +382,8 @@ EVALUATE = (
     *_group(
         "attack",
         Setting("num_steps", [int], (10, 20, 100, 500, 2000),
-                "Attack iterations, a list; empty for clean images alone.",
+                "Attack iterations, a list; empty for clean images alone. The default stands for "
+                "100 with the attacks apgd_... and fab_....",
                 1, _STEPS),
         dataclasses.replace(
             _ATTACK_SETTINGS[0],
@@ -391,6 +392,10 @@ EVALUATE = (
             "training, or 16.",
         ),
         *_ATTACK_SETTINGS[1:],
+        Setting("attack_norm", str, "linf",
+                "Norm that epsilon bounds. With l2, epsilon and step_size are lengths of the whole "
+                "change, for images from 0 to 1, and epsilon must be given.",
+                choices=("linf", "l2"), roles=Role.ATTACK),
         Setting("start_from_clean", float, 0.0,
                 "Share of the images that are attacked from the image itself, without noise.",
                 0, 1, roles=Role.ATTACK),

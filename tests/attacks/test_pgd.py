@@ -47,6 +47,41 @@ def test_equals_the_rule_in_numpy(make_case, value_range, targeted, loss):
 
 
 @pytest.mark.parametrize("value_range", RANGES)
+@pytest.mark.parametrize("targeted", [True, False])
+def test_equals_the_rule_in_numpy_for_l2(make_case, value_range, targeted):
+    case = make_case(value_range)
+    low, high = value_range
+    attack = PGD(0.4, 0.1, 9, targeted=targeted, norm="l2")
+    given = {"value_range": value_range, "seed": (3, 1)}
+    start, goals = attack.start(case.images, case.labels, case.classes, **given)
+    result = attack(case.model, case.images, case.labels, num_classes=7, **given).numpy()
+
+    def length(offsets):
+        return np.sqrt((offsets**2).sum((1, 2, 3), keepdims=True))
+
+    images, current, radius = case.images.astype(float), start.numpy().astype(float), 0.4
+    radius *= high - low
+    np.testing.assert_allclose(length(current - images), radius, rtol=1e-4)
+    assert np.any(current < low) or np.any(current > high)
+    for _ in range(9):
+        slope = case.model.gradient(current, goals, "cross_entropy")
+        step = slope / length(slope) * 0.1 * (high - low)
+        offsets = current + (-step if targeted else step) - images
+        offsets *= np.minimum(1, radius / length(offsets))
+        current = np.clip(images + offsets, low, high)
+    np.testing.assert_allclose(result, current, rtol=0, atol=1e-4 * (high - low))
+    assert np.all(length(result - images) <= radius * (1 + 1e-5))
+    config = attack.get_config()
+    assert config["norm"] == "l2" and PGD.from_config(config).get_config() == config
+    assert "norm" not in PGD().get_config()
+    keys = np.stack([np.full(6, 1), np.arange(6)], 1)
+    some = attack.replace(start_from_clean=0.5)
+    start, _ = some.start(case.images, case.labels, 7, keys, value_range)
+    moved = length(start.numpy() - images).ravel() / radius
+    assert set(moved.round(3)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("value_range", RANGES)
 def test_stays_in_the_ball_and_the_range_at_every_step(make_case, value_range):
     case = make_case(value_range)
     low, high = value_range

@@ -59,6 +59,32 @@ def test_an_honest_evaluation_raises_no_doubt(options):
     assert checked(cases.regression(), ATTACK.replace(**options)) == {}
 
 
+@pytest.mark.parametrize("fooled, doubted", [(0, False), (2, False), (3, True)])
+def test_a_square_attack_that_finds_what_gradients_miss(fooled, doubted):
+    evaluator = evaluation.Evaluator(cases.regression(), attacks.AutoAttack(4))
+    counts = {"APGD-CE": 700, "APGD-T": 600, "FAB-T": 590, "Square": 590 - fooled}
+    clean = Result(domain=None, num_steps=0, correct=900, total=1000)
+    result = Result(
+        domain=None, num_steps=None, correct=590 - fooled, total=1000, hits=410 + fooled,
+        regained=0, attack="AutoAttack", remaining=counts,
+    )  # fmt: skip
+    raised = evaluation.doubts(evaluator, [clean, result])
+    assert [doubt.check for doubt in raised] == ["no gradient needed"] * doubted
+    if doubted:
+        assert "which knows no gradient, fools 3 of 1000 images that" in raised[0].message
+
+
+@pytest.mark.slow
+def test_an_honest_evaluation_in_l2_raises_no_doubt():
+    model = cases.mixture()
+    evaluator = evaluation.Evaluator(model, attacks.PGD(0.3, 0.05, 10, norm="l2"))
+    data = cases.images(model, 40)
+    clean, attacked = evaluator(data, 8)
+    assert attacked.correct < clean.correct and attacked.norm == "l2"
+    assert "in L2: epsilon 0.3 for images from 0 to 1" in evaluation.table([clean, attacked])
+    assert evaluation.doubts(evaluator, [clean, attacked], data, 8) == []
+
+
 def test_an_honest_evaluation_of_both_branches_raises_no_doubt():
     assert checked(cases.mixture(), domains=("adv", "clean")) == {}
     # Nor does rounding to 8 bits.

@@ -124,4 +124,5 @@ def test_a_run_without_the_flag_attack_is_one_of_pgd(tmp_path):
 
 def test_a_wrong_name_is_answered_with_both(house):
     refused = program(house, "train", *TINY, "--attack=fgsm", status=2)
-    assert refused == "tfadv.train: attack must be one of sign_step, pgd; received 'fgsm'\n"
+    assert refused.startswith("tfadv.train: attack must be one of sign_step, pgd, ")
+    assert refused.endswith("; received 'fgsm'\n")

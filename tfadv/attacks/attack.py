@@ -11,7 +11,7 @@ from typing import Any, Self
 import tensorflow as tf
 
 from tfadv import results
-from tfadv.arguments import Configured, choice, number, warn_of_fractions
+from tfadv.arguments import Configured, choice, integer, number, warn_of_fractions
 from tfadv.attacks import checks, random_draws, steps
 from tfadv.tables import attacks as table
 
@@ -38,6 +38,7 @@ def make(name: str, settings: Mapping[str, Any]) -> "Attack":
     table.check(name)
     entry = table.ATTACKS[name]
     attack = pkgutil.resolve_name(entry.path)
+    settings = {**settings, **(entry.arguments or {})}
     parameters = inspect.signature(attack).parameters
     if entry.has_steps != ("num_steps" in parameters):
         raise ValueError(
@@ -70,6 +71,10 @@ class Attack(Configured):
         num_steps: Number of iterations; None, unless a subclass takes it as an argument.
         restarts: Number of attacks on each image, with a new start and a new target each. The
             strongest counts (`strength`). 1, unless a subclass takes it as an argument.
+        parts: The attacks that it consists of, one after the other; itself, if it is a single one.
+        norm: `"linf"` or `"l2"`, the norm that epsilon bounds.
+        spares_misclassified: Whether it returns images that are misclassified without an attack as
+            they are. An evaluation then does not attack them.
         label: What the attack is called without its number of steps: the name of its class.
         name: Its name in tables and results, such as `"PGD-30"`.
         effective_step_size: Size of one step in pixels of 255; None if there is no such number.
@@ -96,6 +101,9 @@ class Attack(Configured):
     restarts = 1
     start_from_clean = 0.0
     loss: str | None = None
+    norm = "linf"
+    spares_misclassified = False
+    jit_compile: bool | None = False
     # The error of a NaN in the result names this as its cause.
     _broken = "a pixel of the adversarial images"
 
@@ -103,7 +111,8 @@ class Attack(Configured):
         self.epsilon = number("epsilon", epsilon, 0, 255, "pixels of 255")
         self.targeted = choice("targeted", targeted, (True, False))
         self._functions = _FunctionCache()
-        warn_of_fractions(self.epsilon)
+        if self.norm == "linf":
+            warn_of_fractions(self.epsilon)
 
     @property
     def label(self) -> str:
@@ -116,6 +125,26 @@ class Attack(Configured):
     @property
     def effective_step_size(self) -> float | None:
         return None
+
+    @property
+    def parts(self) -> tuple["Attack", ...]:
+        return (self,)
+
+    def runs(self, num_classes: int) -> int:
+        """Returns the number of its runs on each image: here of its restarts.
+
+        Args:
+            num_classes: The number of classes, on which the number of targets may depend.
+
+        Raises:
+            ValueError: If the attack needs more classes.
+        """
+        return self.restarts
+
+    @property
+    def passes(self) -> int:
+        """About how many passes forward a run costs, one back counted as two; for estimates."""
+        return 3 * (self.num_steps or 1)
 
     def with_steps(self, num_steps: int | None) -> Self:
         """Returns this attack with another number of steps; itself for None."""
@@ -133,6 +162,7 @@ class Attack(Configured):
         targets: Any = None,
         num_classes: int | None = None,
         return_targets: bool = False,
+        run: Any = None,
     ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Makes adversarial images, eagerly or inside a `tf.function`.
 
@@ -155,6 +185,9 @@ class Attack(Configured):
             num_classes: Where None, the number of columns of one-hot labels, or else of the logits,
                 at the cost of tracing `logits_fn` once more.
             return_targets: Whether to return the targets (untargeted: the labels) as well.
+            run: Number of a single run, an integer or a scalar tensor from 0 to
+                `runs(num_classes) - 1`; None for all of them, of which each image keeps its
+                strongest result.
 
         Returns:
             Adversarial images, float32 in the shape of `images`, within epsilon of them and within
@@ -173,9 +206,15 @@ class Attack(Configured):
             num_classes = checks.sparse("labels", labels, images)[1]
         if num_classes is None:
             num_classes = self._functions.num_classes(logits_fn, images)
+        self.runs(num_classes)  # raises if there are too few classes
         images, labels, goals = self._checked(images, labels, targets, num_classes, limits)
-        attack = self._function(logits_fn, self._attack)
-        adversarial, goals, looks, finite = attack(images, labels, goals, seed, num_classes, limits)
+        given = images, labels, goals, seed, num_classes, limits
+        if run is None:
+            outcome = self._function(logits_fn, self._attack)(*given)
+        else:
+            # A tensor, so that one graph serves all runs.
+            outcome = self._function(logits_fn, self._run)(*given, tf.cast(run, tf.int32))
+        adversarial, goals, looks, finite = outcome
         with tf.control_dependencies(checks.outcome(looks, finite, self._broken)):
             adversarial = tf.identity(adversarial)
         return (adversarial, goals) if return_targets else adversarial
@@ -209,8 +248,8 @@ class Attack(Configured):
     def project(
         self, adversarial: tf.Tensor, images: tf.Tensor, value_range: tuple[float, float]
     ) -> tf.Tensor:
-        """Projects images onto the threat model: the L-infinity ball and the pixel range."""
-        return steps.project(adversarial, steps.linf_bounds(images, self.epsilon, value_range))
+        """Projects images onto the threat model: the ball of epsilon and the pixel range."""
+        return steps.Ball(images, self.epsilon, value_range, self.norm).project(adversarial)
 
     def objective(self, logits: tf.Tensor, goals: tf.Tensor) -> tf.Tensor:
         """Computes the loss of each image, float32 `[batch]`; by default the cross entropy.
@@ -303,6 +342,19 @@ class Attack(Configured):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement advance")
 
+    @property
+    def _uses_xla(self):
+        # Looked up at every trace, since a process may hide its GPUs after it made the attack.
+        if self.jit_compile is None:
+            return bool(tf.config.get_visible_devices("GPU"))
+        return self.jit_compile
+
+    def _loop(self, function):
+        """A loop over tensors, compiled by XLA where `jit_compile` says so."""
+        if self._uses_xla:
+            return tf.function(function, jit_compile=True, autograph=False)
+        return function
+
     def _function(self, logits_fn, method):
         """`method(logits_fn, ...)` as a function of the rest; compiled and kept when eager."""
         if tf.executing_eagerly():
@@ -329,26 +381,29 @@ class Attack(Configured):
         return steps.gradient(logits_fn, images, goals, self.objective)[0]
 
     def _attack(self, logits_fn, images, labels, goals, seed, num_classes, limits):
-        """All restarts; returns the images, their goals, and two arguments of `checks.outcome`."""
-        logits_fn = steps.prepared(logits_fn)  # once for all restarts
+        """All runs; returns the images, their goals, and two arguments of `checks.outcome`."""
+        logits_fn = steps.prepared(logits_fn)  # once for all runs
 
-        def once(restart):
-            key = random_draws.fold_restart(seed, restart)
-            aims = goals
-            if aims is None:
-                aims = random_draws.random_targets(labels, num_classes, key)
-            return self._once(logits_fn, images, labels, aims, key, num_classes, limits)
+        def once(run):
+            return self._run(logits_fn, images, labels, goals, seed, num_classes, limits, run)
 
         def strength(adversarial, aims):
             logits, _ = checks.logits(logits_fn(adversarial), adversarial, num_classes)
             return self.strength(logits, labels, aims)
 
-        if self.restarts == 1:
-            return once(0)
-        return _strongest(once, strength, self.restarts, images, labels)
+        count = self.runs(num_classes)
+        return once(0) if count == 1 else _strongest(once, strength, count, images, labels)
 
-    def _once(self, logits_fn, images, labels, goals, key, num_classes, limits):
-        """One restart; returns what `_attack` returns."""
+    def _run(self, logits_fn, images, labels, goals, seed, num_classes, limits, run):
+        """One run by its number; returns what `_attack` returns."""
+        logits_fn = steps.prepared(logits_fn)
+        key = random_draws.fold_restart(seed, run)
+        if goals is None:
+            goals = random_draws.random_targets(labels, num_classes, key)
+        return self._once(logits_fn, images, labels, goals, key, num_classes, limits, run)
+
+    def _once(self, logits_fn, images, labels, goals, key, num_classes, limits, run):
+        """One run by its key; returns what `_attack` returns."""
         _, looks = checks.logits(logits_fn(images), images, num_classes)
         adversarial = self.perturb(logits_fn, images, labels, goals, limits, key)
         adversarial = tf.ensure_shape(tf.cast(adversarial, tf.float32), images.shape)
@@ -396,6 +451,98 @@ def _strongest(attack, strength, count, images, labels):
         parallel_iterations=1,
     )
     return kept, goals, first, second
+
+
+class UntargetedAttack(Attack):
+    """Base class of attacks that only need the network to err, and spare what is misclassified.
+
+    A subclass implements `_search`. Some aim at one class after the other: each run of theirs is
+    told the class, by its rank among the other classes in the logits of the image itself.
+
+    Args:
+        epsilon: Largest change: of a pixel, in pixels of 255, if `norm` is `"linf"`; if it is
+            `"l2"`, of the whole image, as the field writes it, for images from 0 to 1.
+        norm: `"linf"` or `"l2"`.
+        restarts: Number of attacks on each image (and each target), with a new start each.
+        jit_compile: Whether XLA compiles the loop of steps. None: only where TensorFlow sees a GPU.
+    """
+
+    restarts: int
+    spares_misclassified = True
+    # Number of classes that it aims at, one run each; None if it aims at none.
+    num_targets: int | None = None
+
+    def __init__(
+        self,
+        epsilon: float = 16.0,
+        norm: str = "linf",
+        restarts: int = 1,
+        jit_compile: bool | None = None,
+    ):
+        self.norm = choice("norm", norm, steps.NORMS)
+        super().__init__(epsilon)
+        self.restarts = integer("restarts", restarts, 1)
+        self.jit_compile = choice("jit_compile", jit_compile, (None, True, False))
+
+    def _search(
+        self,
+        logits_fn: Callable,
+        ball: steps.Ball,
+        labels: tf.Tensor,
+        targets: tf.Tensor | None,
+        restart: Any,
+        key: tf.Tensor,
+        value_range: tuple[float, float],
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Looks for adversarial images; subclasses implement it.
+
+        Args:
+            logits_fn: Function, float32 images -> logits `[batch, classes]`.
+            ball: A `tfadv.attacks.steps.Ball` around the images.
+            labels: Integers `[batch]`.
+            targets: Integers `[batch]`, the classes to aim at; None if `num_targets` is.
+            restart: Number of the restart: an integer, or a scalar tensor.
+            key: int64 `[2]` or `[batch, 2]`, of this run.
+            value_range: Two floats.
+
+        Returns:
+            Float32 images; a boolean `[2]`, what all logits looked like (`checks.logits`); and
+            whether no gradient was NaN.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement _search")
+
+    def objective(self, logits: tf.Tensor, goals: tf.Tensor) -> tf.Tensor:
+        """Computes the margin, by which results are compared, whatever loss was followed."""
+        return steps.margin(logits, goals)
+
+    def runs(self, num_classes: int) -> int:
+        """Returns the number of its runs on each image: of its targets, times its restarts."""
+        targets = 1 if self.num_targets is None else min(self.num_targets, num_classes - 1)
+        return targets * self.restarts
+
+    def _once(self, logits_fn, images, labels, goals, key, num_classes, limits, run):
+        logits, looks = checks.logits(logits_fn(images), images, num_classes)
+        predicted = tf.argmax(logits, axis=-1, output_type=labels.dtype)
+        targets = None
+        if self.num_targets is not None:
+            targets = _class_by_rank(logits, labels, run // self.restarts)
+        # In the range, from which rounding may have moved the images.
+        ball = steps.Ball(images, self.epsilon, limits, self.norm)
+        adversarial, later, finite = self._search(
+            logits_fn, ball, labels, targets, run % self.restarts, key, limits
+        )
+        right = tf.reshape(predicted == labels, [-1] + [1] * (images.shape.rank - 1))
+        adversarial = tf.where(right, ball.project(adversarial), images)
+        adversarial = tf.stop_gradient(tf.ensure_shape(adversarial, images.shape))
+        return adversarial, labels, looks & later & (tf.size(images) > 0), finite
+
+
+def _class_by_rank(logits, labels, rank):
+    """The class with the largest logit of all but the label (rank 0), or the next (1), ..."""
+    label = tf.one_hot(labels, tf.shape(logits)[-1], on_value=True, off_value=False, dtype=tf.bool)
+    others = tf.where(label, -float("inf"), logits)
+    order = tf.argsort(others, axis=-1, direction="DESCENDING", stable=True)
+    return tf.cast(tf.gather(order, rank, axis=1), labels.dtype)
 
 
 class _FunctionCache:

@@ -1,4 +1,4 @@
-"""Projected gradient descent on the image, in an L-infinity ball."""
+"""Projected gradient descent on the image, in an L-infinity or L2 ball."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +18,13 @@ class PGD(Attack):
 
     starting from `x + U(-eps, eps)`, which is not clipped to the pixel range before the first
     gradient (pipeline) unless `clip_start` is true. An untargeted attack ascends the loss to the
-    label instead.
+    label instead. With `norm="l2"` the gradient is divided by its length, an image is projected
+    onto the L2 ball, and the start lies on its surface, in a direction drawn at random.
 
     Args:
-        epsilon: Largest change of a pixel, in pixels of 255 (16 in the paper).
-        step_size: Size of one iteration, in pixels of 255 (1 in the paper).
+        epsilon: Largest change of a pixel, in pixels of 255 (16 in the paper); if `norm` is
+            `"l2"`, of the whole image, as the field writes it, for images from 0 to 1.
+        step_size: Size of one iteration, in the unit of epsilon (1 in the paper).
         num_steps: Number of iterations (30 in the paper's training, up to 2000 in its evaluation).
             With 0 the result is the start, clipped to the ball and the range: at epsilon 0 the
             image.
@@ -43,6 +45,7 @@ class PGD(Attack):
         clip_start: Whether a random start is clipped to the pixel range before the first gradient,
             as in other libraries. The pipeline does not clip it, which makes an attack of few steps
             a little weaker on images with many pixels at the ends of the range, such as digits.
+        norm: `"linf"` (the paper) or `"l2"`.
 
     Example:
 
@@ -70,7 +73,9 @@ class PGD(Attack):
         restarts: int = 1,
         jit_compile: bool | None = None,
         clip_start: bool = False,
+        norm: str = "linf",
     ):
+        self.norm = choice("norm", norm, steps.NORMS)
         super().__init__(epsilon, targeted)
         self.step_size = positive("step_size", step_size, "pixels of 255")
         self.num_steps = integer("num_steps", num_steps, 0)
@@ -80,7 +85,15 @@ class PGD(Attack):
         self.restarts = integer("restarts", restarts, 1)
         self.jit_compile = choice("jit_compile", jit_compile, (None, True, False))
         self.clip_start = choice("clip_start", clip_start, (False, True))
-        warn_of_fractions(self.epsilon, self.step_size)
+        if norm == "linf":
+            warn_of_fractions(self.epsilon, self.step_size)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        # Journals and results from before there was a choice have no norm.
+        if self.norm == "linf":
+            del config["norm"]
+        return config
 
     @property
     def effective_step_size(self) -> float:
@@ -128,7 +141,7 @@ class PGD(Attack):
         goals, _ = checks.sparse("goals", goals, images)
         step_size = self.effective_step_size if step_size is None else float(step_size)
         # A tensor, so that one graph serves every step size too; rounded to float32 only once.
-        step = tf.constant(steps.scale_to_range(step_size, limits), tf.float32)
+        step = tf.constant(steps.in_range(step_size, limits, self.norm), tf.float32)
         num_steps = tf.cast(num_steps, tf.int32)
         descend = self._function(logits_fn, self._descend)
         advanced, looks, finite = descend(images, current, goals, num_steps, step, limits)
@@ -136,8 +149,13 @@ class PGD(Attack):
             return tf.identity(advanced)
 
     def _start(self, images, key, limits):
-        radius = steps.scale_to_range(self.epsilon, limits)
-        start = images + random_draws.random_noise(images, radius, key, self.start_from_clean)
+        radius = steps.in_range(self.epsilon, limits, self.norm)
+        noise = random_draws.random_noise(images, radius, key, self.start_from_clean)
+        if self.norm == "l2":
+            direction = random_draws.random_direction(images, key, "l2")
+            drawn = steps.length(noise, "linf") > 0  # else it starts from the image itself
+            noise = tf.where(drawn, direction * radius, 0.0)
+        start = images + noise
         return tf.clip_by_value(start, *limits) if self.clip_start else start
 
     def _descend(
@@ -146,24 +164,21 @@ class PGD(Attack):
         return steps.take_steps(
             logits_fn,
             current,
-            steps.linf_bounds(images, self.epsilon, limits),
+            steps.Ball(images, self.epsilon, limits, self.norm),
             goals,
             loss=self.objective,
             ascend=not self.targeted,
             num_steps=num_steps,
             step_size=step,
             num_classes=num_classes,
-            # Looked up at every trace, since a process may hide its GPUs after it made the attack.
-            jit_compile=bool(tf.config.get_visible_devices("GPU"))
-            if self.jit_compile is None
-            else self.jit_compile,
+            jit_compile=self._uses_xla,
         )
 
     # Replaces the base's, which calls `perturb`: here the logits of every step are checked too, at
     # no extra pass.
-    def _once(self, logits_fn, images, labels, goals, key, num_classes, limits):
+    def _once(self, logits_fn, images, labels, goals, key, num_classes, limits, run):
         start = self._start(images, key, limits)
-        step = steps.scale_to_range(self.effective_step_size, limits)
+        step = steps.in_range(self.effective_step_size, limits, self.norm)
         adversarial, *outcome = self._descend(
             logits_fn, images, start, goals, self.num_steps, step, limits, num_classes
         )

@@ -10,11 +10,19 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfadv.attacks import steps
+
 # Odd 64-bit constants. TensorFlow scrambles a key before it uses it, so keys that differ in any
 # bit are independent; callers' keys are small numbers or random ones, which these offsets do not
 # turn into each other.
 _RESTART = -0x61C8864680B583EB
-_STREAMS = {"start": 0x0, "target": 0x2545F4914F6CDD1D, "clean": 0x5851F42D4C957F2D}
+_STREAMS = {
+    "start": 0x0,
+    "target": 0x2545F4914F6CDD1D,
+    "clean": 0x5851F42D4C957F2D,
+    "pattern": 0x14057B7EF767814F,
+    "windows": 0x369DEA0F31A53F85,
+}
 
 _LEVELS = 2**24  # as many numbers as float32 distinguishes between 0 and 1
 
@@ -45,6 +53,27 @@ def random_noise(
         levels = integers("clean", seed, [1], [1] * (rank - 1), 0, _LEVELS)
         noise = tf.where(levels < round(start_from_clean * _LEVELS), 0.0, noise)
     return tf.ensure_shape(noise, images.shape)
+
+
+def random_direction(images: tf.Tensor, seed: Any, norm: str) -> tf.Tensor:
+    """Draws a direction of norm 1 for each image, where an attack starts from its ball's surface.
+
+    For `"linf"` uniform noise, divided by its largest absolute value; for `"l2"` normal noise,
+    divided by its length.
+
+    Args:
+        images: Float32 `[batch, ...]`.
+        seed: Integers, `[2]` for the batch or `[batch, 2]`, one key per image.
+        norm: `"linf"` or `"l2"`.
+
+    Returns:
+        float32 in the shape of `images`.
+    """
+    noise = random_noise(images, 1.0, seed)
+    if norm == "l2":
+        # The centers of the levels, of which none is an end of the distribution.
+        noise = tf.math.ndtri((noise + 1) / 2 + 0.5 / _LEVELS)
+    return steps.unit(noise, norm)
 
 
 def random_targets(labels: Any, num_classes: int, seed: Any) -> tf.Tensor:
@@ -96,7 +125,7 @@ def integers(
     All draws are integers, since TensorFlow and XLA make different floats of the same random bits.
 
     Args:
-        stream: `"start"`, `"target"` or `"clean"`; the streams of one key are independent.
+        stream: A key of `_STREAMS`; the streams of one key are independent.
         seed: Integers, `[2]` for one draw of shape `[*batch, *shape]`, or `[images, 2]` for a draw
             of `shape` per image.
         batch: First dimensions of a draw with a `[2]` key: `[images]`, or `[1]` for a single draw.

@@ -12,6 +12,9 @@ from tfadv.attacks import checks
 LOSS_SCALE = 128.0
 
 
+NORMS = ("linf", "l2")
+
+
 def scale_to_range(pixels: float, value_range: tuple[float, float]) -> float:
     """Converts a length in pixels of 255 to the units of images in `value_range`.
 
@@ -53,6 +56,70 @@ def project(images: tf.Tensor, bounds: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor
     return tf.clip_by_value(images, *bounds)
 
 
+def in_range(value: float, value_range: tuple[float, float], norm: str) -> float:
+    """Converts an epsilon or a step size to the units of images in `value_range`.
+
+    Args:
+        value: In pixels of 255 if `norm` is `"linf"`; for images from 0 to 1 if it is `"l2"`.
+        value_range: `(lowest, highest)` value of a pixel.
+        norm: `"linf"` or `"l2"`.
+    """
+    low, high = value_range
+    return scale_to_range(value, value_range) if norm == "linf" else float(value) * (high - low)
+
+
+def length(differences: tf.Tensor, norm: str) -> tf.Tensor:
+    """Computes the norm of each image's difference, float32 `[batch, 1, ...]`."""
+    axes = list(range(1, differences.shape.rank))
+    if norm == "linf":
+        return tf.reduce_max(tf.abs(differences), axes, keepdims=True)
+    return tf.sqrt(tf.reduce_sum(tf.square(differences), axes, keepdims=True))
+
+
+def unit(differences: tf.Tensor, norm: str) -> tf.Tensor:
+    """Scales each image's difference to norm 1; a difference of zeros stays as it is."""
+    return tf.math.divide_no_nan(differences, length(differences, norm))
+
+
+class Ball:
+    """The threat model around some images: the ball of a norm, within the pixel range.
+
+    Args:
+        images: Float32 `[batch, ...]`, in the units of `value_range`.
+        epsilon: The radius: in pixels of 255 for `"linf"`; for `"l2"` of images from 0 to 1.
+        value_range: `(lowest, highest)` value of a pixel.
+        norm: `"linf"` or `"l2"`.
+
+    Attributes:
+        images, norm: As given.
+        radius: The radius in the units of the images.
+    """
+
+    def __init__(
+        self, images: tf.Tensor, epsilon: float, value_range: tuple[float, float], norm: str
+    ) -> None:
+        self.images = images
+        self.norm = norm
+        self._range = value_range
+        self.radius = in_range(epsilon, value_range, norm)
+        if norm == "linf":
+            self._bounds = linf_bounds(images, epsilon, value_range)
+
+    def project(self, points: tf.Tensor) -> tf.Tensor:
+        """Projects points onto the ball, and then clips them to the pixel range."""
+        if self.norm == "linf":
+            return project(points, self._bounds)
+        center = tf.clip_by_value(self.images, *self._range)
+        offsets = points - center
+        shorter = tf.minimum(1.0, tf.math.divide_no_nan(self.radius, length(offsets, "l2")))
+        offsets = tf.where(length(offsets, "l2") > self.radius, offsets * shorter, offsets)
+        return tf.clip_by_value(center + offsets, *self._range)
+
+    def ascent(self, gradient: tf.Tensor) -> tf.Tensor:
+        """The direction of norm 1 along which the gradient ascends most."""
+        return tf.sign(gradient) if self.norm == "linf" else unit(gradient, "l2")
+
+
 def cross_entropy(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Computes the cross entropy to one class per image, without label smoothing (pipeline).
 
@@ -91,6 +158,51 @@ def margin(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
 LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 
 
+def dlr(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Computes the difference of logits ratio, which no scale or shift of the logits changes.
+
+    `(max_{j != k} z_j - z_k) / (z_(1) - z_(3))` for class `k` and the logits in descending order
+    `z_(1), z_(2), ...` (Croce and Hein, "Reliable evaluation of adversarial robustness", ICML
+    2020). An untargeted attack maximizes it to the label.
+
+    Args:
+        logits: Float32 `[batch, classes]`, at least three classes.
+        classes: Integers `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    top = tf.math.top_k(logits, 3).values
+    return margin(logits, classes) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def targeted_dlr(logits: tf.Tensor, classes: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Computes the difference of logits ratio of a target and the label.
+
+    `(z_t - z_k) / (z_(1) - (z_(3) + z_(4)) / 2)` for class `k` and target `t`, as in `dlr`. An
+    attack maximizes it.
+
+    Args:
+        logits: Float32 `[batch, classes]`, at least four classes.
+        classes: Integers `[batch]`, the labels.
+        targets: Integers `[batch]`.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    top = tf.math.top_k(logits, 4).values
+    return difference(logits, classes, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+def difference(logits: tf.Tensor, classes: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Computes how far the target's logit is above the class's, float32 `[batch]`."""
+    of_target, of_class = (tf.gather(logits, each, batch_dims=1) for each in (targets, classes))
+    return of_target - of_class
+
+
+_TINY = 1e-12  # the logits of a network at its start may all be equal
+
+
 def gradient(
     logits_fn: Callable,
     images: tf.Tensor,
@@ -114,17 +226,43 @@ def gradient(
     Raises:
         ValueError: If the logits have no gradient.
     """
+    slope, _, _, looks = value_and_gradient(
+        logits_fn, images, lambda logits: loss(logits, classes), num_classes
+    )
+    return slope, looks
+
+
+def value_and_gradient(
+    logits_fn: Callable,
+    images: tf.Tensor,
+    objective: Callable,
+    num_classes: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Computes a loss, its gradient to the images and the logits in one pass.
+
+    Args:
+        logits_fn, images, num_classes: As of `gradient`.
+        objective: Function, float32 logits -> loss of each image, float32 `[batch]`.
+
+    Returns:
+        The gradient as of `gradient`, the loss `[batch]`, the logits `[batch, classes]`, and what
+        they look like, as of `gradient`.
+
+    Raises:
+        ValueError: If the logits have no gradient.
+    """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         logits, looks = checks.logits(logits_fn(images), images, num_classes)
-        values = loss(logits, classes) * LOSS_SCALE
-    slope = tape.gradient(values, images)
+        values = objective(logits)
+        scaled = values * LOSS_SCALE
+    slope = tape.gradient(scaled, images)
     if slope is None:
         inputs = getattr(logits_fn, "inputs", None) or [images]
         dtype = tf.as_dtype(inputs[0].dtype).name
         reason = "" if "int" not in dtype else f" (its input is {dtype}: cast the images to float)"
         raise ValueError(f"logits_fn must be differentiable; its logits have no gradient{reason}")
-    return tf.convert_to_tensor(slope), looks
+    return tf.convert_to_tensor(slope), values, logits, looks
 
 
 def prepared(logits_fn: Callable) -> Callable:
@@ -135,7 +273,7 @@ def prepared(logits_fn: Callable) -> Callable:
 def take_steps(
     logits_fn: Callable,
     images: tf.Tensor,
-    bounds: tuple[tf.Tensor, tf.Tensor],
+    ball: Ball,
     classes: tf.Tensor,
     *,
     loss: Callable,
@@ -145,14 +283,15 @@ def take_steps(
     num_classes: int | None,
     jit_compile: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Takes `num_steps` signed gradient steps from `images`, each clipped to `bounds`.
+    """Takes `num_steps` gradient steps from `images`, each projected onto the ball.
 
-    `x <- clip(x -+ step_size * sign(gradient), lower, upper)`, minus to descend.
+    `x <- project(x -+ step_size * direction)`, minus to descend. The direction is the sign of the
+    gradient for L-infinity, and the gradient divided by its length for L2.
 
     Args:
         logits_fn: Function, images -> logits `[batch, classes]`.
-        images: Float32 `[batch, ...]`, where the steps begin; need not lie inside the bounds.
-        bounds: Lowest and highest value of each pixel.
+        images: Float32 `[batch, ...]`, where the steps begin; need not lie inside the ball.
+        ball: The `Ball` around the clean images.
         classes: Integers `[batch]`, the classes that the loss is computed for.
         loss: Function of float32 logits and classes.
         ascend: Whether to ascend the loss.
@@ -167,13 +306,13 @@ def take_steps(
     """
     logits_fn = prepared(logits_fn)  # once for all steps
 
-    def loop(images, lower, upper, classes, step_size, num_steps):
+    def loop(images, classes, step_size, num_steps):
         def step(done, current, looks, finite):
             slope, now = gradient(logits_fn, current, classes, loss, num_classes)
             # sign(NaN) is NaN and would stay in the image; 0 would pass for robustness. So it is
             # noted here, and raised where XLA cannot drop the assertion.
             finite &= ~tf.reduce_any(tf.math.is_nan(slope))
-            current = project(current + step_size * tf.sign(slope), (lower, upper))
+            current = ball.project(current + step_size * ball.ascent(slope))
             return done + 1, current, looks & now, finite
 
         _, images, looks, finite = tf.while_loop(
@@ -189,7 +328,6 @@ def take_steps(
     run = tf.function(loop, jit_compile=True, autograph=False) if jit_compile else loop
     images, looks, finite = run(
         images,
-        *bounds,
         classes,
         tf.convert_to_tensor(step_size, tf.float32) * (1.0 if ascend else -1.0),
         tf.cast(num_steps, tf.int32),

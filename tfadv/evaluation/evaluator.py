@@ -1,5 +1,6 @@
 """Clean accuracy, robust accuracy and attack success of a model over a data set."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from tfadv import arguments, distributed, models, watchdog
 from tfadv.attacks import Attack, checks
 from tfadv.evaluation import shares
 from tfadv.evaluation.journal import Journal
-from tfadv.evaluation.sources import Source, open_source
+from tfadv.evaluation.sources import Source, open_source, padded
 from tfadv.results import Result
 
 # A batch under PGD-2000 may take longer than the watchdog waits, so steps are reported in between.
@@ -112,7 +113,7 @@ class Evaluator:
         domains: List of `"adv"` and `"clean"`; `[None]` for a model without a mixture.
         networks: List of `Network`, one for each domain.
         outcomes_by_index: Dictionary, index of each image of this worker in the last call -> its
-            boolean array `[domains, 1 + numbers of steps, 3]`, as of `outcomes`.
+            boolean array `[domains, rows, 3]`, as of `outcomes`.
 
     Example:
 
@@ -169,35 +170,45 @@ class Evaluator:
         journal: Journal | None = None,
     ) -> list[Result]:
         source = self.open(data, batch_size, limit)
-        shape = (len(self.domains), 1 + len(self.num_steps), 3)
-        known = {}
+        shape = (len(self.domains), 1 + self._num_rows, 3)
+        known, begun = {}, {}
         if journal is not None:
             if source.division is not None:
                 journal.narrow(division=source.division)
             # The journals of all workers, because an image may now be another worker's.
-            for outcomes in distributed.gather_object(journal.read(shape)):
-                known.update(outcomes)
+            journals = journal.read(shape), journal.read_unfinished(shape)
+            for finished, unfinished in distributed.gather_object(journals):
+                known |= finished
+                begun |= unfinished
         size, rank = distributed.size(), distributed.rank()
         mine = {
             index: outcomes
             for index, outcomes in known.items()
             if index % size == rank and (limit is None or index < limit)
         }
-        batches = 0
-        for batches, batch in enumerate(source.batches(known), 1):
-            if batch is not None:  # None if all images are known, or there are more workers
-                indices = batch[2].tolist()
-                by_domain = [self.outcomes(network, *batch) for network in self.networks]
-                outcomes = np.moveaxis(np.stack(by_domain), -1, 0)
-                pairs = zip(indices, outcomes, strict=True)
-                mine |= {index: image for index, image in pairs if index >= 0}
-                if journal is not None:
-                    journal.add(indices, outcomes)
-            watchdog.beat(f"after batch {batches} of an evaluation")
-            if progress is not None:
-                progress(batches, source.num_batches)
+        queues = _Queues(self, source.batch_size, shape, mine, journal)
+        shown = read = 0
+
+        def show():
+            nonlocal shown
+            unread = (source.num_batches or read) - read
+            done = int((read + unread) * queues.share_done(unread) + 1e-6)
+            if progress is not None and done > shown:
+                shown = done
+                progress(done, source.num_batches)
+
+        for read, (images, labels, indices) in enumerate(source.unpadded(known), 1):
+            for image, label, index in zip(images, labels, indices.tolist(), strict=True):
+                queues.put(image, label, index, *begun.get(index, ()))
+            queues.known += source.batch_size - len(indices)
+            while queues.attack(full_only=True):
+                pass
+            watchdog.beat(f"after batch {read} of an evaluation")
+            show()
+        while queues.attack():
+            show()
         if progress is not None and source.num_batches is None:
-            progress(batches, batches)
+            progress(read, read)
         self.outcomes_by_index = mine
         counts = sum(mine.values(), np.zeros(shape, np.int64))
         # Every worker reaches this collective operation, whatever its batches were.
@@ -205,11 +216,17 @@ class Evaluator:
         if not total:
             raise ValueError("data must hold at least one image; received none")
         counts = np.reshape(counts, shape).round().astype(int).tolist()
-        return [
-            self._result(domain, number, row, round(total))
-            for domain, rows in zip(self.domains, counts, strict=True)
-            for number, row in zip((0, *self.num_steps), rows, strict=True)
-        ]
+        results = []
+        for domain, (clean, *rows) in zip(self.domains, counts, strict=True):
+            results.append(self._result(domain, 0, clean, round(total)))
+            if self._has_parts:
+                labels = [part.label for part in self.attack.parts]
+                remaining = dict(zip(labels, (row[0] for row in rows), strict=True))
+                results.append(self._result(domain, None, rows[-1], round(total), remaining))
+                continue
+            for number, row in zip(self.num_steps, rows, strict=True):
+                results.append(self._result(domain, number, row, round(total)))
+        return results
 
     def correct_images(self) -> np.ndarray:
         """Collects which images the last call found classified correctly, of all workers.
@@ -223,8 +240,10 @@ class Evaluator:
         by_index: dict[int, np.ndarray] = {}
         for outcomes in distributed.gather_object(self.outcomes_by_index):
             by_index.update(outcomes)
-        # [images, domains, 1 + numbers of steps] -> a row for each domain and number of steps
+        # [images, domains, rows] -> a row for each domain and number of steps
         correct = np.stack([by_index[index][..., 0] for index in sorted(by_index)])
+        if self._has_parts:
+            correct = correct[..., [0, -1]]
         return correct.reshape(len(correct), -1).T
 
     @property
@@ -306,45 +325,108 @@ class Evaluator:
             )
         return source
 
-    def outcomes(
-        self, network: "Network", images: np.ndarray, labels: np.ndarray, indices: np.ndarray
-    ) -> np.ndarray:
-        """Classifies and attacks each image of a batch.
+    @property
+    def _has_parts(self):
+        return self.attack is not None and len(self.attack.parts) > 1
+
+    @property
+    def _num_rows(self):
+        return len(self.attack.parts) if self._has_parts else len(self.num_steps)
+
+    def runs(self, images: np.ndarray) -> list["_Run"]:
+        """Lists what an image goes through: each branch's clean images, then each attack's runs.
 
         Args:
-            network: One of `networks`.
+            images: A batch `[batch, ...]`, by which the networks find out their number of classes.
+        """
+        runs = []
+        for domain, network in enumerate(self.networks):
+            if network.num_classes is None:
+                network.predict(tf.cast(images, tf.float32))
+            runs.append(_Run(domain, network, [], None, None, 0))
+            if self._has_parts:
+                # What a part fools is lost to all that follow.
+                for row, part in enumerate(self.attack.parts, 1):
+                    rows = [list(range(row, 1 + self._num_rows))]
+                    for number in range(part.runs(network.num_classes)):
+                        runs.append(_Run(domain, network, rows, part, None, number))
+            elif self.attack is not None and self.attack.advances:
+                for step_size, numbers in self._groups.items():
+                    rows = [[1 + self.num_steps.index(number)] for number in numbers]
+                    for restart in range(self.attack.restarts):
+                        runs.append(
+                            _Run(domain, network, rows, self.attack, (step_size, numbers), restart)
+                        )
+            else:
+                for row, number in enumerate(self.num_steps, 1):
+                    attack = self.attacks[number]
+                    for each in range(attack.runs(network.num_classes)):
+                        runs.append(_Run(domain, network, [[row]], attack, None, each))
+        return runs
+
+    def outcomes(
+        self,
+        run: "_Run",
+        images: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        so_far: np.ndarray,
+    ) -> np.ndarray:
+        """Classifies the images of a batch, or attacks them once.
+
+        Args:
+            run: One of `runs`.
             images: `[batch, ...]`.
             labels: int32 `[batch]`.
-            indices: int64 `[batch]`; -1 for padding, whose outcomes are all False.
+            indices: int64 `[batch]`; -1 for padding.
+            so_far: Boolean array `[batch, domains, rows, 3]`: a row for clean images and one for
+                each number of steps, or each part of an attack of several parts: classified
+                correctly; attacked with success; classified correctly, but not in the row before.
 
         Returns:
-            A boolean array `[1 + numbers of steps, 3, batch]`, clean images first: classified
-            correctly; attacked with success; classified correctly, but not in the row before.
+            A copy of `so_far` that counts this run too.
         """
         images = tf.cast(images, tf.float32)
-        if self.value_range is not None:
-            checks.images(images, self.value_range)
-        rows = {number: row for row, number in enumerate(self.num_steps, 1)}
-        outcomes = np.zeros([1 + len(rows), 3, len(labels)], bool)
-        correct, hit, regained = np.swapaxes(outcomes, 0, 1)  # views
-        correct[0] = network.predict(images).numpy() == labels
-        correct[1:] = True
-        checks.classes("labels", tf.constant(labels), network.num_classes)
-        # An attack that cannot continue runs as a whole, with all its restarts.
-        restarts = self.attack.restarts if self.num_steps and self.attack.advances else 1
-        for step_size, numbers in self._groups.items():
-            for restart in range(restarts):
-                trajectory = self.trajectory(
-                    network, images, labels, indices, step_size, numbers, restart
-                )
-                for number, adversarial, goals in trajectory:
-                    predicted = network.predict(adversarial).numpy()
-                    correct[rows[number]] &= predicted == labels
-                    hit[rows[number]] |= (
-                        predicted == goals if self.attack.targeted else predicted != labels
-                    )
-        regained[1:] = correct[1:] & ~correct[:-1]
-        return outcomes & (indices >= 0)
+        outcomes = so_far.copy()
+        correct, hit, _ = np.moveaxis(outcomes[:, run.domain], -1, 0)  # views [batch, rows]
+        network = run.network
+        if run.attack is None:
+            if self.value_range is not None:
+                checks.images(images, self.value_range)
+            correct[:, 0] = network.predict(images).numpy() == labels
+            checks.classes("labels", tf.constant(labels), network.num_classes)
+            correct[:, 1:] = True
+            if self.attack is not None and self.attack.spares_misclassified:
+                correct[:, 1:] &= correct[:, :1]
+                hit[:, 1:] = ~correct[:, 1:]
+            return outcomes
+        if run.steps is not None:
+            trajectory = self.trajectory(network, images, labels, indices, *run.steps, run.number)
+        else:
+            given = run.attack, network, images, labels, indices
+            trajectory = [(None, *self._attacked(*given, run.number))]
+        for rows, (_, adversarial, goals) in zip(run.rows, trajectory, strict=True):
+            predicted = network.predict(adversarial).numpy()
+            correct[:, rows] &= (predicted == labels)[:, None]
+            success = predicted == goals if self.attack.targeted else predicted != labels
+            hit[:, rows] |= success[:, None]
+        return outcomes
+
+    def _attacked(self, attack, network, images, labels, indices, run=None):
+        """Adversarial images and goals of an attack that does not advance; all runs, or one."""
+        with checks.one_line():
+            adversarial, goals = attack(
+                network,
+                images,
+                tf.constant(labels),
+                value_range=self.value_range,
+                seed=self._keys(indices),
+                num_classes=network.num_classes,
+                return_targets=True,
+                run=None if run is None else tf.constant(run),
+            )
+        watchdog.beat("after an attack")
+        return adversarial, goals.numpy()
 
     def trajectory(
         self,
@@ -370,18 +452,8 @@ class Evaluator:
         """
         if not self.attack.advances:
             for number in numbers:
-                with checks.one_line():
-                    adversarial, goals = self.attacks[number](
-                        network,
-                        images,
-                        tf.constant(labels),
-                        value_range=self.value_range,
-                        seed=self._keys(indices),
-                        num_classes=network.num_classes,
-                        return_targets=True,
-                    )
-                watchdog.beat("after an attack")
-                yield number, adversarial, goals.numpy()
+                attack = self.attacks[number]
+                yield number, *self._attacked(attack, network, images, labels, indices)
             return
         start, goals = self.start(images, labels, indices, network.num_classes, restart)
         for number, current in self.advance(network, images, start, goals, step_size, numbers):
@@ -436,7 +508,7 @@ class Evaluator:
         """Returns the step size for `number` steps in pixels of 255; None if there is none."""
         return self.attacks[number].effective_step_size
 
-    def _result(self, domain, number, counts, total):
+    def _result(self, domain, number, counts, total, remaining=None):
         correct, hits, regained = counts
         counted = dict(
             domain=domain, num_steps=number, correct=correct, total=total, seed=self.seed
@@ -455,8 +527,147 @@ class Evaluator:
             targeted=self.attack.targeted,
             restarts=self.attack.restarts,
             precision=self.attack_precision,
+            norm=None if self.attack.norm == "linf" else self.attack.norm,
+            remaining=remaining,
             **{name: config.get(name) for name in if_any},
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One thing that is done to images: they are classified as they are, or attacked once.
+
+    Args:
+        domain: Position of the branch.
+        network: Its `Network`.
+        rows: For each outcome of the run, the rows of outcomes that it counts in.
+        attack: The attack; None to classify the images as they are.
+        steps: Step size and numbers of steps, of an attack that advances; else None.
+        number: Number of the restart, or of the attack's run.
+    """
+
+    domain: int
+    network: Any
+    rows: list[list[int]]
+    attack: Attack | None
+    steps: tuple[float | None, list[int]] | None
+    number: int
+
+    @property
+    def passes(self):
+        """About how many passes forward it costs."""
+        if self.attack is None:
+            return 1
+        return self.attack.passes if self.steps is None else 3 * max(self.steps[1])
+
+    def matters(self, outcomes):
+        """Whether it may change outcomes `[domains, rows, 3]` of an image."""
+        if self.attack is None:
+            return True
+        correct, hit, _ = outcomes[self.domain, sum(self.rows, [])].T
+        return bool(np.any(correct | ~hit))
+
+
+class _Queues:
+    """Images that wait for a run, one queue for each run.
+
+    An image leaves a run for the next one that may change its outcomes. Where there are enough for
+    a batch, they are attacked together, so batches stay full while images drop out.
+
+    Args:
+        evaluator: An `Evaluator`.
+        batch_size: Images of every batch.
+        shape: Shape of an image's outcomes.
+        finished: Dictionary to which the outcomes of finished images are added, by index.
+        journal: A `Journal`, or None.
+    """
+
+    def __init__(self, evaluator, batch_size, shape, finished, journal):
+        self._evaluator = evaluator
+        self._batch_size = batch_size
+        self._shape = shape
+        self._finished = finished
+        self._journal = journal
+        self._runs = None
+        self._queues = []
+        self.known = 0  # images of the batches so far that need nothing
+        self._passes = 0  # that the images went through
+        self._entered = self._stayed = None  # by run: images that it took, and that went on
+
+    def put(self, image, label, index, outcomes=None, run=0):
+        """Adds an image, with what is known of it and the number of its next run."""
+        if self._runs is None:
+            self._runs = self._evaluator.runs(np.stack([image] * self._batch_size))
+            self._queues = [[] for _ in self._runs]
+            self._entered, self._stayed = np.zeros([2, len(self._runs)], int)
+        if outcomes is None:
+            outcomes = np.zeros(self._shape, bool)
+        self._queues[run].append((image, label, index, outcomes))
+
+    def share_done(self, unread):
+        """The share of the passes that is done, if as many images drop out as so far.
+
+        Args:
+            unread: Number of batches that are still to be read.
+        """
+        if self._runs is None:
+            return self.known / (self.known + unread * self._batch_size)
+        # What an image costs from each run on: nothing is known of runs that took none.
+        stays = (self._stayed + 1) / (self._entered + 1)
+        costs = [0.0]
+        for run, share in zip(reversed(self._runs), reversed(stays), strict=True):
+            costs.append(run.passes + share * costs[-1])
+        costs.reverse()
+        waiting = sum(len(queue) * cost for queue, cost in zip(self._queues, costs, strict=False))
+        done = self._passes + self.known * costs[0]
+        return done / (done + waiting + unread * self._batch_size * costs[0])
+
+    def attack(self, full_only=False):
+        """Takes a batch through its run; returns whether there was one.
+
+        Args:
+            full_only: Whether to wait for full batches.
+        """
+        numbers = [number for number, queue in enumerate(self._queues) if queue]
+        full = [number for number in numbers if len(self._queues[number]) >= self._batch_size]
+        if full:
+            number = full[-1]  # the last one, so that no queue grows beyond two batches
+        elif full_only or not numbers:
+            return False
+        else:
+            number = numbers[0]  # the first one, so that the others may fill up
+        queue = self._queues[number]
+        batch, self._queues[number] = queue[: self._batch_size], queue[self._batch_size :]
+        images, labels, indices, so_far = (np.stack(each) for each in zip(*batch, strict=True))
+        count, run = len(batch), self._runs[number]
+        images, labels, indices = padded(images, labels, indices, self._batch_size)
+        so_far = np.pad(so_far, [(0, len(indices) - count)] + [(0, 0)] * 3)
+        outcomes = self._evaluator.outcomes(run, images, labels, indices, so_far)
+        self._passes += count * run.passes
+        self._entered[number] += count
+        finished, unfinished = [], []
+        for (image, label, index, _), image_outcomes in zip(batch, outcomes[:count], strict=True):
+            later = (
+                later
+                for later in range(number + 1, len(self._runs))
+                if self._runs[later].matters(image_outcomes)
+            )
+            following = next(later, None)
+            if following is None:
+                correct = image_outcomes[..., 0]
+                image_outcomes[:, 1:, 2] = correct[:, 1:] & ~correct[:, :-1]
+                self._finished[index] = image_outcomes
+                finished.append((index, image_outcomes))
+            else:
+                self._stayed[number] += 1
+                self._queues[following].append((image, label, index, image_outcomes))
+                unfinished.append((index, image_outcomes, following))
+        if self._journal is not None and finished:
+            self._journal.add(*zip(*finished, strict=True))
+        # Not after a mere classification, which is soon done again.
+        if self._journal is not None and unfinished and run.attack is not None:
+            self._journal.add(*zip(*unfinished, strict=True))
+        return True
 
 
 class Network:

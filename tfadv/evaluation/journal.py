@@ -16,7 +16,8 @@ class Journal:
 
     Each worker appends a line for every batch to a file of its own, and reads the files of all
     workers that it can see. It ignores half a line, which a worker that was killed may leave, and
-    files of evaluations with another identity.
+    files of evaluations with another identity. Of an attack of several runs it also keeps how far
+    each image is.
 
     Args:
         directory: Path of the directory of the files, which is created with the first file.
@@ -50,43 +51,71 @@ class Journal:
             A dictionary, index of the image -> its array.
         """
         outcomes = {}
+        for line in self._lines():
+            for index, bits in line.get("outcomes", []):
+                outcomes[index] = _unpacked(bits, shape)
+        return outcomes
+
+    def read_unfinished(self, shape: tuple[int, ...]) -> dict[int, tuple[np.ndarray, int]]:
+        """Reads how far the other images are.
+
+        Args:
+            shape: Shape of the boolean array of one image.
+
+        Returns:
+            A dictionary, index of the image -> its array so far, and the number of its next run.
+        """
+        finished, unfinished = self.read(shape), {}
+        for line in self._lines():
+            for index, bits, run in line.get("unfinished", []):
+                if index not in finished and run >= unfinished.get(index, (None, 0))[1]:
+                    unfinished[index] = _unpacked(bits, shape), run
+        return unfinished
+
+    def _lines(self):
         for path in sorted(self.directory.glob("*.jsonl")):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             if not lines or _parsed(lines[0]) != {"identity": self._identity}:
                 continue
-            for line in lines[1:]:
-                for index, bits in _parsed(line).get("outcomes", []):
-                    packed = np.frombuffer(bytes.fromhex(bits), np.uint8)
-                    flat = np.unpackbits(packed, count=int(np.prod(shape))).astype(bool)
-                    outcomes[index] = flat.reshape(shape)
-        return outcomes
+            yield from map(_parsed, lines[1:])
 
     def narrow(self, **values: Any) -> None:
         """Adds plain values to the identity."""
         self._identity |= json.loads(json.dumps(values))
 
-    def add(self, indices: Iterable[int], outcomes: np.ndarray) -> None:
+    def add(
+        self, indices: Iterable[int], outcomes: Iterable[np.ndarray], runs: Iterable[int] = ()
+    ) -> None:
         """Appends the outcomes of a batch.
 
         Args:
             indices: Integers `[batch]`; below 0 for padding, which is left out.
-            outcomes: Boolean array `[batch, ...]`.
+            outcomes: Boolean array `[batch, ...]`, or as many arrays.
+            runs: Integers `[batch]`, the next run of each image; empty if they are finished.
         """
+        runs = list(runs)
         packed = [
-            [int(index), np.packbits(outcome.ravel()).tobytes().hex()]
-            for index, outcome in zip(indices, outcomes, strict=True)
+            [int(index), np.packbits(outcome.ravel()).tobytes().hex(), *runs[place : place + 1]]
+            for place, (index, outcome) in enumerate(zip(indices, outcomes, strict=True))
             if index >= 0
         ]
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             if not file.tell():
                 file.write(json.dumps({"identity": self._identity}) + "\n")
-            file.write(json.dumps({"outcomes": packed}) + "\n")
+            kind = "unfinished" if runs else "outcomes"
+            file.write(json.dumps({kind: packed}) + "\n")
 
     def remove(self) -> None:
         """Removes the files, once the results are safe; on rank 0 only."""
         if distributed.rank() == 0:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _unpacked(bits, shape):
+    packed = np.frombuffer(bytes.fromhex(bits), np.uint8)
+    flat = np.unpackbits(packed, count=int(np.prod(shape))).astype(bool)
+    return flat.reshape(shape)
 
 
 def _parsed(line):

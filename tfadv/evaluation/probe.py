@@ -139,6 +139,13 @@ class GradientProbe(Probe):
         start, goals = self._start(images, labels, indices, draw)
         return tf.clip_by_value(start, *self._range), goals
 
+    def _advance_unbounded(self, images, current, goals, num_steps, pixels):
+        """Takes steps that change each pixel by about so many pixels of 255."""
+        step_size = pixels
+        if self._attack.norm == "l2":
+            step_size *= float(np.sqrt(np.prod(images.shape[1:]))) / 255
+        return self._advance(self._unbounded, images, current, goals, num_steps, step_size)
+
     def _advance(self, attack, images, current, goals, num_steps, step_size):
         try:
             return attack.advance(
@@ -169,7 +176,7 @@ class GradientProbe(Probe):
     def _reached(self, images, current, labels, goals):
         reached = np.zeros(len(labels), bool)
         for step_size, num_steps in UNBOUNDED:
-            current = self._advance(self._unbounded, images, current, goals, num_steps, step_size)
+            current = self._advance_unbounded(images, current, goals, num_steps, step_size)
             reached |= self._hit(current, labels, goals)
         return reached, current
 
@@ -179,7 +186,7 @@ class GradientProbe(Probe):
         pixel = scale_to_range(1, self._range)
         current = tf.clip_by_value(current, low + pixel, high - pixel)  # free to move either way
         # The attack's own step, which need not be the sign of the gradient.
-        step = self._advance(self._unbounded, images, current, goals, 1, 0.01) - current
+        step = self._advance_unbounded(images, current, goals, 1, 0.01) - current
         slope = np.abs(self._gradients(current, goals)[0]).sum(axis=1)
         length = np.full_like(slope, pixel)  # where the slope is zero or not finite, too
         np.divide(_CHANGE, 2 * slope, out=length, where=np.isfinite(slope) & (slope > 0))

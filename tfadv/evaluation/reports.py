@@ -1,6 +1,7 @@
 """Reports of an evaluation: a text table, a JSON file, TensorBoard scalars, a progress line."""
 
 import base64
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,7 +20,8 @@ def table(results: list[Result]) -> str:
     """Formats results as a text table: a row for each number of steps, columns for each branch.
 
     It shows accuracies and attack success in percent, accuracies with their 95% Wilson intervals,
-    and below them the settings of the attack.
+    and below them the settings of the attack. An attack of several parts has a row for what is left
+    after each part.
 
     Args:
         results: List of `Result` of one evaluation.
@@ -30,7 +32,7 @@ def table(results: list[Result]) -> str:
     Raises:
         ValueError: If there are no results or two for one cell, or if their settings differ.
     """
-    cells = {(result.num_steps, result.domain): result for result in results}
+    cells: dict = {(result.num_steps, result.domain): result for result in results}
     if not cells or len(cells) < len(results):
         raise ValueError(
             "results must be at least one, and one for each branch and number of steps; "
@@ -38,7 +40,13 @@ def table(results: list[Result]) -> str:
         )
     domains = list(dict.fromkeys(result.domain for result in results))
     ordered = sorted(results, key=lambda result: (result.num_steps is None, result.num_steps))
-    names = {result.num_steps: result.name for result in ordered}
+    names: dict = {}
+    for result in ordered:
+        for part, correct in (result.remaining or {}).items():
+            hits = result.total - correct
+            cells[part, result.domain] = dataclasses.replace(result, correct=correct, hits=hits)
+            names[part] = f"after {part}"
+        names[result.num_steps] = result.name
     margin = max(map(len, names.values())) + 2
     lines = []
     head = f"{'accuracy [95%]':<20}  success"
@@ -75,10 +83,13 @@ def _protocol(results):
     if not attacked:
         return f"percent; no attack, {images}"
     label = only("attack", attacked) or "PGD"
-    parts = [
-        f"percent; {'targeted' if only('targeted', attacked) else 'untargeted'} {label} in "
-        f"L-infinity: epsilon {only('epsilon', attacked):g} of 255"
-    ]
+    epsilon = f"{only('epsilon', attacked):g}"
+    if only("norm", attacked) == "l2":
+        ball = f"L2: epsilon {epsilon} for images from 0 to 1"
+    else:
+        ball = f"L-infinity: epsilon {epsilon} of 255"
+    kind = "targeted" if only("targeted", attacked) else "untargeted"
+    parts = [f"percent; {kind} {label} in {ball}"]
     numbers = {}  # step size -> numbers of steps
     for result in attacked:
         if result.step_size is not None:

@@ -14,6 +14,7 @@ from tfadv.results import Result
 
 # One of 32 images may be a special case; two are a pattern.
 _TOLERATED = 0.05
+_TOLERATED_WITHOUT_GRADIENT = 0.002
 # The significance of each test of two counts. An evaluation makes about a dozen such tests, so
 # chance alone raises a doubt in one evaluation of a hundred.
 _SIGNIFICANCE = 0.001
@@ -47,12 +48,16 @@ def doubts(
 ) -> list[Doubt]:
     """Checks an evaluation as Carlini et al. ("On evaluating adversarial robustness") advise.
 
-    Two checks need the results only:
+    Three checks need the results only:
 
     - `more steps`: more steps, or an attack at all, must not leave more images correctly
       classified. The same images are compared, with McNemar's test: exact, one-sided, at 0.001.
     - `other branch`: the accuracy under attack of a mixture's clean branch is not that of the
       model, whose `predict` is the adv branch.
+
+    - `no gradient needed`: of the parts of AutoAttack, the square attack, which knows no gradient,
+      must not fool more than 0.2% of the images after the attacks by gradients (the tolerance is
+      that of AutoAttack's authors).
 
     The others follow the steps of an attack, so they are left out for one that cannot advance
     (`tfadv.attacks.Attack.advances`). These attack the first 32 images of the data, with some 120
@@ -115,6 +120,7 @@ def doubts(
             messages |= _rivals(of_rivals, evaluator.attacks[evaluator.num_steps[0]].name)
             raised += [Doubt(name, domain, text) for name, text in messages.items() if text]
         raised += _more_steps([result for result in results if result.domain == domain])
+        raised += _no_gradient_needed([result for result in results if result.domain == domain])
     if evaluator.domains == ["clean"]:
         message = (
             "this branch alone was attacked and reported, but the model's predictions are the adv "
@@ -259,6 +265,25 @@ def _more_steps(results):
                 f"{100 * fewer.accuracy:.1f}% (right under the one alone: {more.regained} and "
                 f"{lost} images); the attack overshoots or its gradients mislead it (try a smaller "
                 "step size, restarts, the margin loss, an untargeted attack)",
+            )
+
+
+def _no_gradient_needed(results):
+    for result in results:
+        counts = list((result.remaining or {}).items())
+        fooled = sum(
+            before - after
+            for (_, before), (part, after) in itertools.pairwise(counts)
+            if part == "Square"
+        )
+        if fooled > _TOLERATED_WITHOUT_GRADIENT * result.total:
+            yield Doubt(
+                "no gradient needed",
+                result.domain,
+                f"the square attack, which knows no gradient, fools {fooled} of {result.total} "
+                "images that the attacks before it left right; gradients may mislead those, so "
+                "that the true robustness is lower still (look for operations without a "
+                "derivative, try more queries)",
             )
 
 

@@ -48,16 +48,22 @@ class Source:
         Args:
             known: Indices of images to leave out.
         """
+        for images, labels, indices in self.unpadded(known):
+            yield padded(images, labels, indices, self.batch_size) if len(indices) else None
+
+    def unpadded(self, known: Container[int] = ()) -> Iterator[Batch]:
+        """Yields what `batches` does without the padding, and so also batches without images."""
         for images, labels, indices in self.chunks:
             wanted = [index >= 0 and index not in known for index in indices.tolist()]
             rows = np.flatnonzero(wanted)
-            if not len(rows):
-                yield None
-                continue
-            padding = (0, self.batch_size - len(rows))
-            indices = np.pad(indices[rows], padding, constant_values=-1)
-            rows = np.pad(rows, padding, mode="edge")
-            yield images[rows], _sparse(labels[rows]), indices
+            yield images[rows], _sparse(labels[rows]), indices[rows]
+
+
+def padded(images: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int) -> Batch:
+    """Fills a batch up to its size by repeating its last image, with the index -1."""
+    padding = (0, batch_size - len(indices))
+    rows = np.pad(np.arange(len(indices)), padding, mode="edge")
+    return images[rows], labels[rows], np.pad(indices, padding, constant_values=-1)
 
 
 def open_source(

@@ -211,7 +211,8 @@ def _protocol(setting):
         return words
     parts = [
         f"{'targeted' if attack['targeted'] else 'untargeted'} {attack['attack']}",
-        f"epsilon {attack['epsilon']:g} of 255",
+        f"epsilon {attack['epsilon']:g} "
+        + ("of 255" if attack["attack_norm"] == "linf" else "in L2, for images from 0 to 1"),
     ]
     if attack["attack_loss"] is not None:
         parts.append(f"loss {attack['attack_loss']}")

@@ -199,10 +199,12 @@ def _attack(result):
     if result.is_clean:
         return {**dict.fromkeys(ATTACK), COLUMN[0]: 0, COLUMN[1]: 0.0}
     attack, chance = vars(result) | {"attack_loss": result.loss}, result.start_from_clean
-    # Older files have no attack, clip_start and precision. A start from the image is not clipped.
+    # Older files have no attack, clip_start, precision and norm. A start from the image is not
+    # clipped.
     attack["attack"] = result.attack or "PGD"
     attack["attack_precision"] = result.precision or "float32"
     attack["clip_start"] = None if chance is None else bool(result.clip_start) and chance < 1
+    attack["attack_norm"] = result.norm or "linf"
     attack["num_steps"] = result.num_steps or 1
     attack["step_size"] = result.step_size or 0.0
     return {name: attack[name.removeprefix("evaluation.")] for name in (*ATTACK, *COLUMN)}

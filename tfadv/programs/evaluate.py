@@ -12,6 +12,7 @@ from tfadv.programs import exits, flags, rules
 from tfadv.programs.run_directory import RunDirectory, check_file, model_file
 from tfadv.settings import EVALUATE, TRAIN, default
 from tfadv.tables import datasets
+from tfadv.tables.attacks import ATTACKS
 
 
 def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
@@ -28,11 +29,15 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
     rules.check_model(settings)
     if settings.model and not settings.dataset:
         raise ValueError("dataset must be given with model; received none")
+    if settings.attack_norm == "l2" and settings.epsilon is None:
+        raise ValueError("epsilon must be given with attack_norm=l2; received none")
     path, run = model_file(settings)
     if run is not None:
         settings.output = settings.output or str(run.evaluation)
     elif settings.epsilon is None:
         settings.epsilon = default(TRAIN, "epsilon")
+    if settings.num_steps == default(EVALUATE, "num_steps"):
+        settings.num_steps = ATTACKS[settings.attack].eval_steps or settings.num_steps
     rules.warn_of_lengths(settings)
     if settings.output:
         check_file(settings.output)

@@ -100,7 +100,7 @@ def warn_of_large_batch(settings: SimpleNamespace) -> None:
 
 def warn_of_lengths(settings: SimpleNamespace) -> None:
     """Warns if lengths of the attack look like fractions, once in a launch."""
-    if warns():
+    if warns() and getattr(settings, "attack_norm", "linf") == "linf":
         warn_of_fractions(settings.epsilon, settings.step_size)
 
 

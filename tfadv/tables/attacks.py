@@ -1,6 +1,6 @@
 """The table of attacks. A new one is one file in `tfadv/attacks/` and one line here."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tfadv import results
 
@@ -9,17 +9,53 @@ class Entry(NamedTuple):
     """One attack.
 
     Attributes:
-        path: Module and class of a `tfadv.attacks.Attack`. Results name the attack by this
-            class: `"PGD-10"`.
+        path: Module and class of a `tfadv.attacks.Attack`.
         has_steps: Whether it takes a number of steps, which its name then ends with.
+        label: What results call it, its `label`: the name of the class unless stated.
+        arguments: Arguments of the class that this entry sets, whatever the settings are.
+        eval_steps: Numbers of steps that its evaluation takes by default, instead of the paper's.
     """
 
     path: str
     has_steps: bool = True
+    label: str | None = None
+    arguments: dict[str, Any] | None = None
+    eval_steps: tuple[int, ...] | None = None
 
 
 ATTACKS = {
     "pgd": Entry("tfadv.attacks.pgd:PGD"),
+    "apgd_ce": Entry(
+        "tfadv.attacks.apgd:APGD",
+        label="APGD-CE",
+        arguments={"loss": "cross_entropy"},
+        eval_steps=(100,),
+    ),
+    "apgd_dlr_targeted": Entry(
+        "tfadv.attacks.apgd:APGD",
+        label="APGD-T",
+        arguments={"loss": "targeted_dlr"},
+        eval_steps=(100,),
+    ),
+    "fab_targeted": Entry("tfadv.attacks.fab:FAB", label="FAB-T", eval_steps=(100,)),
+    "square": Entry("tfadv.attacks.square:Square", has_steps=False),
+    "autoattack": Entry(
+        "tfadv.attacks.autoattack:AutoAttack",
+        has_steps=False,
+        arguments={"version": "standard"},
+    ),
+    "autoattack_plus": Entry(
+        "tfadv.attacks.autoattack:AutoAttack",
+        has_steps=False,
+        label="AutoAttack-plus",
+        arguments={"version": "plus"},
+    ),
+    "autoattack_rand": Entry(
+        "tfadv.attacks.autoattack:AutoAttack",
+        has_steps=False,
+        label="AutoAttack-rand",
+        arguments={"version": "rand"},
+    ),
 }
 
 
@@ -31,7 +67,8 @@ def check(attack: str) -> None:
 
 def label(attack: str) -> str:
     """Returns what results call an attack of the table: `"PGD"` for `"pgd"`."""
-    return ATTACKS[attack].path.rpartition(":")[2]
+    entry = ATTACKS[attack]
+    return entry.label or entry.path.rpartition(":")[2]
 
 
 def name(attack: str, num_steps: int | None) -> str:
