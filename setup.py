@@ -6,11 +6,11 @@ from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 
-# The one minor version that the tests run with: AdversarialTraining installs its step through
-# Keras's make_train_function, whose moments Keras may change from one minor version to the next.
-KERAS = "keras>=3.15,<3.16"
-# The one minor version that tools/build_horovod.sh knows the headers of.
-TENSORFLOW = "~=2.21.0"
+# Older ones trace AdversarialTraining's step wrongly or lack layers; tfadv/startup.py refuses them,
+# too. tests/test_keras_internals.py says whether a newer one still has what tfadv uses of it.
+KERAS = "keras>=3.10"
+# Those that `make test-versions` covers and tools/build_horovod.sh knows the headers of.
+TENSORFLOW = ">=2.17,<2.22"
 
 setup(
     name="tfadv",
@@ -24,13 +24,13 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    # The interpreters that TensorFlow 2.21 has wheels for.
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.10",
     # flags/ is data: installed within the package, so that `--flagfile=flags/...` and the report
     # find it there.
     packages=[*find_packages(include=["tfadv", "tfadv.*"]), "tfadv.flags"],
@@ -43,14 +43,16 @@ setup(
     },
     # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
     # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
+    # Lower bounds are low, so that what came with that TensorFlow stays as it is.
     install_requires=[
-        "absl-py>=2.1",
+        "absl-py>=1.4",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         KERAS,
         "matplotlib>=3.8",
-        "numpy>=1.26",
+        "numpy>=1.23.5",
         "pandas>=2.2",
-        "tensorboard>=2.20",  # TensorFlow 2.21 no longer installs it; tf.summary needs it
+        # tf.summary needs it. TensorFlow installs its own version up to 2.20, and none since 2.21.
+        "tensorboard",
         "tensorflow-datasets>=4.9.9",
     ],
     extras_require={
