@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs test-gpu-build lint format quickstart small benchmarks chaos soak workers32 clean clean-cache
+.PHONY: help setup test test-slow test-runs test-gpu-build test-versions lint format quickstart small benchmarks chaos soak workers32 clean clean-cache
 # One after the other, even with -j: the targets share the cores and one .venv.
 .NOTPARALLEL:
 
@@ -27,6 +27,9 @@ test-runs: setup ## train every run of the paper's tables for a few steps
 
 test-gpu-build: setup ## build Horovod for GPUs in a new environment and start it, without a GPU (2 GB, 10 minutes)
 	@$(BIN)/python tools/gpu_build.py $(ARGS)
+
+test-versions: setup ## test with the oldest and newest TensorFlow, Keras and Python (6 GB, an hour or two)
+	@$(BIN)/python tools/test_versions.py $(ARGS)
 
 lint: setup ## check style, formatting and types
 	@$(BIN)/ruff check --quiet .
@@ -77,5 +80,5 @@ clean: ## remove .venv and all caches in the checkout; runs/ stays
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find tfadv tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-cache: ## remove the Horovod wheels that are kept for other clones on this machine
-	@rm -rf "$${TFADV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/tfadv}/horovod"
+clean-cache: ## remove the Horovod wheels and environments that are kept for other clones on this machine
+	@rm -rf "$${TFADV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/tfadv}"/{horovod,versions}
