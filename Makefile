@@ -1,5 +1,5 @@
 # `make` lists the targets. Every target first sets up what it needs, with TENSORFLOW=gpu, PYTHON=...
-# and HOROVOD_... (see tools/build_horovod.sh) if they are given.
+# and HOROVOD_... (see tools/build_horovod.sh) if they are given; HOROVOD=off leaves Horovod out.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -42,8 +42,14 @@ format: setup ## fix style and formatting
 
 quickstart: setup ## train with mixture batch normalization on two workers, then attack the model
 	@rm -rf runs/quickstart
+ifeq ($(HOROVOD),off)
+	@$(BIN)/python -m tfadv.train --flagfile=flags/quickstart.flags $(ARGS)
+	@$(BIN)/python -m tfadv.evaluate --flagfile=flags/eval/quickstart.flags
+	@echo "One process, without Horovod: several workers, and what keeps them equal, were left out."
+else
 	@./run_horovod.sh -np 2 --flagfile=flags/quickstart.flags $(ARGS)
 	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/eval/quickstart.flags
+endif
 	@echo "Statistics of both branches: runs/quickstart/statistics.png"
 	@echo "The whole training: $(BIN)/tensorboard --logdir runs"
 

@@ -11,6 +11,14 @@ README = Path(__file__).parent / "README.md"
 KERAS = "keras>=3.10"
 # Those that `make test-versions` covers and tools/build_horovod.sh knows the headers of.
 TENSORFLOW = ">=2.17,<2.22"
+# For the programs, their data sets and figures. New versions of these, or of what they need, want a
+# newer NumPy or protobuf than older TensorFlows can use.
+PROGRAMS = [
+    "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+    "matplotlib>=3.8",
+    "pandas>=2.2",
+    "tensorflow-datasets>=4.9.9",
+]
 
 setup(
     name="tfadv",
@@ -41,27 +49,26 @@ setup(
         "tfadv.paper": ["paper.tsv"],
         "tfadv.tables": ["devices.tsv"],
     },
-    # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
-    # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
-    # Lower bounds are low, so that what came with that TensorFlow stays as it is.
+    # Only what the library imports, with low bounds, so that pip has no reason to change what came
+    # with an installed TensorFlow: it does not look at the bounds of a package that nothing here
+    # names. And nothing here can name TensorFlow: it is there already as `tensorflow`,
+    # `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
     install_requires=[
         "absl-py>=1.4",
-        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         KERAS,
-        "matplotlib>=3.8",
         "numpy>=1.23.5",
-        "pandas>=2.2",
         # tf.summary needs it. TensorFlow installs its own version up to 2.20, and none since 2.21.
         "tensorboard",
-        "tensorflow-datasets>=4.9.9",
     ],
     extras_require={
         # tensorflow-cpu is a quarter of the size, and has no wheels but for x86-64.
         "cpu": [
             f"tensorflow-cpu{TENSORFLOW}; platform_machine == 'x86_64'",
             f"tensorflow{TENSORFLOW}; platform_machine != 'x86_64'",
+            *PROGRAMS,
         ],
-        "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
+        "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}", *PROGRAMS],
+        "programs": PROGRAMS,
         # Run tools/build_horovod.sh rather than installing this extra by hand: Horovod has no
         # wheel, and its sources need help to build. Once it is there, this extra is satisfied.
         "horovod": [

@@ -17,6 +17,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,8 @@ def main():
     unknown = set(arguments.corners) - set(CORNERS)
     if unknown:
         parser.error(f"corners must be among {', '.join(CORNERS)}; received {', '.join(unknown)}")
+    # In the background of a shell it is ignored, and would be in every test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = []
     for name in arguments.corners or CORNERS:
         row = {"corner": name, "result": "passes"}
@@ -157,8 +160,15 @@ def environment(name, corner):
     with tempfile.TemporaryDirectory() as temporary:
         source = pathlib.Path(temporary) / "tfadv"
         copy_sources(source)
-        finished([*pip, *pins, f"{source}[test,quickstart]"], log)
-    after = installed(python)
+        finished([*pip, *pins, str(source)], log)
+        # Away from the checkout, with nothing but the library's own requirements.
+        finished([str(python), "-c", "import tfadv"], log, cwd=temporary)
+        start = ["--flagfile=flags/table3/row6.flags", "--dataset=synthetic", "--check"]
+        finished([str(folder / "bin" / "tfadv-train"), *start], log, cwd=temporary)
+        after = installed(python)
+        # TensorFlow is named once more, or pip would not look at its bounds.
+        extras = f"{source}[programs,quickstart,test]"
+        finished([*pip, *pins, *corner.packages, extras], log)
     changed = [
         f"{package} {before.get(package)} -> {after.get(package)}"
         for package in KEPT
@@ -225,9 +235,9 @@ def run_tests(name, suite, paths, python):
     return ", ".join(words), failed
 
 
-def finished(command, log, env=None):
+def finished(command, log, env=None, cwd=ROOT):
     with open(log, "a") as file:
-        result = subprocess.run(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
+        result = subprocess.run(command, cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT)
     if result.returncode:
         print(log.read_text()[-3000:], file=sys.stderr)
         raise Failure(f"{' '.join(map(str, command[1:4]))} failed; see {log}")
