@@ -196,6 +196,23 @@ def test_tensorflow_is_cpu_or_gpu(clone):
     assert result.stderr == "setup: TENSORFLOW must be cpu or gpu; received tpu\n"
 
 
+def test_horovod_is_on_or_off(clone):
+    result = set_up(clone, HOROVOD="no")
+    assert result.returncode == 1
+    assert result.stderr == "setup: HOROVOD must be on or off; received no\n"
+
+
+def test_without_horovod_no_compiler_is_needed(clone):
+    python = clone.parent / "python-without-venv"
+    python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\necho 3.12\n')
+    python.chmod(0o755)
+    result = set_up(clone, ["g++", "cmake"], HOROVOD="off", PYTHON=str(python))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "setup: Python's venv module is missing: apt-get install python3.12-venv\n"
+    )
+
+
 @pytest.mark.parametrize(("given", "taken"), [({}, "tpu"), ({"TENSORFLOW": "vax"}, "vax")])
 def test_a_venv_keeps_its_choices_until_they_are_given_again(clone, given, taken):
     (clone / ".venv").mkdir()
