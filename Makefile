@@ -1,9 +1,9 @@
 # `make` lists the targets. Every target first sets up what it needs, with TENSORFLOW=gpu, PYTHON=...
-# and HOROVOD_... (see tools/build_horovod.sh) if they are given.
+# and HOROVOD_... (see tools/build_horovod.sh) if they are given; HOROVOD=off leaves Horovod out.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs test-gpu-build lint format docs quickstart small study benchmarks chaos soak workers32 clean clean-cache
+.PHONY: help setup test test-slow test-runs test-gpu-build test-versions lint format docs quickstart small study benchmarks chaos soak workers32 clean clean-cache
 # One after the other, even with -j: the targets share the cores and one .venv.
 .NOTPARALLEL:
 
@@ -28,6 +28,9 @@ test-runs: setup ## train every run of the paper's tables for a few steps
 test-gpu-build: setup ## build Horovod for GPUs in a new environment and start it, without a GPU (2 GB, 10 minutes)
 	@$(BIN)/python tools/gpu_build.py $(ARGS)
 
+test-versions: setup ## test with the oldest and newest TensorFlow, Keras and Python (6 GB, an hour or two)
+	@$(BIN)/python tools/test_versions.py $(ARGS)
+
 lint: setup ## check style, formatting and types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
@@ -46,8 +49,14 @@ docs: ## build the documentation as a site in build/site; a warning or a dead li
 
 quickstart: setup ## train with mixture batch normalization on two workers, then attack the model
 	@rm -rf runs/quickstart
+ifeq ($(HOROVOD),off)
+	@$(BIN)/python -m tfadv.train --flagfile=flags/quickstart.flags $(ARGS)
+	@$(BIN)/python -m tfadv.evaluate --flagfile=flags/eval/quickstart.flags
+	@echo "One process, without Horovod: several workers, and what keeps them equal, were left out."
+else
 	@./run_horovod.sh -np 2 --flagfile=flags/quickstart.flags $(ARGS)
 	@./run_horovod.sh -np 2 --program evaluate --flagfile=flags/eval/quickstart.flags
+endif
 	@echo "Statistics of both branches: runs/quickstart/statistics.png"
 	@echo "The whole training: $(BIN)/tensorboard --logdir runs"
 
@@ -87,5 +96,5 @@ clean: ## remove .venv and all caches in the checkout; runs/ stays
 	@rm -rf .venv .venv-docs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find tfadv tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-cache: ## remove the Horovod wheels that are kept for other clones on this machine
-	@rm -rf "$${TFADV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/tfadv}/horovod"
+clean-cache: ## remove the Horovod wheels and environments that are kept for other clones on this machine
+	@rm -rf "$${TFADV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/tfadv}"/{horovod,versions}

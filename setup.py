@@ -6,11 +6,19 @@ from setuptools import find_packages, setup
 
 README = Path(__file__).parent / "README.md"
 
-# The one minor version that the tests run with: AdversarialTraining installs its step through
-# Keras's make_train_function, whose moments Keras may change from one minor version to the next.
-KERAS = "keras>=3.15,<3.16"
-# The one minor version that tools/build_horovod.sh knows the headers of.
-TENSORFLOW = "~=2.21.0"
+# Older ones trace AdversarialTraining's step wrongly or lack layers; tfadv/startup.py refuses them,
+# too. tests/test_keras_internals.py says whether a newer one still has what tfadv uses of it.
+KERAS = "keras>=3.10"
+# Those that `make test-versions` covers and tools/build_horovod.sh knows the headers of.
+TENSORFLOW = ">=2.17,<2.22"
+# For the programs, their data sets and figures. New versions of these, or of what they need, want a
+# newer NumPy or protobuf than older TensorFlows can use.
+PROGRAMS = [
+    "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+    "matplotlib>=3.8",
+    "pandas>=2.2",
+    "tensorflow-datasets>=4.9.9",
+]
 
 setup(
     name="tfadv",
@@ -24,13 +32,13 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    # The interpreters that TensorFlow 2.21 has wheels for.
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.10",
     # flags/ is data: installed within the package, so that `--flagfile=flags/...` and the report
     # find it there.
     packages=[*find_packages(include=["tfadv", "tfadv.*"]), "tfadv.flags"],
@@ -41,25 +49,26 @@ setup(
         "tfadv.paper": ["paper.tsv"],
         "tfadv.tables": ["devices.tsv"],
     },
-    # Nothing here may depend on TensorFlow: it comes from an extra, or is there already as
-    # `tensorflow`, `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
+    # Only what the library imports, with low bounds, so that pip has no reason to change what came
+    # with an installed TensorFlow: it does not look at the bounds of a package that nothing here
+    # names. And nothing here can name TensorFlow: it is there already as `tensorflow`,
+    # `tensorflow-cpu` or a vendor's build, and a second one beside it breaks both.
     install_requires=[
-        "absl-py>=2.1",
-        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+        "absl-py>=1.4",
         KERAS,
-        "matplotlib>=3.8",
-        "numpy>=1.26",
-        "pandas>=2.2",
-        "tensorboard>=2.20",  # TensorFlow 2.21 no longer installs it; tf.summary needs it
-        "tensorflow-datasets>=4.9.9",
+        "numpy>=1.23.5",
+        # tf.summary needs it. TensorFlow installs its own version up to 2.20, and none since 2.21.
+        "tensorboard",
     ],
     extras_require={
         # tensorflow-cpu is a quarter of the size, and has no wheels but for x86-64.
         "cpu": [
             f"tensorflow-cpu{TENSORFLOW}; platform_machine == 'x86_64'",
             f"tensorflow{TENSORFLOW}; platform_machine != 'x86_64'",
+            *PROGRAMS,
         ],
-        "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}"],
+        "gpu": [f"tensorflow[and-cuda]{TENSORFLOW}", *PROGRAMS],
+        "programs": PROGRAMS,
         # Run tools/build_horovod.sh rather than installing this extra by hand: Horovod has no
         # wheel, and its sources need help to build. Once it is there, this extra is satisfied.
         "horovod": [

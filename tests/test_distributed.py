@@ -58,6 +58,29 @@ def test_several_workers_need_horovod(monkeypatch, launcher):
     assert distributed.size() == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "tf.errors.NotFoundError(None, None, 'undefined symbol: Status\\nbacktrace')",
+        "ImportError('Extension horovod.tensorflow has not been built')",
+    ],
+)
+def test_a_horovod_of_another_tensorflow_is_named_in_one_line(monkeypatch, tmp_path, error):
+    (tmp_path / "horovod").mkdir()
+    (tmp_path / "horovod" / "__init__.py").touch()
+    (tmp_path / "horovod" / "tensorflow.py").write_text(f"import tensorflow as tf\nraise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "horovod"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    with pytest.raises(
+        ImportError, match="^the Horovod that is installed must work with"
+    ) as raised:
+        distributed.size()
+    assert str(raised.value).endswith(("(undefined symbol: Status)", "has not been built)"))
+    sys.modules.pop("horovod", None)
+
+
 class Machine:
     """`tf.config` of a worker on a machine with GPUs and cores; records how it is called."""
 

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -91,6 +92,32 @@ def test_import_registers_what_a_saved_model_needs(tmp_path):
     assert np.array_equal(np.load(tmp_path / "outputs.npy"), model(images))
 
 
+def test_a_keras_that_trains_plainly_is_refused_in_one_line(tmp_path):
+    """Whatever pip was told: with Keras up to 3.6 no adversarial step would run."""
+    (tmp_path / "old.py").write_text("import keras; keras.__version__ = '3.6.0'; import tfadv")
+    process = python(tmp_path / "old.py")
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == (
+        "ImportError: tfadv needs Keras 3.10 or newer, since older ones train without the "
+        "adversarial step or wrongly: pip install 'keras>=3.10'; received Keras 3.6.0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [("2.15.0", True), ("3.9.2", True), ("3.10.0", False), ("3.15.1", False), ("4.0.0", False)]
+    + [("3.16.0.dev20261128", False), ("3.10.0rc0", False)],
+)
+def test_keras_from_3_10_is_accepted(version, old, monkeypatch):
+    import keras
+
+    from tfadv import startup
+
+    monkeypatch.setattr(keras, "__version__", version)
+    with pytest.raises(ImportError, match=f"received Keras {version}$") if old else nullcontext():
+        startup.check_keras()
+
+
 REFUSED = "tfadv needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow); received "
 
 
@@ -112,4 +139,4 @@ def test_another_backend_is_refused_in_one_line(monkeypatch):
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ImportError, match=re.escape(f"{REFUSED}'jax'") + "$"):
-        startup.check_backend()
+        startup.check_keras()

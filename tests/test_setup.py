@@ -196,6 +196,23 @@ def test_tensorflow_is_cpu_or_gpu(clone):
     assert result.stderr == "setup: TENSORFLOW must be cpu or gpu; received tpu\n"
 
 
+def test_horovod_is_on_or_off(clone):
+    result = set_up(clone, HOROVOD="no")
+    assert result.returncode == 1
+    assert result.stderr == "setup: HOROVOD must be on or off; received no\n"
+
+
+def test_without_horovod_no_compiler_is_needed(clone):
+    python = clone.parent / "python-without-venv"
+    python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\necho 3.12\n')
+    python.chmod(0o755)
+    result = set_up(clone, ["g++", "cmake"], HOROVOD="off", PYTHON=str(python))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "setup: Python's venv module is missing: apt-get install python3.12-venv\n"
+    )
+
+
 @pytest.mark.parametrize(("given", "taken"), [({}, "tpu"), ({"TENSORFLOW": "vax"}, "vax")])
 def test_a_venv_keeps_its_choices_until_they_are_given_again(clone, given, taken):
     (clone / ".venv").mkdir()
@@ -220,13 +237,36 @@ def build_horovod(clone, python, **variables):
 
 
 def test_build_for_gpus_needs_a_tensorflow_for_gpus(clone):
-    facts = "printf '2.21.0\\ninclude\\nprefix\\ncpu\\nmissing\\nnone\\n\\nv2.21\\nlinux\\n'"
+    facts = "printf '2.21.0\\ninclude\\nprefix\\ncpu\\nmissing\\nnone\\n\\nnone\\nv2.21\\nlinux\\n'"
     _, result = build_horovod(clone, facts, HOROVOD_GPU_OPERATIONS="NCCL")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         "build_horovod: HOROVOD_GPU_... needs a TensorFlow built for GPUs, as tfadv[gpu] installs "
         "it; received TensorFlow 2.21.0 for CPUs\n"
     )
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_horovod_that_is_already_there_is_used_or_refused_but_never_built(clone, works):
+    facts = f"2.20.0 include {clone} cpu exported none -- /there/horovod v2.20".split()
+    # The second call tries Horovod; nothing can be built without compilers.
+    answer = "true" if works else "{ echo 'undefined symbol'; exit 1; }"
+    python = f"if grep -q hvd.init; then {answer}; else printf '%s\\n' {' '.join(facts)}; fi"
+    _, result = build_horovod(clone, python, CXX="no-compiler", HOROVOD_CMAKE="no-cmake")
+    if works:
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == "Using the Horovod that is already there (/there/horovod).\n"
+    else:
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr == (
+            "undefined symbol\nbuild_horovod: the Horovod that is already there (/there/horovod) "
+            "fails with TensorFlow 2.20.0; uninstall it to have one built\n"
+        )
+    # One of ours, by its mark, would be built again.
+    (clone / ".horovod-key").write_text("of other options")
+    _, result = build_horovod(clone, python, CXX="no-compiler", HOROVOD_CMAKE="no-cmake")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "build_horovod: no-cmake (the build tool of Horovod) is missing" in result.stderr
 
 
 def test_build_script_reports_a_missing_tensorflow(clone):

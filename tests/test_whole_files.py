@@ -55,3 +55,15 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / ".writing").touch()
     whole_files.remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".writing", "a.txt"]
+
+
+def test_the_sha256_of_a_file(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"abc")  # an example of FIPS 180-2
+    assert whole_files.sha256(path) == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    path.write_bytes(b"a" * 10**6)  # another one
+    assert whole_files.sha256(path) == (
+        "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
+    )

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 # A program checks its flags first, which takes no TensorFlow, and then imports what it needs.
 if not startup.is_program():
-    startup.check_backend()
+    startup.check_keras()
     # All of it, so that Keras knows every layer that a saved model may hold.
     from tfadv import (
         attacks,

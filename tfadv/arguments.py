@@ -7,7 +7,10 @@ import operator
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from typing import Self  # since Python 3.11
 
 _warned: set[str] = set()
 
@@ -125,11 +128,11 @@ class Configured(Immutable):
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: dict[str, Any]) -> "Self":
         """Makes the object that `get_config` described."""
         return cls(**config)
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> "Self":
         """Returns a copy with some arguments changed: `attack.replace(num_steps=100)`."""
         return type(self)(**{**self.get_config(), **changes})
 

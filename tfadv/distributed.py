@@ -34,10 +34,17 @@ def _horovod():
         return None
     try:
         import horovod.tensorflow as module
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError(
             f"Horovod must be installed to run {launcher.workers()} workers: "
             f"tools/build_horovod.sh builds it ({error})"
+        ) from None
+    except (ImportError, OSError, tf.errors.OpError) as error:
+        # TensorFlow raises the last, NotFoundError, for a library built for another TensorFlow.
+        raise ImportError(
+            f"the Horovod that is installed must work with TensorFlow {tf.version.VERSION}: "
+            "uninstall it and run tools/build_horovod.sh, which builds one that does "
+            f"({str(error).splitlines()[0]})"
         ) from None
     shares_cores = not tf.config.list_physical_devices("GPU")
     if shares_cores:

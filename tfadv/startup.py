@@ -34,8 +34,17 @@ def is_program() -> bool:
     return started
 
 
-def check_backend() -> None:
-    """Raises `ImportError` in one line unless Keras uses its TensorFlow backend."""
+# Keras up to 3.6 trains plainly where AdversarialTraining has put its step, up to 3.8 it lacks
+# layers and counts no updates of a LossScaleOptimizer, and 3.9 was never tried.
+OLDEST_KERAS = (3, 10)
+
+
+def check_keras() -> None:
+    """Raises `ImportError` in one line unless Keras is new enough and uses TensorFlow.
+
+    setup.py requires that Keras, too, but pip installs what it is told to with `--no-deps`, and a
+    container or another program's requirements may bring an older one.
+    """
     try:
         import keras
 
@@ -45,8 +54,19 @@ def check_backend() -> None:
             raise
         # Keras was told to use a backend that is not installed.
         backend = os.environ.get("KERAS_BACKEND", error.name)
+    else:
+        _check_version(getattr(keras, "__version__", "0"))
     if backend != "tensorflow":
         raise ImportError(
             "tfadv needs Keras's TensorFlow backend (KERAS_BACKEND=tensorflow); "
             f"received {backend!r}"
         ) from None
+
+
+def _check_version(version):
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_KERAS:
+        oldest = ".".join(map(str, OLDEST_KERAS))
+        raise ImportError(
+            f"tfadv needs Keras {oldest} or newer, since older ones train without the adversarial "
+            f"step or wrongly: pip install 'keras>={oldest}'; received Keras {version}"
+        )

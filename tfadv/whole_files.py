@@ -1,6 +1,7 @@
 """Files that are either whole or absent, whenever their writer or the machine stops."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -42,6 +43,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole text file."""
     with aside(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(2**20):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

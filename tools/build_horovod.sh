@@ -21,6 +21,9 @@
 # without a GPU; docs/installation.md lists the builds that were tested. ROCm (HOROVOD_GPU=ROCM) was
 # never tried.
 #
+# A Horovod that another hand installed, as in a container, is tried with a small reduction and used as
+# it is. It is never built again: if it does not work, the script says so and changes nothing.
+#
 # The wheel is kept under ${TFADV_CACHE:-~/.cache/tfadv}, keyed by what it was built for (Horovod,
 # TensorFlow, Python, processor, options), so that a second clone on this machine takes seconds
 # instead of minutes. `make clean-cache` removes it.
@@ -44,11 +47,17 @@ need() { # program, what it is, Debian's package
 
 # They are required even if a kept wheel makes them unnecessary: the requirements of a set-up should
 # not depend on what was built before.
-need "${CXX:-g++}" "the C++ compiler" g++
-need "${HOROVOD_CMAKE:-cmake}" "the build tool of Horovod" cmake
-need make "the build tool of Horovod" make
-[ $MISSING = 0 ] || exit 1
-if [ "${1:-}" = --check ]; then exit 0; fi
+need_compilers() {
+  need "${CXX:-g++}" "the C++ compiler" g++
+  need "${HOROVOD_CMAKE:-cmake}" "the build tool of Horovod" cmake
+  need make "the build tool of Horovod" make
+  [ $MISSING = 0 ] || exit 1
+}
+
+if [ "${1:-}" = --check ]; then
+  need_compilers
+  exit 0
+fi
 [ $# = 0 ] || fail "unknown argument $1; the only one is --check"
 
 if [ -z "${PYTHON:-}" ]; then
@@ -96,6 +105,8 @@ print("exported" if hasattr(framework, gpu_stream) else "missing")
 nccl = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.nccl")
 print(nccl.submodule_search_locations[0] if nccl else "none")
 print(*tf.sysconfig.get_compile_flags())
+horovod = importlib.util.find_spec("horovod")
+print(horovod.submodule_search_locations[0] if horovod else "none")
 print(tf.version.GIT_VERSION, tf.version.COMPILER_VERSION, tf.test.is_built_with_cuda())
 print(sys.implementation.cache_tag, platform.system(), platform.machine())
 EOF
@@ -110,6 +121,7 @@ fi
   read -r GPU_STREAM
   read -r NCCL
   read -ra TF_FLAGS
+  read -r FOUND
 } <"$WORK/facts"
 
 # Horovod's own switches. A variable that is set but empty would count as set in its CMake files.
@@ -147,6 +159,12 @@ import tensorflow as tf
 
 hvd.init()
 assert (hvd.rank(), hvd.size()) == (0, 1)
+with tf.device("CPU:0"):
+    # As tfadv.distributed reduces.
+    tensors = [tf.ones([3]), tf.fill([2], 4.0)]
+    sums = hvd.grouped_allreduce(tensors, op=hvd.Sum, name="tiny", ignore_name_scope=True)
+assert [total.numpy().tolist() for total in sums] == [[1.0] * 3, [4.0] * 2], sums
+assert hvd.allgather_object("worker") == ["worker"]
 if os.environ.get("HOROVOD_GPU_OPERATIONS") == "NCCL":
     assert hvd.nccl_built(), "Horovod was built without NCCL"
     if tf.config.list_physical_devices("GPU"):
@@ -162,7 +180,16 @@ EOF
 }
 
 if [ "$(cat "$INSTALLED" 2>/dev/null)" = "$KEY" ] && works; then exit 0; fi
-rm -f "$INSTALLED"
+if [ "$FOUND" != none ] && [ ! -e "$INSTALLED" ]; then
+  if works; then
+    echo "Using the Horovod that is already there ($FOUND)."
+    exit 0
+  fi
+  tail -n 5 "$LOG" >&2
+  fail "the Horovod that is already there ($FOUND) fails with TensorFlow $TENSORFLOW; uninstall it to have one built"
+fi
+need_compilers
+echo unfinished >"$INSTALLED" # what is there from now on is ours, even after an interruption
 
 pip install -c "$CONSTRAINTS" cloudpickle packaging psutil pyyaml 'setuptools<81' wheel
 

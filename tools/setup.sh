@@ -4,6 +4,7 @@
 #   TENSORFLOW=cpu|gpu   which TensorFlow (cpu)
 #   PYTHON=python3.12    which Python (python3, or the newest one that TensorFlow supports)
 #   HOROVOD_...          passed on to tools/build_horovod.sh
+#   HOROVOD=off          leaves Horovod out, which takes most of the time, until the next call
 #
 # A .venv keeps its TENSORFLOW and HOROVOD_... until they are given again (HOROVOD_GPU_OPERATIONS=
 # unsets one): `make quickstart` after `make setup TENSORFLOW=gpu` stays on the GPU.
@@ -35,6 +36,8 @@ chosen() {
 }
 
 case $TENSORFLOW in cpu | gpu) ;; *) fail "TENSORFLOW must be cpu or gpu; received $TENSORFLOW" ;; esac
+HOROVOD=${HOROVOD:-on}
+case $HOROVOD in on | off) ;; *) fail "HOROVOD must be on or off; received $HOROVOD" ;; esac
 
 # TensorFlow 2.21 has wheels for these versions; setup.py says the same.
 supported() {
@@ -58,7 +61,9 @@ KEY=$({
   cat setup.py requirements/constraints.txt tools/setup.sh tools/build_horovod.sh
   chosen
 } | sha256sum || true)
-if [ "$(cat "$STAMP" 2>/dev/null)" = "$KEY" ] && [ -x "$VENV/bin/python" ]; then exit 0; fi
+DONE=$(cat "$STAMP" 2>/dev/null || true)
+if [ "$HOROVOD" = off ] && [ "$DONE" != "$KEY" ]; then KEY="$KEY without Horovod"; fi
+if [ "$DONE" = "$KEY" ] && [ -x "$VENV/bin/python" ]; then exit 0; fi
 
 MISSING=0
 if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -66,7 +71,7 @@ if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
   echo "setup: Python's venv module is missing: apt-get install python$VERSION-venv" >&2
   MISSING=1
 fi
-tools/build_horovod.sh --check || MISSING=1
+[ $HOROVOD = off ] || tools/build_horovod.sh --check || MISSING=1
 [ $MISSING = 0 ] || exit 1
 
 quietly() {
@@ -99,7 +104,7 @@ echo "Installing TensorFlow ($TENSORFLOW) and tfadv's other requirements (about 
 # setuptools first and without isolation, so that the pinned version builds tfadv.
 pip install 'setuptools<81' wheel
 pip install --no-build-isolation -e ".[$TENSORFLOW,test,quickstart]"
-PYTHON=$VENV/bin/python tools/build_horovod.sh
+[ $HOROVOD = off ] || PYTHON=$VENV/bin/python tools/build_horovod.sh
 
 { echo "TENSORFLOW=$TENSORFLOW"; chosen || true; } >"$CHOICES"
 # Written last: without it the next call repeats everything above.

@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -175,6 +177,13 @@ def test_frozen_layers_and_branches_without_images_have_no_batch_statistics(fill
     model.get_layer("plain").trainable = False
     keys = [(s.path, s.domain) for s in inspection.batch_statistics(model, X, "adv")]
     assert keys == [("mixture", "adv"), ("keras", None)]
+
+
+@pytest.mark.skipif(
+    "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters,
+    reason="needs Keras 3.14",
+)
+def test_batch_renormalization_is_refused():
     renorm = keras.Sequential(
         [keras.Input([5]), keras.layers.BatchNormalization(renorm=True, name="r")]
     )

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -213,6 +214,12 @@ class Subclassed(keras.Model):
         return self.norm(x)
 
 
+NEEDS_RENORM = pytest.mark.skipif(
+    "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters,
+    reason="needs Keras 3.14",
+)
+
+
 def wrong(kind):
     inputs = keras.Input((5, 3))
     if kind == "subclassed":
@@ -243,7 +250,9 @@ def wrong(kind):
         ("unbuilt", "model must be built to be cloned, .*; 'empty' is not built$"),
         ("mixture", "model must hold plain batch normalization; 'mixed' has mixtures"),
         ("synchronized", "layer 'norm' has renorm=False, synchronized=True$"),
-        ("renorm", "layer 'norm' has renorm=True, synchronized=False$"),
+        pytest.param(
+            "renorm", "layer 'norm' has renorm=True, synchronized=False$", marks=NEEDS_RENORM
+        ),
     ],
 )
 def test_what_cannot_be_converted(kind, message):
@@ -266,14 +275,24 @@ class Unsaved(keras.layers.Layer):
         return {"name": "unsaved"}
 
 
+def lambdas_are_copied():
+    """Whether this Keras copies the code of a Lambda layer, which newer ones refuse as unsafe."""
+    try:
+        keras.layers.Lambda.from_config(keras.layers.Lambda(lambda x: x).get_config())
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("copy", [models.convert, models.extract])
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize(
     "layer,message",
     [
-        (
+        pytest.param(
             lambda: keras.layers.Lambda(lambda x: 2 * x, name="twice"),
             r"received '.*twice', of class Lambda \(write its function as a layer ",
+            marks=pytest.mark.skipif(lambdas_are_copied(), reason="needs a newer Keras"),
         ),
         (
             lambda: Unsaved(2, name="unsaved"),

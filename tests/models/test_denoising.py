@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfadv
 from tests.models.chains import scramble_mixtures
@@ -228,7 +229,7 @@ def test_convert_extract_logits_and_files(kind, tmp_path):
     assert len(norms) == 2
     mixed.save(tmp_path / "mixed.keras")
     loaded = keras.models.load_model(tmp_path / "mixed.keras")
-    assert models.logits(loaded) is loaded
+    assert models.ends_in_logits(loaded)
     softmax = keras.Model(loaded.input, keras.layers.Softmax()(loaded.output))
     outputs = {}
     for domain in ("adv", "clean"):
@@ -284,5 +285,8 @@ def test_bfloat16(kind):
     assert outputs.dtype == "float32"
     # A few percent of the logits: each of some thirty layers rounds to 8 bits.
     assert np.abs(outputs - expected).max() < 0.05 * np.abs(expected).max()
-    extracted = models.extract(half, "adv")
-    np.testing.assert_allclose(extracted(pixels()), outputs, rtol=1e-5, atol=1e-5)
+    extracted = models.extract(half, "adv")(pixels())
+    # TensorFlow 2.17 rounds within Keras's own operations.
+    old = tf.version.VERSION.startswith("2.17.")
+    tolerance = 0.05 * np.abs(expected).max() if old else 1e-5
+    np.testing.assert_allclose(extracted, outputs, rtol=1e-5, atol=tolerance)

@@ -138,3 +138,12 @@ def test_a_warning_is_one_line_once_and_from_rank_0(monkeypatch, capsys):
     said = capsys.readouterr()
     assert said.err == "tfadv.train: warning: epsilon=0.03 is in pixels of 255\n"
     assert said.out == "as Python does: overflow\n"
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(status, capsys):
+    with pytest.raises(SystemExit) as ended, exits.user_errors("report"):
+        raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "tfadv.report: No module named 'pandas': pip install 'tfadv[programs]' brings it\n"
+    )

@@ -6,7 +6,7 @@ import pkgutil
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -14,6 +14,9 @@ from tfadv import results
 from tfadv.arguments import Configured, choice, integer, number, warn_of_fractions
 from tfadv.attacks import checks, random_draws, steps
 from tfadv.tables import attacks as table
+
+if TYPE_CHECKING:
+    from typing import Self  # since Python 3.11
 
 
 def make(name: str, settings: Mapping[str, Any]) -> "Attack":
@@ -146,7 +149,7 @@ class Attack(Configured):
         """About how many passes forward a run costs, one back counted as two; for estimates."""
         return 3 * (self.num_steps or 1)
 
-    def with_steps(self, num_steps: int | None) -> Self:
+    def with_steps(self, num_steps: int | None) -> "Self":
         """Returns this attack with another number of steps; itself for None."""
         return self if num_steps is None else self.replace(num_steps=num_steps)
 

@@ -59,9 +59,9 @@ class ValidatedWeights(keras.callbacks.Callback):
         known, self._validated = self._validated, None
         if known is None:
             return
-        # Keras's own exchange rounds.
-        size = np.abs(known).max(initial=0.0)
-        if not np.allclose(known, self._last_weights(), rtol=0, atol=1e-4 * float(size)):
+        # Keras's own exchange rounds. NumPy 1 cannot compare bfloat16 with a tolerance.
+        before, now = (np.asarray(each, "float64") for each in (known, self._last_weights()))
+        if not np.allclose(before, now, rtol=0, atol=1e-4 * np.abs(before).max(initial=0.0)):
             warnings.warn(
                 f"{type(self).__name__} sees other weights than Keras's validation of this epoch: "
                 "another callback changed them in between (for averages of weights, "

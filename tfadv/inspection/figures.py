@@ -7,12 +7,10 @@ import io
 import re
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
-from matplotlib.transforms import blended_transform_factory
 
 from tfadv import arguments
 from tfadv.inspection.distances import distance
@@ -23,6 +21,10 @@ from tfadv.inspection.layer_statistics import (
     normalizations,
 )
 from tfadv.layers import MixtureBatchNormalization
+
+if TYPE_CHECKING:
+    # Functions import it when they draw, since the library works without it.
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the marks tell them apart in
 # grey too. The marks of mini-batches leave out the two colours that mean a domain.
@@ -42,7 +44,7 @@ _GREY = "#5F5F5F"
 
 def figure5(
     model: keras.Model, layer: str | None = None, channels: int = 20, seed: int = 0
-) -> Figure:
+) -> "Figure":
     """Draws the statistics of both branches of one mixture: the paper's Figure 5.
 
     It shows the moving mean and the moving variance on randomly sampled channels. The axis of a
@@ -99,7 +101,7 @@ def figure6(
     channels: int = 20,
     seed: int = 0,
     model_name: str = "",
-) -> Figure:
+) -> "Figure":
     """Draws batch statistics beside running statistics of one layer: the paper's Figure 6.
 
     It shows mean and variance on randomly sampled channels, running statistics as lines and those
@@ -163,7 +165,7 @@ def pairs_figure(
     epsilon: float,
     captions: Sequence[tuple[str, str]],
     value_range: tuple[float, float] = (0, 255),
-) -> Figure:
+) -> "Figure":
     """Draws clean images, their adversarial counterparts, and the perturbations between them.
 
     Perturbations are magnified: grey is 0, black and white are -epsilon and epsilon, for each
@@ -188,6 +190,8 @@ def pairs_figure(
     figure.savefig("pairs.png")
     ```
     """
+    from matplotlib.figure import Figure
+
     low, high = value_range
     radius = epsilon * (high - low) / 255
     rows = {
@@ -215,7 +219,7 @@ def pairs_figure(
     return figure
 
 
-def figure_to_png(figure: Figure) -> bytes:
+def figure_to_png(figure: "Figure") -> bytes:
     """Renders a figure as the bytes of a PNG file; equal figures give equal bytes.
 
     Args:
@@ -343,6 +347,9 @@ def _count_text(sample, number):
 
 def _open_panels(sample, title):
     """A figure with a panel for means above one for variances, on the same channels."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
     figure = Figure(figsize=(9, 6), dpi=120, facecolor="white", layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     size = min(13, 13 * 80 / len(title))  # 80 letters fill the width
@@ -376,6 +383,8 @@ def _write_head(ax, text, entries):
     title = ax.set_title(text, loc="left", fontsize=9.5, color=_GREY, pad=24)
     # From the left of the figure, because from that of the axes wide tick labels would push its end
     # out of the figure.
+    from matplotlib.transforms import blended_transform_factory
+
     across = blended_transform_factory(ax.figure.transFigure, ax.transAxes)
     title.set(x=0.01, transform=across + ax.titleOffsetTrans)
     ax.legend(

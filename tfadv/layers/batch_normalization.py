@@ -166,5 +166,12 @@ def _cast_regularizer(regularizer, dtype):
     """Casts the losses of a regularizer, because Keras adds them to those of other layers."""
     if regularizer is None:
         return None
-    regularizer = keras.regularizers.get(regularizer)
-    return lambda weights: tf.cast(regularizer(weights), dtype)
+    return _CastRegularizer(keras.regularizers.get(regularizer), dtype)
+
+
+class _CastRegularizer(keras.regularizers.Regularizer):  # older Kerases take no function
+    def __init__(self, regularizer, dtype):
+        self._regularizer, self._dtype = regularizer, dtype
+
+    def __call__(self, x):
+        return tf.cast(self._regularizer(x), self._dtype)

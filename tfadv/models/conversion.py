@@ -65,10 +65,11 @@ def convert(model: keras.Model, norm: str) -> keras.Model:
         kept = ("name", "dtype", "trainable", "axis", "center", "scale", *_PARAMETER_OPTIONS)
         options = {key: config[key] for key in kept}
         if norm in ("bn", "mbn"):
-            if layer.renorm or layer.synchronized:
+            renorm = getattr(layer, "renorm", False)  # since Keras 3.14
+            if renorm or layer.synchronized:
                 raise ValueError(
                     f"norm={norm!r} needs batch normalization with each worker's own statistics; "
-                    f"layer {layer.path!r} has renorm={layer.renorm}, "
+                    f"layer {layer.path!r} has renorm={renorm}, "
                     f"synchronized={layer.synchronized}"
                 )
             options.update({key: config[key] for key in ("momentum", "epsilon", *_MOVING_OPTIONS)})

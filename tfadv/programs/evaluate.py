@@ -1,13 +1,12 @@
 """`tfadv.evaluate`, from its command line to its last line."""
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tfadv import launcher
+from tfadv import launcher, whole_files
 from tfadv.programs import exits, flags, rules
 from tfadv.programs.run_directory import RunDirectory, check_file, model_file
 from tfadv.settings import EVALUATE, TRAIN, default
@@ -129,10 +128,8 @@ class EvaluationRun:
             _say(f"written to {output}")
 
     def _identity(self):
-        with open(self.path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {
-            "model": digest,
+            "model": whole_files.sha256(self.path),
             "dataset": self.dataset.name,
             "image_shape": list(self.dataset.image_shape),
             "images": self.dataset.num_validation,

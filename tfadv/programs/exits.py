@@ -46,6 +46,14 @@ _OF_THE_MACHINE = {
 }
 
 
+# What a plain `pip install tfadv` leaves out, and which extra brings it.
+_EXTRAS = {
+    "matplotlib": "programs",
+    "pandas": "programs",
+    "sklearn": "quickstart",
+    "tensorflow_datasets": "programs",
+}
+
 # Seconds that rank 0 has to report the same error as another worker.
 _RANK_0_FIRST = 10
 
@@ -128,6 +136,8 @@ def _stop_after_another(program, error):
 
 
 def _fail(program, error, status, speaks):
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        error = f"{error}: pip install 'tfadv[{_EXTRAS[error.name]}]' brings it"
     launcher.report_status(status)
     if speaks:
         print(f"tfadv.{program}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

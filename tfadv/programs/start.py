@@ -54,7 +54,7 @@ def _run(program, parsed):
             exits.stop_without_loss()
         if program != "report":
             _import_tensorflow()
-            startup.check_backend()
+            startup.check_keras()
         work = _module(program).prepare(*parsed)
     unread = work.run()
     return 1 if program in _READERS and unread else 0
