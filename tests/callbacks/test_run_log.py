@@ -121,7 +121,7 @@ def test_an_epoch_of_one_update_says_nothing_before_the_second(tmp_path, monkeyp
 def test_an_epoch_of_unknown_length_does_not_count_if_it_is_the_first(
     monkeypatch, capsys, tmp_path
 ):
-    clock, log = Clock(monkeypatch, [1000, *[10] * 7]), RunLog(tmp_path / "log")
+    clock, log = Clock(monkeypatch, [500, *[10] * 7]), RunLog(tmp_path / "log")
     model = cases.compiled(cases.network())
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(3).filter(lambda x, y: True)
     stream = io.StringIO()
