@@ -169,13 +169,13 @@ class EpochTable(_TimedEpochs):
             return
         logs = logs or {}
         names = self._shown([*logs, *self.columns])
-        if self._names is None or set(names) - set(self._names) or self._rows == 40:
+        if set(names) - set(self._names or ()) or self._rows == 40:
             self._head(names)
         self._rows += 1
-        cells = {name: _cell(name, logs[name]) for name in self._names if name in logs}
+        cells = {name: _cell(name, logs[name]) for name in self._names or () if name in logs}
         took = units.short(time.monotonic() - self._epoch_began)
-        left = self.time_left(epoch + 1, self.params["epochs"])
-        left = "" if left is None else units.short(left)
+        seconds = self.time_left(epoch + 1, self.params["epochs"])
+        left = "" if seconds is None else units.short(seconds)
         self._say(self._line(f"{epoch + 1}/{self.params['epochs']}", took, left, cells))
 
     def _head(self, names):

@@ -171,7 +171,8 @@ class Evaluator:
     ) -> list[Result]:
         source = self.open(data, batch_size, limit)
         shape = (len(self.domains), 1 + self._num_rows, 3)
-        known, begun = {}, {}
+        known: dict[int, np.ndarray] = {}
+        begun: dict[int, tuple[np.ndarray, int]] = {}
         if journal is not None:
             if source.division is not None:
                 journal.narrow(division=source.division)
@@ -210,9 +211,9 @@ class Evaluator:
         if progress is not None and source.num_batches is None:
             progress(read, read)
         self.outcomes_by_index = mine
-        counts = sum(mine.values(), np.zeros(shape, np.int64))
+        own = sum(mine.values(), np.zeros(shape, np.int64))
         # Every worker reaches this collective operation, whatever its batches were.
-        total, *counts = distributed.total([len(mine), *counts.ravel()])
+        total, *counts = distributed.total([len(mine), *own.ravel()])
         if not total:
             raise ValueError("data must hold at least one image; received none")
         counts = np.reshape(counts, shape).round().astype(int).tolist()
@@ -404,7 +405,7 @@ class Evaluator:
             trajectory = self.trajectory(network, images, labels, indices, *run.steps, run.number)
         else:
             given = run.attack, network, images, labels, indices
-            trajectory = [(None, *self._attacked(*given, run.number))]
+            trajectory = iter([(None, *self._attacked(*given, run.number))])
         for rows, (_, adversarial, goals) in zip(run.rows, trajectory, strict=True):
             predicted = network.predict(adversarial).numpy()
             correct[:, rows] &= (predicted == labels)[:, None]

@@ -65,7 +65,8 @@ class Journal:
         Returns:
             A dictionary, index of the image -> its array so far, and the number of its next run.
         """
-        finished, unfinished = self.read(shape), {}
+        finished = self.read(shape)
+        unfinished: dict[int, tuple[np.ndarray, int]] = {}
         for line in self._lines():
             for index, bits, run in line.get("unfinished", []):
                 if index not in finished and run >= unfinished.get(index, (None, 0))[1]:
