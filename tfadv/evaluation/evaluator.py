@@ -216,13 +216,13 @@ class Evaluator:
         total, *counts = distributed.total([len(mine), *own.ravel()])
         if not total:
             raise ValueError("data must hold at least one image; received none")
-        counts = np.reshape(counts, shape).round().astype(int).tolist()
+        by_domain = np.reshape(counts, shape).round().astype(int).tolist()
         results = []
-        for domain, (clean, *rows) in zip(self.domains, counts, strict=True):
+        for domain, (clean, *rows) in zip(self.domains, by_domain, strict=True):
             results.append(self._result(domain, 0, clean, round(total)))
             if self._has_parts:
-                labels = [part.label for part in self.attack.parts]
-                remaining = dict(zip(labels, (row[0] for row in rows), strict=True))
+                of_parts = [part.label for part in self.attack.parts]
+                remaining = dict(zip(of_parts, (row[0] for row in rows), strict=True))
                 results.append(self._result(domain, None, rows[-1], round(total), remaining))
                 continue
             for number, row in zip(self.num_steps, rows, strict=True):
