@@ -206,7 +206,7 @@ def test_plain_training_of_a_mixture_warns_in_one_line(trained):
     clean = [v for v in model.variables if "/clean/" in v.path]
     before = [v.numpy() for v in clean]
     # Keras would list the gamma and beta of every clean branch, at each update that it traces.
-    with pytest.warns(UserWarning) as warned:
+    with cases.warnings_for_users() as warned:
         model.fit(X, Y, batch_size=5, epochs=2, verbose=0)
         model.train_on_batch(X, Y)
     assert len(warned) == 1 and warned[0].message.args[0].startswith(ALONE.split(".*")[0])
@@ -224,7 +224,7 @@ def test_other_variables_without_gradients_are_still_named_by_keras():
 
     mixture = tfadv.layers.normalization("mbn", 12)
     model = cases.compiled(cases.network(mixture, Unused()))
-    with pytest.warns(UserWarning) as warned:
+    with cases.warnings_for_users() as warned:
         model.fit(X, Y, verbose=0)
     assert ["unused" in str(warning.message) for warning in warned] == [False, True]
 

@@ -1,5 +1,8 @@
 """Small networks, an attack with known images, and Eq. 1 worked out in NumPy."""
 
+import contextlib
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -116,3 +119,13 @@ def assert_equal_bits(actual, expected):
 def assert_near(actual, expected, tolerance=1e-6):
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+@contextlib.contextmanager
+def warnings_for_users():
+    """Gives the list of the warnings for users; NumPy 2 has others about Keras up to 3.13."""
+    kept = []
+    with warnings.catch_warnings(record=True) as every:
+        warnings.simplefilter("always")
+        yield kept
+    kept.extend(warning for warning in every if issubclass(warning.category, UserWarning))
