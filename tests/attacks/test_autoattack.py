@@ -11,7 +11,7 @@ from tfadv.attacks import APGD, FAB, AutoAttack, Square, autoattack
 
 def test_the_versions_are_those_of_the_authors():
     def described(version):
-        parts = AutoAttack(4, version).parts
+        parts = AutoAttack(4, version).members
         assert {part.epsilon for part in parts} == {4.0}
         return [(part.name, part.restarts, part.num_targets) for part in parts]
 
@@ -21,15 +21,15 @@ def test_the_versions_are_those_of_the_authors():
     many = [("APGD-CE-100", 5, None), ("APGD-DLR-100", 5, None), ("FAB-100", 5, None)]
     assert described("plus") == [*many, square, *targeted]
     assert described("rand") == [("APGD-CE-100", 1, None), ("APGD-DLR-100", 1, None)]
-    samples = {part.gradient_samples for part in AutoAttack(4, "rand").parts}
+    samples = {part.gradient_samples for part in AutoAttack(4, "rand").members}
     assert samples == {20}
     for version in ("standard", "plus"):
-        [square] = [p for p in AutoAttack(4, version).parts if isinstance(p, Square)]
+        [square] = [p for p in AutoAttack(4, version).members if isinstance(p, Square)]
         assert (square.num_queries, square.p) == (5000, 0.8)
 
 
 def test_there_are_as_many_targets_as_classes_allow():
-    counts = [[p.runs(c) for p in AutoAttack().parts] for c in (4, 10, 1000)]
+    counts = [[p.runs(c) for p in AutoAttack().members] for c in (4, 10, 1000)]
     assert counts == [[1, 3, 3, 1], [1, 9, 9, 1], [1, 9, 9, 1]]
     message = "^loss='targeted_dlr' needs at least 4 classes; received 3 .*apgd_ce, fab_targeted"
     with pytest.raises(ValueError, match=message):
@@ -58,7 +58,7 @@ def test_an_image_keeps_the_result_of_the_first_part_that_fools(few_steps):
     given = {"value_range": (0, 1), "seed": np.stack([np.full(60, 3), np.arange(60)], 1)}
     result = attack(model, images, labels, **given).numpy()
     expected, right, fooled = images.copy(), np.ones(60, bool), []
-    for part in attack.parts:
+    for part in attack.members:
         adversarial = part(model, images, labels, **given).numpy()
         expected[right] = adversarial[right]
         wrong = model.logits(adversarial.astype(float)).argmax(1) != labels
@@ -73,7 +73,7 @@ def test_names_and_configuration():
             for end in ("", "_plus", "_rand")]  # fmt: skip
     assert [each.name for each in made] == ["AutoAttack", "AutoAttack-plus", "AutoAttack-rand"]
     for each in made:
-        assert each.replace(epsilon=2).parts[0].epsilon == 2 and each.epsilon == 8
+        assert each.replace(epsilon=2).members[0].epsilon == 2 and each.epsilon == 8
         assert AutoAttack.from_config(each.get_config()).get_config() == each.get_config()
     with pytest.raises(ValueError, match="^version must be one of 'standard', 'plus', 'rand'"):
         AutoAttack(version="fast")

@@ -53,7 +53,7 @@ def uncompacted(evaluator, x, y):
     """Whether each image is right after each part, all images under every run."""
     [network] = evaluator.networks
     right = [network.predict(x.astype("float32")).numpy() == y]
-    for part in evaluator.attack.parts:
+    for part in evaluator.attack.members:
         left = right[-1].copy()
         for run in range(part.runs(cases.CLASSES)):
             for first in range(0, COUNT, BATCH):

@@ -424,7 +424,9 @@ def test_check_returns_the_blocks():
     assert networks.check("resnet", 152, 224) == (3, 8, 36, 3)
     assert networks.check("resnet", 638, (224, 224), [3, 40, 166, 3]) == (3, 40, 166, 3)
     assert networks.check("small_resnet", np.int64(20), 28) == (3, 3, 3)
-    with pytest.raises(ValueError, match="network must be one of resnet, .*, small_resnet; .*vgg"):
+    with pytest.raises(
+        ValueError, match="network must be one of resnet, .*, strided_small_resnet; .*vgg"
+    ):
         networks.check("vgg", 16, 224)
     with pytest.raises(ValueError, match="blocks must be None"):
         networks.check("small_resnet", 8, 32, (1, 1, 1))

@@ -90,9 +90,8 @@ class APGD(UntargetedAttack):
     def label(self) -> str:
         return _LABELS[self.loss][0]
 
-    @property
-    def passes(self) -> int:
-        return super().passes * self.gradient_samples
+    def _passes(self) -> int:
+        return super()._passes() * self.gradient_samples
 
     def runs(self, num_classes: int) -> int:
         fewest = _LABELS[self.loss][1]

@@ -74,7 +74,7 @@ class Attack(Configured):
         num_steps: Number of iterations; None, unless a subclass takes it as an argument.
         restarts: Number of attacks on each image, with a new start and a new target each. The
             strongest counts (`strength`). 1, unless a subclass takes it as an argument.
-        parts: The attacks that it consists of, one after the other; itself, if it is a single one.
+        members: The attacks of an ensemble, in their order; none for a single attack.
         norm: `"linf"` or `"l2"`, the norm that epsilon bounds.
         spares_misclassified: Whether it returns images that are misclassified without an attack as
             they are. An evaluation then does not attack them.
@@ -105,6 +105,7 @@ class Attack(Configured):
     start_from_clean = 0.0
     loss: str | None = None
     norm = "linf"
+    members: tuple["Attack", ...] = ()
     spares_misclassified = False
     jit_compile: bool | None = False
     # The error of a NaN in the result names this as its cause.
@@ -129,10 +130,6 @@ class Attack(Configured):
     def effective_step_size(self) -> float | None:
         return None
 
-    @property
-    def parts(self) -> tuple["Attack", ...]:
-        return (self,)
-
     def runs(self, num_classes: int) -> int:
         """Returns the number of its runs on each image: here of its restarts.
 
@@ -144,8 +141,7 @@ class Attack(Configured):
         """
         return self.restarts
 
-    @property
-    def passes(self) -> int:
+    def _passes(self) -> int:
         """About how many passes forward a run costs, one back counted as two; for estimates."""
         return 3 * (self.num_steps or 1)
 

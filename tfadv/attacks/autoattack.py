@@ -61,7 +61,7 @@ class AutoAttack(UntargetedAttack):
 
     ```python
     attack = tfadv.attacks.AutoAttack(epsilon=4)
-    print([part.label for part in attack.parts])  # ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
+    print([part.label for part in attack.members])  # ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
     ```
     """
 
@@ -77,20 +77,15 @@ class AutoAttack(UntargetedAttack):
         super().__init__(epsilon, norm, jit_compile=jit_compile)
         self.version = choice("version", version, _VERSIONS)
         shared = {"epsilon": epsilon, "norm": norm, "jit_compile": jit_compile}
-        self._parts = tuple(part(**shared) for part in _VERSIONS[version])
+        self.members = tuple(part(**shared) for part in _VERSIONS[version])
 
     @property
     def label(self) -> str:
         return "AutoAttack" if self.version == "standard" else f"AutoAttack-{self.version}"
 
-    @property
-    def parts(self) -> tuple[Attack, ...]:
-        """The attacks, in their order."""
-        return self._parts
-
     def runs(self, num_classes: int) -> int:
         """Returns 1, after each part has checked the number of classes."""
-        for part in self.parts:
+        for part in self.members:
             part.runs(num_classes)
         return 1
 
@@ -105,7 +100,7 @@ class AutoAttack(UntargetedAttack):
             return tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels
 
         adversarial, looks, finite = images, tf.constant([True, True]), tf.constant(True)
-        for part in self.parts:
+        for part in self.members:
 
             def attacked(part=part):
                 new, _, looks, finite = part._attack(

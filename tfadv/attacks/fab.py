@@ -70,9 +70,8 @@ class FAB(UntargetedAttack):
     def label(self) -> str:
         return "FAB" if self.num_targets is None else "FAB-T"
 
-    @property
-    def passes(self) -> int:
-        return super().passes + self.num_steps
+    def _passes(self) -> int:
+        return super()._passes() + self.num_steps
 
     def _search(self, logits_fn, ball, labels, targets, restart, key, value_range):
         logits_fn = steps.prepared(logits_fn)

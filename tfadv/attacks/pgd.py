@@ -91,7 +91,7 @@ class PGD(Attack):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         # Journals and results from before there was a choice have no norm.
-        if self.norm == "linf":
+        if config.get("norm") == "linf":
             del config["norm"]
         return config
 

@@ -220,8 +220,8 @@ class Evaluator:
         results = []
         for domain, (clean, *rows) in zip(self.domains, by_domain, strict=True):
             results.append(self._result(domain, 0, clean, round(total)))
-            if self._has_parts:
-                of_parts = [part.label for part in self.attack.parts]
+            if self._is_ensemble:
+                of_parts = [part.label for part in self.attack.members]
                 remaining = dict(zip(of_parts, (row[0] for row in rows), strict=True))
                 results.append(self._result(domain, None, rows[-1], round(total), remaining))
                 continue
@@ -243,7 +243,7 @@ class Evaluator:
             by_index.update(outcomes)
         # [images, domains, rows] -> a row for each domain and number of steps
         correct = np.stack([by_index[index][..., 0] for index in sorted(by_index)])
-        if self._has_parts:
+        if self._is_ensemble:
             correct = correct[..., [0, -1]]
         return correct.reshape(len(correct), -1).T
 
@@ -327,12 +327,12 @@ class Evaluator:
         return source
 
     @property
-    def _has_parts(self):
-        return self.attack is not None and len(self.attack.parts) > 1
+    def _is_ensemble(self):
+        return self.attack is not None and bool(self.attack.members)
 
     @property
     def _num_rows(self):
-        return len(self.attack.parts) if self._has_parts else len(self.num_steps)
+        return len(self.attack.members) if self._is_ensemble else len(self.num_steps)
 
     def runs(self, images: np.ndarray) -> list["_Run"]:
         """Lists what an image goes through: each branch's clean images, then each attack's runs.
@@ -345,9 +345,9 @@ class Evaluator:
             if network.num_classes is None:
                 network.predict(tf.cast(images, tf.float32))
             runs.append(_Run(domain, network, [], None, None, 0))
-            if self._has_parts:
+            if self._is_ensemble:
                 # What a part fools is lost to all that follow.
-                for row, part in enumerate(self.attack.parts, 1):
+                for row, part in enumerate(self.attack.members, 1):
                     rows = [list(range(row, 1 + self._num_rows))]
                     for number in range(part.runs(network.num_classes)):
                         runs.append(_Run(domain, network, rows, part, None, number))
@@ -559,7 +559,7 @@ class _Run:
         """About how many passes forward it costs."""
         if self.attack is None:
             return 1
-        return self.attack.passes if self.steps is None else 3 * max(self.steps[1])
+        return self.attack._passes() if self.steps is None else 3 * max(self.steps[1])
 
     def matters(self, outcomes):
         """Whether it may change outcomes `[domains, rows, 3]` of an image."""
