@@ -86,6 +86,8 @@ SEARCH = {
     "weight_decay_5e-4": ["--weight_decay=5e-4"],
 }
 
+_BEST = ("rate_0.4", "rate_0.8")  # which further seeds compare
+
 MAIN = {
     "bn": [],
     "bn_apart": ["--batch_statistics=apart"],
@@ -153,8 +155,9 @@ _INSPECTED = (*MAIN, "clean_only")
 def all_runs() -> list[Run]:
     """Every run, in the order in which they are made."""
     runs = [
-        _run("search", name, 0, ["start", *flags], ["--limit=2000"])
+        _run("search", name, seed, ["start", *flags], ["--limit=2000"])
         for name, flags in SEARCH.items()
+        for seed in range(3 if name in _BEST else 1)
     ]
     main, others, strong = [], [], []
     for seed in range(3):
@@ -282,7 +285,9 @@ def page(runs: list[Run]) -> str:
         costs.setdefault(run.kind, []).append(cost)
         if run.name.startswith("search/"):
             document = json.loads((run.results / run.output).read_text(encoding="utf-8"))
-            found.append([run.name.split("/")[1], " ".join(run.train[1:-1]), document["results"]])
+            found.append(
+                [run.name.removeprefix("search/"), " ".join(run.train[1:-1]), document["results"]]
+            )
     parts = ["# Runs of the study"]
     if found:
         heads = ["run", "what differs", *(result["name"] for result in found[0][2])]
