@@ -84,7 +84,7 @@ def test_what_is_done_is_not_done_again(programs, capsys):
     assert "2 of 2" in capsys.readouterr().out
     study.main([name])
     assert [call[0] for call in programs[1:]] == ["evaluate", "report"]
-    # In a clone without runs, the missing evaluation needs its network anew.
+    # In a clone without runs, the missing evaluation trains its network again.
     shutil.rmtree("runs")
     (results / "cost-2000.json").unlink()
     programs.clear()

@@ -9,7 +9,7 @@ A run is trained, evaluated and inspected in `runs/study/NAME`, and its results 
 `docs/study/results/NAME`, which is what counts as done. It can be stopped at any time, and goes on
 where it stopped. The five main strategies come first, and then all runs of a seed before those of
 the next. The search for the recipe (`search/...`) runs only when it is named. At the end,
-`docs/study/report.md` and `docs/study/runs.md` are written anew.
+`docs/study/report.md` and `docs/study/runs.md` are written again.
 """
 
 import argparse

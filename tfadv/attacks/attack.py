@@ -185,7 +185,7 @@ class Attack(Configured):
                 at the cost of tracing `logits_fn` once more.
             return_targets: Whether to return the targets (untargeted: the labels) as well.
             run: Number of a single run, an integer or a scalar tensor from 0 to
-                `runs(num_classes) - 1`; None for all of them, of which each image keeps its
+                `runs(num_classes) - 1`. None makes all of them, and each image keeps its
                 strongest result.
 
         Returns:

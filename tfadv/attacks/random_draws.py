@@ -71,7 +71,7 @@ def random_direction(images: tf.Tensor, seed: Any, norm: str) -> tf.Tensor:
     """
     noise = random_noise(images, 1.0, seed)
     if norm == "l2":
-        # The centers of the levels, of which none is an end of the distribution.
+        # The centers of the levels: none of them is an end of the distribution.
         noise = tf.math.ndtri((noise + 1) / 2 + 0.5 / _LEVELS)
     return steps.unit(noise, norm)
 
