@@ -83,6 +83,10 @@ def test_the_rank_correlation_has_an_exact_p():
     assert p == pytest.approx(np.mean(as_negative))
 
 
+def test_a_single_run_decides_nothing():
+    assert findings.verdict(findings.Contrast(7, 6, 8, (1, 2)), at_least=5) == "undecided"
+
+
 @pytest.fixture
 def runs(make_run, result):
     """Function (name, flags, {steps: percent}, seeds) -> directories of evaluated runs."""

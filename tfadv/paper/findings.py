@@ -91,7 +91,12 @@ def contrast(terms: Iterable[tuple[float, np.ndarray]]) -> Contrast:
 
 
 def verdict(contrast: Contrast, at_least: float = -math.inf, at_most: float = math.inf) -> str:
-    """Whether a contrast lies between two limits, as far as its interval can tell."""
+    """Whether a contrast lies between two limits, as far as its interval can tell.
+
+    A single run says nothing of other seeds, so it leaves a finding undecided.
+    """
+    if min(contrast.runs) == 1:
+        return UNDECIDED
     if at_least <= contrast.low and contrast.high <= at_most:
         return HELD
     return FAILED if contrast.high < at_least or contrast.low > at_most else UNDECIDED

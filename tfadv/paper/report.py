@@ -23,7 +23,7 @@ _DIFFERENCE = (
 _CONTRAST = (
     "Differences are paired image by image; in brackets stands their 95% interval over images and, "
     "where every strategy has several runs, seeds. A finding held or did not hold if the whole "
-    "interval says so."
+    "interval says so; with a single run of a strategy it is undecided."
 )
 
 _RESULTS = [
