@@ -141,15 +141,11 @@ class _Runs:
     def __init__(self, section, channels):
         self.section, self.channels = section, channels
         results = section.results.dropna(subset="correct_images")
-        attacked = sorted(
-            set(results[COLUMN].itertuples(index=False, name=None)) - {NO_ATTACK},
-        )
+        counts = results.groupby(COLUMN)["run"].nunique().drop(NO_ATTACK, errors="ignore")
         # Not every run was evaluated with the very strongest attack, as PGD-2000.
-        counts = results.groupby(COLUMN)["run"].nunique()
-        common = [at for at in attacked if counts[at] == max(counts[each] for each in attacked)]
+        common = sorted(counts.index[counts == counts.max()])
         self.weakest, self.strongest = (common[0], common[-1]) if common else (None, None)
         self._results = results
-        self._entries: dict = {}
 
     def name(self, at):
         return self.section.columns[at]
