@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfadv.arguments import choice, integer
 from tfadv.attacks import random_draws, steps
-from tfadv.attacks.attack import UntargetedAttack
+from tfadv.attacks.untargeted import UntargetedAttack
 
 # Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 # parameter-free attacks", arXiv 2003.01690, Section 3.

@@ -8,9 +8,10 @@ import tensorflow as tf
 from tfadv.arguments import choice
 from tfadv.attacks import checks, steps
 from tfadv.attacks.apgd import APGD
-from tfadv.attacks.attack import Attack, UntargetedAttack
+from tfadv.attacks.attack import Attack
 from tfadv.attacks.fab import FAB
 from tfadv.attacks.square import Square
+from tfadv.attacks.untargeted import UntargetedAttack
 
 # Name of the version -> its attacks, as functions of the settings that they share, in the order of
 # the authors' implementation.

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfadv.arguments import integer
 from tfadv.attacks import checks, random_draws, steps
-from tfadv.attacks.attack import UntargetedAttack
+from tfadv.attacks.untargeted import UntargetedAttack
 
 # Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack",
 # arXiv 1907.02044, and the authors' implementation in AutoAttack.

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfadv.arguments import integer, number
 from tfadv.attacks import checks, random_draws, steps
-from tfadv.attacks.attack import UntargetedAttack
+from tfadv.attacks.untargeted import UntargetedAttack
 
 # The numbers of queries after which the windows' area halves: those of the paper for 10,000
 # queries. AutoAttack keeps them for its 5,000 (arXiv 2003.01690), and so does this attack.
