@@ -28,7 +28,7 @@ def test_every_run_of_the_grid_can_be_trained_and_evaluated():
         evaluation = flags.parse(EVALUATE, run.evaluate)
         assert evaluation.seed == run.seed
         # One trajectory: a step size that no number of steps raises.
-        assert evaluation.step_size_rule == "fixed"
+        assert evaluation.attack == "autoattack" or evaluation.step_size_rule == "fixed"
         assert (evaluation.domain == "both") == (
             settings.norm == "mbn" and run.output == "evaluation.json"
         )
@@ -67,11 +67,12 @@ def programs(tmp_path, monkeypatch):
 def test_what_is_done_is_not_done_again(programs, capsys):
     name = "study/mbn/seed0"
     assert study.main([name]) == 0
-    assert [call[0] for call in programs] == ["train", "evaluate", "inspect", "evaluate", "report"]
+    expected = ["train", "evaluate", "inspect", "evaluate", "evaluate", "report"]
+    assert [call[0] for call in programs] == expected
     results = Path("docs/study/results", name)
     assert {path.name for path in results.iterdir()} == {
-        *("evaluation.json", "evaluation-2000.json", "flags.txt", "statistics.csv"),
-        *("cost.json", "cost-2000.json"),
+        *("evaluation.json", "evaluation-autoattack.json", "evaluation-2000.json"),
+        *("cost.json", "cost-autoattack.json", "cost-2000.json", "flags.txt", "statistics.csv"),
     }
     assert (results / "flags.txt").read_text() == "--init_from=x\n"  # no path of this machine
     assert json.loads((results / "cost.json").read_text())["seconds"]["train"] == 60
@@ -81,7 +82,7 @@ def test_what_is_done_is_not_done_again(programs, capsys):
     assert study.main([name]) == 0 and [call[0] for call in programs] == ["report"]
     # A second evaluation takes the network that is there, and so does a killed one.
     (results / "cost-2000.json").unlink()
-    assert "2 of 2" in capsys.readouterr().out
+    assert "3 of 3" in capsys.readouterr().out
     study.main([name])
     assert [call[0] for call in programs[1:]] == ["evaluate", "report"]
     # In a clone without runs, the missing evaluation trains its network again.
@@ -111,7 +112,7 @@ def test_a_stopped_training_is_resumed(programs):
 def test_names_choose_and_unknown_ones_are_refused(programs, capsys):
     study.main(["--list", "map/*-gn", "search/rate_0"])
     lines = capsys.readouterr().out.splitlines()[:-1]
-    assert len(lines) == 2 * len(study.AXES) + 7 and not programs
+    assert len(lines) == 2 * len(study.AXES) + 13 and not programs
     with pytest.raises(SystemExit, match="2"):
         study.main(["map/none"])
     assert "received ['map/none']" in capsys.readouterr().err

@@ -28,6 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = Path("runs/study"), Path("docs/study/results")
 REPORT = Path("docs/study")
+# Names of further evaluations of a network, by their files.
+_ALSO = {"evaluation-2000.json": ", PGD-2000", "evaluation-autoattack.json": ", AutoAttack"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +157,9 @@ FINE_TUNED = {
 }
 _INSPECTED = (*MAIN, "clean_only")
 
+# It would take half an hour for all 10,000 images of a robust network.
+_AUTOATTACK = ("--attack=autoattack", "--images_per_worker=250", "--limit=1000")
+
 
 def all_runs() -> list[Run]:
     """Every run, in the order in which they are made."""
@@ -163,19 +168,15 @@ def all_runs() -> list[Run]:
         for name, flags in SEARCH.items()
         for seed in range(3 if name in _BEST else 1)
     ]
-    main, others, strong = [], [], []
-    for seed in range(3):
-        main += [_run("study", name, seed, ["recipe", *flags]) for name, flags in MAIN.items()]
-        # PGD-2000 needs four times as long as all others together.
-        strong += [
-            dataclasses.replace(
-                run,
-                evaluate=(*run.evaluate[:2], "--num_steps=2000"),
-                output="evaluation-2000.json",
-                inspect=False,
-            )
-            for run in main[-len(MAIN) :]
-        ]
+    main = [
+        _run("study", name, seed, ["recipe", *flags])
+        for seed in range(3)
+        for name, flags in MAIN.items()
+    ]
+    autoattack = [_again(run, "autoattack", f"--seed={run.seed}", *_AUTOATTACK) for run in main]
+    # It needs four times as long as all others together.
+    strong = [_again(run, "2000", *run.evaluate[:2], "--num_steps=2000") for run in main]
+    others = []
     for seed in range(2):
         others += [_run("study", name, seed, ["recipe", *flags]) for name, flags in OTHERS.items()]
         others += [
@@ -192,7 +193,13 @@ def all_runs() -> list[Run]:
                 others.append(
                     _run("map", f"{axis}-{name}", seed, train, ["--limit=2000", *evaluate])
                 )
-    return [*runs, *main, *sorted(others, key=lambda run: run.seed), *strong]
+    return [*runs, *main, *autoattack, *sorted(others, key=lambda run: run.seed), *strong]
+
+
+def _again(run, name, *evaluate):
+    """A run's network evaluated in another way."""
+    output = f"evaluation-{name}.json"
+    return dataclasses.replace(run, evaluate=evaluate, output=output, inspect=False)
 
 
 def _run(part, name, seed, train, evaluate=(), first=None):
@@ -309,7 +316,7 @@ def page(runs: list[Run]) -> str:
     rows = []
     for kind, seconds in costs.items():
         name, _, output = kind.partition(" ")
-        name += "" if output == "evaluation.json" else ", PGD-2000"
+        name += _ALSO.get(output, "")
         medians = (statistics.median(each[step] for each in seconds) for step in seconds[0])
         rows.append([name, f"{len(seconds)}", *(f"{median:.0f}" for median in medians)])
     parts += [
