@@ -112,7 +112,7 @@ def test_a_stopped_training_is_resumed(programs):
 def test_names_choose_and_unknown_ones_are_refused(programs, capsys):
     study.main(["--list", "map/*-gn", "search/rate_0"])
     lines = capsys.readouterr().out.splitlines()[:-1]
-    assert len(lines) == 2 * len(study.AXES) + 13 and not programs
+    assert len(lines) == 2 * len(study.AXES) + 10 and not programs
     with pytest.raises(SystemExit, match="2"):
         study.main(["map/none"])
     assert "received ['map/none']" in capsys.readouterr().err

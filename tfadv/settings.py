@@ -243,7 +243,8 @@ _OPTIMIZATION = _group(
             "Learning rate for each 256 images of batch_size.",
             0, 1000, roles=_SHOWN | Role.RECIPE),
     Setting("warmup_epochs", int, 5,
-            "Number of epochs in which the rate rises from learning_rate to its scaled value.",
+            "Number of epochs in which the rate rises from learning_rate to its scaled value, "
+            "for a batch_size of more than 256.",
             0, _EPOCHS, roles=Role.RECIPE),
     Setting("decay", str, "step",
             "How the learning rate falls: step divides it by 10 at decay_epochs, exponential "
