@@ -1,9 +1,13 @@
 """Results of evaluations: counts, and the numbers that follow from them."""
 
+import base64
 import dataclasses
 import math
 import re
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 # The normal distribution's 97.5% quantile.
 _Z = 1.959963984540054
@@ -17,6 +21,26 @@ def attack_name(label: str, num_steps: int | None) -> str:
 def key(name: str) -> str:
     """Returns the name of an attack as logs and charts spell it: `"pgd10"` for `"PGD-10"`."""
     return re.sub(r"\W", "", name).lower()
+
+
+def pack(correct_images: npt.ArrayLike) -> str:
+    """Packs which images were classified correctly, booleans `[images]`, into a string."""
+    return base64.b64encode(np.packbits(np.asarray(correct_images, bool)).tobytes()).decode()
+
+
+def unpack(packed: str, total: int) -> np.ndarray:
+    """Unpacks a string of `pack`.
+
+    Returns:
+        A boolean array `[total]`.
+
+    Raises:
+        ValueError: If the string is not that of so many images.
+    """
+    octets = np.frombuffer(base64.b64decode(packed, validate=True), np.uint8)
+    if len(octets) != -(-total // 8):
+        raise ValueError(f"correct_images of {8 * len(octets)} images, not of {total}")
+    return np.unpackbits(octets, count=total).astype(bool)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Each doubt is raised by a model, attack or counts made for it, and by no honest evaluation."""
 
+import dataclasses
 import re
 import warnings
 
@@ -317,3 +318,114 @@ def test_a_worker_without_images_doubts_as_the_others(together):
 
     one = work(0)
     assert one and together(3, work) == [one] * 3
+
+
+APGD = attacks.APGD(epsilon=24, num_steps=5)
+
+
+@pytest.mark.filterwarnings("ignore:logits_fn must return logits")
+def test_a_network_alone_is_looked_at_under_attacks_that_do_not_advance():
+    assert checked(cases.regression(), APGD) == {}
+    noisy = around(Lambda(lambda x: x + tf.random.normal(tf.shape(x), stddev=0.01)))
+    text = checked(noisy, APGD)["random network", None]
+    assert "a second pass gives other logits for 32 of 32 images; the network is random" in text
+    averaged = APGD.replace(gradient_samples=2)  # made for random networks
+    assert ("random network", None) not in checked(noisy, averaged)
+
+    model = around(Lambda(lambda x: tf.tanh(1e5 * (x + 1e-3))))
+    # Three images in four are classified correctly.
+    text = "of 32 images, 24 are classified correctly and have no gradient of the cross entropy"
+    assert text in checked(model, APGD)["zero gradient", None]
+    assert "zero gradient" not in {
+        check for check, _ in checked(model, attacks.Square(24, 3), None)
+    }
+
+    sigmoid = around(Lambda(tf.sigmoid), last=True)
+    text = checked(sigmoid, APGD)["bounded outputs", None]
+    assert "all outputs for 32 images, and for their negatives, lie between 0 and 1, as" in text
+
+
+def test_a_network_without_any_gradient():
+    """Its operations have no derivative, so that only the square attack can be evaluated."""
+    model = around(Lambda(lambda x: tf.cast(tf.cast(x, tf.int32), tf.float32)))
+    assert checked(model, attacks.Square(40, 3), None) == {}
+
+
+def test_a_softmax_is_refused_in_one_line():
+    softmax = around(Lambda(tf.nn.softmax), last=True)
+    with pytest.raises(ValueError, match="must return logits; it returned probabilities .*softmax"):
+        checked(softmax, APGD)
+
+
+def test_fewer_classes_than_an_attack_aims_at():
+    attack = attacks.APGD(8, 1, loss="targeted_dlr", num_targets=9)
+    text = "the model has 5 classes, so APGD-T can aim at 4 wrong ones instead of 9; "
+    assert text in checked(cases.regression(), attack, 1)["few classes", None]
+    assert checked(cases.regression(), attack.replace(num_targets=4), 1) == {}
+
+
+def test_an_attack_that_undercuts_pgd():
+    """Large logits leave cross entropy no gradient, but the difference of logits ratio one."""
+    model = scaled(1e3)
+    attack = attacks.APGD(6, 20, loss="targeted_dlr", num_targets=4)
+    doubts = checked(model, attack, 20, 256)
+    text = doubts["PGD is fooled", None]
+    alone = right_of_a_linear_network(model, 256, 6)
+    assert f"% of 256 images right, and APGD-T-20 {alone:.1f}% (right under the one al" in text
+    by_pgd = float(text.split("untargeted PGD-20 leaves ")[1].split("%")[0])
+    assert f": {round(2.56 * (by_pgd - alone))} and 0 images); the gradient misleads" in text
+    assert by_pgd > 70 and ("zero gradient", None) in doubts
+    assert checked(scaled(1), attack, 20, 256) == {}
+
+
+@pytest.mark.parametrize("changes, doubted", [
+    ({}, True), ({"targeted": True}, False), ({"epsilon": 5.0}, False), ({"norm": "l2"}, False)
+])  # fmt: skip
+def test_what_was_evaluated_before_is_compared(tmp_path, changes, doubted):
+    right = np.zeros([3, 1000], bool)
+    right[0, :900] = right[1, 5:710] = right[2, :680] = True
+    clean, pgd, auto = (
+        Result(domain=None, num_steps=steps, correct=int(row.sum()), total=1000, **options)
+        for row, (steps, options) in zip(
+            right,
+            [
+                (0, {}),
+                (20, {"epsilon": 4.0, "targeted": False, "regained": 0, **changes}),
+                (None, {"epsilon": 4.0, "attack": "AutoAttack", "remaining": {}, "regained": 0}),
+            ],
+            strict=True,
+        )
+    )
+    model = cases.regression()
+    strong = evaluation.Evaluator(model, attacks.AutoAttack(4))
+    strong.outcomes_by_index = {
+        index: np.stack([right[[0, *[2] * 4], index]] * 3, -1)[None] for index in range(1000)
+    }
+    path = tmp_path / "pgd.json"
+    # Evaluated on fewer images.
+    fewer = [dataclasses.replace(each, total=900, correct=int(row[:900].sum()))
+             for each, row in zip((clean, pgd), right[:2], strict=True)]  # fmt: skip
+    evaluation.write_json(path, fewer, right[:2, :900], model="m")
+    *other, details = evaluation.read_json(path)
+    assert other[0] == fewer and details == {"model": "m"}
+    np.testing.assert_array_equal(other[1], right[:2, :900])
+    doubts = evaluation.doubts(strong, [clean, auto], others=[other])
+    assert [doubt.check for doubt in doubts] == ["PGD is fooled"] * doubted
+    if doubted:
+        text = "untargeted PGD-20 leaves 78.3% of 900 images right, and AutoAttack 75.6% (right "
+        assert text + "under the one alone: 30 and 5 images); " in doubts[0].message
+
+    # The other way round it is the same.
+    weak = evaluation.Evaluator(model, attacks.PGD(4, targeted=False))
+    weak.outcomes_by_index = {
+        index: np.stack([right[:2, index]] * 3, -1)[None] for index in range(900)
+    }
+    again = evaluation.doubts(weak, fewer, others=[([clean, auto], right[[0, 2]])])
+    assert [str(doubt) for doubt in again] == [str(doubt) for doubt in doubts]
+
+
+def test_a_file_without_results_is_refused(tmp_path):
+    for text in ("{}", "[", '{"results": [{"total": "x"}]}'):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ValueError, match=r"x\.json holds no results of an evaluation \("):
+            evaluation.read_json(tmp_path / "x.json")

@@ -2,7 +2,7 @@
 
 from tfadv.evaluation.evaluator import Evaluator, evaluate
 from tfadv.evaluation.journal import Journal
-from tfadv.evaluation.reports import progress_bar, table, write_json, write_scalars
+from tfadv.evaluation.reports import progress_bar, read_json, table, write_json, write_scalars
 from tfadv.evaluation.self_checks import Doubt, doubts
 from tfadv.results import Result
 
@@ -14,6 +14,7 @@ __all__ = [
     "doubts",
     "evaluate",
     "progress_bar",
+    "read_json",
     "table",
     "write_json",
     "write_scalars",

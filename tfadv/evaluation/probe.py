@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfadv import keras_internals, models
+from tfadv.attacks import steps as attack_steps
 from tfadv.attacks.steps import scale_to_range
 
 IMAGES = 32  # enough to see a broken gradient, few beside those of an evaluation
@@ -22,6 +23,10 @@ UNBOUNDED = (16.0, 50), (4.0, 50)
 _CHANGE = 0.1
 _LEAST_CHANGE = 0.02
 _TOLERANCE = 0.3
+
+# How much logits may change from pass to pass, as a share of the largest one: far more than
+# rounding does, far less than a network that is random on purpose.
+_VARIATION = 1e-4
 
 
 class Probe(abc.ABC):
@@ -56,6 +61,15 @@ class Probe(abc.ABC):
 
     def _predict(self, images):
         return self._network.predict(images).numpy()
+
+    def _changed(self, images):
+        """Whether the model as it is now, outside of compiled graphs, gives another class."""
+        reported = self._predict(images)
+        outputs = models.call(self._evaluator.model, images, domain=self._network.branch)
+        outputs = tf.cast(outputs, tf.float32).numpy()
+        # Several classes may be the largest, where the last activation is saturated.
+        of_reported = np.take_along_axis(outputs, np.maximum(reported, 0)[:, None], axis=1)[:, 0]
+        return ~(of_reported >= outputs.max(axis=1)) & (reported >= 0)
 
 
 class Counts(typing.NamedTuple):
@@ -200,11 +214,68 @@ class GradientProbe(Probe):
         sloped = (np.abs(expected) >= _LEAST_CHANGE) & ~np.bool_(self._is_coarse)
         return sloped, sloped & (np.abs(change - expected) <= _TOLERANCE * np.abs(expected))
 
-    def _changed(self, images):
-        """Whether the model as it is now, outside of compiled graphs, gives another class."""
-        reported = self._predict(images)
-        outputs = models.call(self._evaluator.model, images, domain=self._network.branch)
-        outputs = tf.cast(outputs, tf.float32).numpy()
-        # Several classes may be the largest, where the last activation is saturated.
-        of_reported = np.take_along_axis(outputs, np.maximum(reported, 0)[:, None], axis=1)[:, 0]
-        return ~(of_reported >= outputs.max(axis=1)) & (reported >= 0)
+
+class NetworkCounts(typing.NamedTuple):
+    """The number of images for which each of these is true.
+
+    Args:
+        images: The image was looked at.
+        flat: Classified correctly, and cross entropy has no gradient at the image, or one that is
+            not finite.
+        varied: A second pass gives other logits.
+        changed: The model itself gives another class than the reported one.
+        unit: All outputs for the image and its negative lie in [0, 1].
+        signed: They lie in [-1, 1].
+        near_one: Some of them are above 0.9 or below -0.9.
+    """
+
+    images: int
+    flat: int
+    varied: int
+    changed: int
+    unit: int
+    signed: int
+    near_one: int
+
+
+class NetworkProbe(Probe):
+    """Looks at the network alone, for attacks whose steps cannot be followed."""
+
+    images = IMAGES
+    counts = NetworkCounts
+
+    def __init__(self, evaluator, network):
+        super().__init__(evaluator, network)
+        self._logits = tf.function(network.__call__, autograph=False)
+        self._gradients = tf.function(self._gradient, autograph=False)
+
+    def _look(self, images, labels, indices):
+        low, high = self._range
+        first, second, negative = (
+            tf.cast(self._logits(each), tf.float32).numpy()
+            for each in (images, images, low + high - images)
+        )
+        outputs = np.concatenate([first, negative], axis=1)
+        largest = np.abs(outputs).max(axis=1)
+        return NetworkCounts(
+            images=np.ones(len(labels), bool),
+            flat=self._is_flat(images, labels) & (self._predict(images) == labels),
+            varied=np.abs(second - first).max(axis=1) > _VARIATION * largest,
+            changed=self._changed(images),
+            unit=(outputs >= 0).all(axis=1) & (outputs <= 1).all(axis=1),
+            signed=largest <= 1,
+            near_one=largest > 0.9,
+        )
+
+    def _is_flat(self, images, labels):
+        try:
+            gradient = self._gradients(images, tf.constant(labels)).numpy()
+        except ValueError:  # there is none at all
+            return np.ones(len(labels), bool)
+        return ~gradient.any(axis=1) | ~np.isfinite(gradient).all(axis=1)
+
+    def _gradient(self, images, labels):
+        gradient, _ = attack_steps.gradient(
+            self._network, images, labels, attack_steps.cross_entropy
+        )
+        return tf.reshape(gradient, [tf.shape(images)[0], -1])

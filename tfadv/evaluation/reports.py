@@ -1,6 +1,5 @@
 """Reports of an evaluation: a text table, a JSON file, TensorBoard scalars, a progress line."""
 
-import base64
 import dataclasses
 import json
 import os
@@ -13,7 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from tfadv import distributed, event_files, launcher, units, whole_files
-from tfadv.results import Result
+from tfadv.results import Result, pack, unpack
 
 
 def table(results: list[Result]) -> str:
@@ -136,9 +135,44 @@ def write_json(
         return
     document = {**details, "results": [result.as_dict() for result in results]}
     if correct_images is not None:
-        rows = np.packbits(correct_images, axis=1)
-        document["correct_images"] = [base64.b64encode(row.tobytes()).decode() for row in rows]
+        document["correct_images"] = [pack(row) for row in correct_images]
     whole_files.write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(
+    path: str | os.PathLike,
+) -> tuple[list[Result], np.ndarray | None, dict[str, Any]]:
+    """Reads what `write_json` wrote.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The results, the `correct_images` (None if the file has none), and the other details.
+
+    Raises:
+        ValueError: If the file holds something else.
+
+    Example:
+
+    ```python
+    tfadv.evaluation.write_json("results.json", results)
+    results, correct_images, details = tfadv.evaluation.read_json("results.json")
+    ```
+    """
+    names = {field.name for field in dataclasses.fields(Result)}
+    try:
+        document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        results = [
+            Result(**{name: value for name, value in record.items() if name in names})
+            for record in document.pop("results")
+        ]
+        rows = document.pop("correct_images", None)
+        if rows is not None:
+            rows = np.stack([unpack(row, results[0].total) for row in rows])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no results of an evaluation ({error})") from None
+    return results, rows, document
 
 
 def write_scalars(directory: str | os.PathLike, results: list[Result], step: int) -> None:

@@ -5,6 +5,7 @@ import typing
 import numpy as np
 import tensorflow as tf
 
+from tfadv.attacks import PGD
 from tfadv.evaluation.probe import Probe
 
 # The usual distance between the largest logit of an image and the mean of its others, and the value
@@ -92,6 +93,70 @@ class Rivals(Probe):
         return np.where(
             unusual, self._right_after(self._rescaled, images, start, goals, labels), right
         )
+
+
+class PGDCounts(typing.NamedTuple):
+    """The number of images for which each of these is true.
+
+    Args:
+        images: The image was compared.
+        right: Classified correctly after the evaluated attack.
+        pgd_right: The same after PGD.
+        pgd_beats: Correct after the evaluated attack and wrong after PGD.
+        pgd_loses: The other way round.
+    """
+
+    images: int
+    right: int
+    pgd_right: int
+    pgd_beats: int
+    pgd_loses: int
+
+
+class PGDRival(Probe):
+    """Attacks the images with untargeted PGD, which an attack that is not PGD may undercut."""
+
+    images = Rivals.images
+    counts = PGDCounts
+    steps = 20
+
+    def __init__(self, evaluator, network):
+        super().__init__(evaluator, network)
+        self._row = evaluator.networks.index(network)
+        attack = evaluator.attack
+        # The usual step size of PGD-20. Without an epsilon there is no attack.
+        self._pgd = attack.epsilon and PGD(
+            attack.epsilon,
+            attack.epsilon / 4,
+            self.steps,
+            targeted=False,
+            step_size_rule="fixed",
+            jit_compile=attack.jit_compile,
+            clip_start=True,
+            norm=attack.norm,
+        )
+
+    def _look(self, images, labels, indices):
+        outcomes = [self._evaluator.outcomes_by_index.get(index) for index in indices.tolist()]
+        known = np.array([each is not None for each in outcomes])
+        right = np.array([each is not None and each[self._row, -1, 0] for each in outcomes])
+        right_after_pgd = right
+        if self._pgd:
+            keys = np.stack([np.full(len(indices), self._evaluator.seed, np.int64), indices], 1)
+            try:
+                adversarial = self._pgd(
+                    self._network,
+                    images,
+                    labels,
+                    value_range=self._range,
+                    seed=tf.constant(keys),
+                    num_classes=self._network.num_classes,
+                )
+                right_after_pgd = self._predict(adversarial) == labels
+            except ValueError:  # PGD refuses the outputs, or they have no gradient
+                pass
+        counts = PGDCounts(known, right, **_compared("pgd", right, right_after_pgd))
+        return PGDCounts(*(each & known for each in counts))
 
 
 class _Rescaled:

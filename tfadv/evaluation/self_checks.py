@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from tfadv import distributed
+from tfadv.attacks import Square
 from tfadv.evaluation import probe, rivals
 from tfadv.evaluation.evaluator import Evaluator
 from tfadv.results import Result
@@ -45,23 +47,25 @@ def doubts(
     data: Any = None,
     batch_size: int = 64,
     limit: int | None = None,
+    others: Iterable[tuple[list[Result], np.ndarray | None]] = (),
 ) -> list[Doubt]:
     """Checks an evaluation as Carlini et al. ("On evaluating adversarial robustness") advise.
 
-    Three checks need the results only:
+    These checks need the results only:
 
     - `more steps`: more steps, or an attack at all, must not leave more images correctly
       classified. The same images are compared, with McNemar's test: exact, one-sided, at 0.001.
     - `other branch`: the accuracy under attack of a mixture's clean branch is not that of the
       model, whose `predict` is the adv branch.
-
     - `no gradient needed`: of the parts of AutoAttack, the square attack, which knows no gradient,
       must not fool more than 0.2% of the images after the attacks by gradients (the tolerance is
       that of AutoAttack's authors).
+    - `few classes`: an attack that aims at one class after the other must find as many wrong
+      classes as it aims at by default, so that its number compares with others.
 
-    The others follow the steps of an attack, so they are left out for one that cannot advance
-    (`tfadv.attacks.Attack.advances`). These attack the first 32 images of the data, with some 120
-    steps (these numbers and the tolerances are our choice):
+    The others look at the first images of the data (their numbers and tolerances are our choice).
+    Some of them follow the steps of an attack that advances (`tfadv.attacks.Attack.advances`), such
+    as PGD. These attack 32 images, with some 120 steps:
 
     - `vanishing gradient`: an image looks robust, whether it is or not, if it has no gradient (or
       one that is not finite) at the attack's start or after 10 steps, before the attack has
@@ -80,7 +84,7 @@ def doubts(
     - `bounded outputs`: under all of these attacks, the outputs must not all lie in [0, 1], nor in
       [-1, 1] and come near its ends, as those of a sigmoid or tanh, which are no logits.
 
-    The last two attack the first 256 images again, with the fewest steps that were evaluated, and
+    Two more attack the first 256 images again, with the fewest steps that were evaluated, and
     compare the two attacks on the same images (McNemar's test):
 
     - `start`: started from the image itself, the attack must not be stronger.
@@ -89,11 +93,28 @@ def doubts(
       do: with large logits, 32 bits lose the gradient of the label, and with small ones the attack
       moves away from the mean of all classes instead of the nearest.
 
+    For other attacks, such as AutoAttack, there are `other network` and `bounded outputs`, which
+    here look at images and their negatives, and these checks, the first two as in AutoAttack's own
+    implementation:
+
+    - `random network`: a second pass must give the same logits (up to 1e-4 of the largest), on all
+      but 5% of 32 images. `"rand"`, the version of AutoAttack for random networks, is not asked.
+    - `zero gradient`: cross entropy must have a gradient at the image, on all but 5% of 32 images.
+      The square attack, which needs none, is not asked.
+    - `PGD is fooled`: untargeted PGD, in the same ball, must not leave more images right than the
+      evaluated attack (McNemar's test). PGD-20, with steps of a quarter of epsilon, attacks the
+      first 256 images; `others` add what was evaluated before. A targeted PGD is not compared,
+      since it must reach one class and so leaves more images right anyway.
+
     Args:
         evaluator: An `Evaluator`.
         results: The results that it returned last.
         data: The data that it was called with; None for the checks of the results only.
         batch_size, limit: The arguments that it was called with.
+        others: Other evaluations of the same model on the same images, each a pair of its results
+            and its `correct_images()`, as of `tfadv.evaluation.read_json`; all workers give the
+            same. Those of PGD are compared with this one if it is of AutoAttack, and the other way
+            round.
 
     Returns:
         A list of `Doubt`, the same on every worker; empty if there are none, or no attack.
@@ -109,15 +130,14 @@ def doubts(
     """
     if evaluator.attack is None:
         return []
+    kinds, checks = _PROBES[evaluator.attack.advances]
     counts = {}
-    if data is not None and evaluator.attack.advances:
-        counts = _counts(evaluator, data, batch_size, limit)
+    if data is not None:
+        counts = _counts(evaluator, data, batch_size, limit, kinds)
     raised = []
     for domain in evaluator.domains:
         if domain in counts:
-            of_gradients, of_rivals = counts[domain]
-            messages = {name: check(of_gradients) for name, check in _CHECKS.items()}
-            messages |= _rivals(of_rivals, evaluator.attacks[evaluator.num_steps[0]].name)
+            messages = checks(evaluator, *counts[domain])
             raised += [Doubt(name, domain, text) for name, text in messages.items() if text]
         raised += _more_steps([result for result in results if result.domain == domain])
         raised += _no_gradient_needed([result for result in results if result.domain == domain])
@@ -127,13 +147,19 @@ def doubts(
             "branch's, whose robustness this is not (evaluate the domain adv, or both)"
         )
         raised.append(Doubt("other branch", "clean", message))
+    raised += _few_classes(evaluator)
+    others = list(others)
+    if others:
+        correct_images = evaluator.correct_images()
+        for other, of_other in others:
+            raised += _fooled_pgd(results, correct_images, other, of_other)
     return raised
 
 
-def _counts(evaluator, data, batch_size, limit):
-    """The counts of a `GradientProbe` and of `Rivals` for each domain, over all workers."""
+def _counts(evaluator, data, batch_size, limit, kinds):
+    """The counts of some kinds of probes for each domain, over all workers."""
     counts = []
-    for kind in (probe.GradientProbe, rivals.Rivals):
+    for kind in kinds:
         probes = [kind(evaluator, network) for network in evaluator.networks]
         totals = np.zeros([len(probes), len(kind.counts._fields)])
         source = evaluator.open(data, batch_size, min(limit or kind.images, kind.images))
@@ -144,11 +170,13 @@ def _counts(evaluator, data, batch_size, limit):
     counts = np.concatenate(counts, axis=1)
     # Every worker reaches this collective operation, whatever its batches were.
     counts = distributed.total(counts.ravel()).round().astype(int).reshape(counts.shape).tolist()
-    number = len(probe.Counts._fields)
-    return {
-        domain: (probe.Counts(*row[:number]), rivals.Counts(*row[number:]))
-        for domain, row in zip(evaluator.domains, counts, strict=True)
-    }
+    by_domain = {}
+    for domain, row in zip(evaluator.domains, counts, strict=True):
+        left = iter(row)
+        by_domain[domain] = [
+            kind.counts(*itertools.islice(left, len(kind.counts._fields))) for kind in kinds
+        ]
+    return by_domain
 
 
 def _vanishing_gradient(count):
@@ -200,19 +228,19 @@ def _random_noise(count):
         )
 
 
-def _bounded_outputs(count):
+def _bounded_outputs(count, also="under attacks without bounds too"):
     within = "0 and 1, as those of a sigmoid" if count.unit == count.images else None
     if count.signed == count.images and count.near_one:
         within = within or "-1 and 1, as those of a tanh"
     if count.images and within:
         return (
-            f"all outputs for {count.images} images, under attacks without bounds too, lie between "
-            f"{within}; they are attacked as if they were logits, through a function that flattens "
-            "their gradient (evaluate the model without its last activation)"
+            f"all outputs for {count.images} images, {also}, lie between {within}; they are "
+            "attacked as if they were logits, through a function that flattens their gradient "
+            "(evaluate the model without its last activation)"
         )
 
 
-_CHECKS = {
+_GRADIENT_CHECKS = {
     "vanishing gradient": _vanishing_gradient,
     "wrong gradient": _wrong_gradient,
     "other network": _other_network,
@@ -220,6 +248,113 @@ _CHECKS = {
     "random noise": _random_noise,
     "bounded outputs": _bounded_outputs,
 }
+
+
+def _check_gradients(evaluator, of_gradients, of_rivals):
+    messages = {name: check(of_gradients) for name, check in _GRADIENT_CHECKS.items()}
+    return messages | _rivals(of_rivals, evaluator.attacks[evaluator.num_steps[0]].name)
+
+
+def _check_network(evaluator, of_network, of_pgd):
+    attack = evaluator.attack
+    messages = {
+        "other network": _other_network(of_network),
+        "bounded outputs": _bounded_outputs(of_network, "and for their negatives"),
+        "PGD is fooled": _undercut(
+            evaluator.attacks[evaluator.num_steps[-1]].name,
+            f"untargeted PGD-{rivals.PGDRival.steps}",
+            *of_pgd,
+        ),
+    }
+    parts = attack.members or (attack,)
+    if all(getattr(part, "gradient_samples", 1) == 1 for part in parts):
+        messages["random network"] = _random_network(of_network)
+    if not isinstance(attack, Square):
+        messages["zero gradient"] = _zero_gradient(of_network)
+    return messages
+
+
+def _random_network(count):
+    if count.varied > _TOLERATED * count.images:
+        return (
+            f"a second pass gives other logits for {count.varied} of {count.images} images; the "
+            "network is random, so an attack on one draw of it may fail on the next (evaluate "
+            "with the attack autoattack_rand)"
+        )
+
+
+def _zero_gradient(count):
+    if count.flat > _TOLERATED * count.images:
+        return (
+            f"of {count.images} images, {count.flat} are classified correctly and have no gradient "
+            "of the cross entropy; attacks that follow it leave them right, whether they are "
+            "robust or not (believe attacks by other losses, or without gradients)"
+        )
+
+
+# Whether the attack advances -> the kinds of probes, and the checks of their counts.
+_PROBES = {
+    True: ((probe.GradientProbe, rivals.Rivals), _check_gradients),
+    False: ((probe.NetworkProbe, rivals.PGDRival), _check_network),
+}
+
+
+def _few_classes(evaluator):
+    attack = evaluator.attack
+    targets = {
+        part.label: getattr(part, "num_targets", None) for part in attack.members or (attack,)
+    }
+    for network in evaluator.networks[:1]:
+        wrong = (network.num_classes or np.inf) - 1
+        more = {label: number for label, number in targets.items() if (number or 0) > wrong}
+        if more:
+            parts = ", ".join(more)
+            yield Doubt(
+                "few classes",
+                None,
+                f"the model has {network.num_classes} classes, so {parts} can aim at {wrong} wrong "
+                f"ones instead of {max(more.values())}; the number is as strong as it can be, but "
+                "does not compare with those of data of more classes",
+            )
+
+
+def _fooled_pgd(results, correct_images, others, of_others):
+    """Doubts about PGD in one of two evaluations, compared with AutoAttack in the other."""
+
+    def attacked(results, rows, threat=None):
+        for result, row in zip(results, () if rows is None else rows, strict=False):
+            its_threat = result.domain, result.epsilon, result.norm
+            if not result.is_clean and threat in (None, its_threat):
+                yield its_threat, result, row
+
+    evaluations = (results, correct_images), (others, of_others)
+    for ours, theirs in (evaluations, evaluations[::-1]):
+        for threat, strong, right in attacked(*ours):
+            by_pgd = [
+                (pgd, row)
+                for _, pgd, row in attacked(*theirs, threat)
+                if pgd.attack in (None, "PGD") and not pgd.targeted
+            ]
+            if strong.remaining is None or not by_pgd:  # no ensemble, or nothing to compare
+                continue
+            pgd, of_pgd = min(by_pgd, key=lambda pair: pair[0].accuracy)
+            images = min(len(right), len(of_pgd))
+            right, of_pgd = right[:images], of_pgd[:images]
+            beats, loses = (right & ~of_pgd).sum(), (~right & of_pgd).sum()
+            counts = images, right.sum(), of_pgd.sum(), beats, loses
+            text = _undercut(strong.name, f"untargeted {pgd.name}", *counts)
+            if text:
+                yield Doubt("PGD is fooled", strong.domain, text)
+
+
+def _undercut(name, pgd, images, right, pgd_right, beats, loses):
+    """The message if an attack leaves fewer images right than PGD by more than chance."""
+    if _chance(int(loses), int(beats + loses)) < _SIGNIFICANCE:
+        return (
+            f"{pgd} leaves {100 * pgd_right / images:.1f}% of {images} images right, and {name} "
+            f"{100 * right / images:.1f}% (right under the one alone: {loses} and {beats} images); "
+            "the gradient misleads PGD, so report the lower number"
+        )
 
 
 def _rivals(count, name):

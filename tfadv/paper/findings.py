@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tfadv.paper.results import COLUMN, unpacked
+from tfadv.paper.results import COLUMN
 from tfadv.paper.sections import NO_ATTACK, Section
 from tfadv.paper.tables import ADV, ALP, BN, CLEAN, MBN, MBN_ALP
+from tfadv.results import unpack
 from tfadv.tables import datasets
 
 HELD, FAILED, UNDECIDED = "held", "did not hold", "undecided"
@@ -161,7 +162,7 @@ class _Runs:
         if rows.empty:
             return None
         return np.stack(
-            [100.0 * unpacked(row.correct_images, int(row.total)) for row in rows.itertuples()]
+            [100.0 * unpack(row.correct_images, int(row.total)) for row in rows.itertuples()]
         )
 
     def robust(self, strategy, **axes):

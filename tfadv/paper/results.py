@@ -6,7 +6,6 @@ names such as `evaluation.epsilon`; the branch (`domain`); and an accuracy in pe
 images were classified correctly, where the evaluation wrote it).
 """
 
-import base64
 import dataclasses
 import math
 import re
@@ -15,10 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 
-from tfadv.results import Result
+from tfadv.results import Result, unpack
 from tfadv.settings import EVALUATE, Role, names
 from tfadv.tables import attacks, datasets
 
@@ -146,7 +144,7 @@ def measured(document: dict, run: str, file: str, settings: dict) -> tuple[pd.Da
         doubts = [_doubt(file, **doubt) for doubt in document.get("doubts") or ()]
         correct_images = document.get("correct_images") or [None] * len(results)
         for result, packed in zip(results, correct_images, strict=True):
-            if packed is not None and unpacked(packed, images).sum() != result.correct:
+            if packed is not None and unpack(packed, images).sum() != result.correct:
                 raise ValueError(f"correct_images of {result.name} disagree with correct")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -177,21 +175,6 @@ def channels(path: Path) -> pd.DataFrame:
     if missing := columns - set(table):
         raise ValueError(f"no column {', '.join(sorted(missing))}")
     return table
-
-
-def unpacked(correct_images: str, total: int) -> np.ndarray:
-    """Which images were classified correctly, from a string of `tfadv.evaluate`'s file.
-
-    Returns:
-        A boolean array `[total]`.
-
-    Raises:
-        ValueError: If the string is not that of so many images.
-    """
-    packed = np.frombuffer(base64.b64decode(correct_images, validate=True), np.uint8)
-    if len(packed) != -(-total // 8):
-        raise ValueError(f"correct_images of {8 * len(packed)} images, not of {total}")
-    return np.unpackbits(packed, count=total).astype(bool)
 
 
 def _attack(result):

@@ -1,5 +1,6 @@
 """`tfadv.evaluate`, from its command line to its last line."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -80,6 +81,12 @@ class EvaluationRun:
         from tfadv import evaluation, watchdog
 
         settings, output = self.settings, self.settings.output
+        digest = whole_files.sha256(self.path)
+        self._data = {
+            "model_sha256": digest,
+            "dataset": self.dataset.name,
+            "image_shape": list(self.dataset.image_shape),
+        }
         source = self.dataset, settings.images_per_worker, settings.limit
 
         def write(**details):
@@ -89,8 +96,7 @@ class EvaluationRun:
                     results,
                     correct_images,
                     model=str(self.path),
-                    dataset=self.dataset.name,
-                    image_shape=self.dataset.image_shape,
+                    **self._data,
                     whole_validation_set=results[0].total == self.dataset.num_validation,
                     attack=self.evaluator.attack_config,
                     **details,
@@ -101,7 +107,7 @@ class EvaluationRun:
             # An evaluation that is killed continues from its journal.
             journal = None
             if output:
-                journal = evaluation.Journal(f"{output}.partial", self._identity())
+                journal = evaluation.Journal(f"{output}.partial", self._identity(digest))
             results = self.evaluator(*source, evaluation.progress_bar(), journal)
             correct_images = self.evaluator.correct_images()
             _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")
@@ -117,19 +123,33 @@ class EvaluationRun:
                     int(self.evaluator.model.optimizer.iterations),
                 )
             if settings.sanity_checks and self.evaluator.attack is not None:
-                doubts = evaluation.doubts(self.evaluator, results, *source)
+                doubts = evaluation.doubts(self.evaluator, results, *source, others=self._earlier())
                 for doubt in doubts:
                     _say(f"warning: {doubt}")
                 if not doubts:
-                    along = self.evaluator.attack.advances
-                    _say("sanity checks: no doubts" + ("" if along else " of the results alone"))
+                    _say("sanity checks: no doubts")
                 write(doubts=[dataclasses.asdict(doubt) for doubt in doubts])
         if output:
             _say(f"written to {output}")
 
-    def _identity(self):
+    def _earlier(self):
+        """The other evaluations of the same model on the same images, in the same directory."""
+        from tfadv import distributed, evaluation
+
+        earlier = []
+        if self.settings.output and launcher.rank() == 0:
+            output = Path(self.settings.output)
+            for path in sorted(output.parent.glob("*.json")):
+                with contextlib.suppress(OSError, ValueError):
+                    results, correct_images, details = evaluation.read_json(path)
+                    same = all(details.get(name) == value for name, value in self._data.items())
+                    if same and correct_images is not None and path != output:
+                        earlier.append((results, correct_images))
+        return distributed.broadcast_object(earlier)
+
+    def _identity(self, digest):
         return {
-            "model": whole_files.sha256(self.path),
+            "model": digest,
             "dataset": self.dataset.name,
             "image_shape": list(self.dataset.image_shape),
             "images": self.dataset.num_validation,
