@@ -70,6 +70,10 @@ class Result:
             pixels of 255, but those of images from 0 to 1.
         remaining: Dictionary, name of each part of an attack of several -> number of images still
             classified correctly after it, in their order; None for other attacks.
+        cost: Dictionary, name of each part -> a dictionary of what it cost: `images`, the number
+            that it attacked; `passes`, about how many passes forward these took, one back counted
+            as two (of the square attack at most, since it stops where it succeeds); and `seconds`,
+            of all workers together, before a kill too. Results that differ in it alone are equal.
 
     Example:
 
@@ -99,6 +103,7 @@ class Result:
     seed: int = 0
     norm: str | None = None
     remaining: dict | None = None
+    cost: dict | None = dataclasses.field(default=None, compare=False)
 
     @property
     def is_clean(self) -> bool:
@@ -145,5 +150,5 @@ class Result:
         return {
             name: value
             for name, value in values.items()
-            if value is not None or name not in ("norm", "remaining")
+            if value is not None or name not in ("norm", "remaining", "cost")
         }

@@ -161,6 +161,29 @@ def test_a_key_per_image_makes_the_batch_irrelevant(norm, epsilon):
     assert np.mean(np.abs(compiled - whole) < 1e-5) > 0.9
 
 
+@pytest.mark.parametrize("norm, epsilon", [("linf", 12.0), ("l2", 0.2)])
+def test_pieces_of_a_run_make_the_same_images(norm, epsilon, monkeypatch):
+    model, images, labels = make(0.9, images=8)
+    attack = Square(epsilon, 40, restarts=2, norm=norm)
+    keys = np.stack([np.full(8, 2), np.arange(8)], 1)
+    given = {"value_range": (0, 1), "seed": keys, "run": 1}
+    given["num_classes"] = model.logits(images[:1].astype(float)).shape[1]
+    whole = attack(model, images, labels, **given)
+    monkeypatch.setattr(square, "_AT_ONCE", 15)
+    *earlier, (last, goals) = attack._pieces(model, images, labels, **given)
+    np.testing.assert_array_equal(last, whole)
+    np.testing.assert_array_equal(goals, labels)
+    assert len(earlier) == 3  # after 15, 30 and 40 queries
+    assert not np.array_equal(earlier[0][0], earlier[1][0])
+    # It ends where every image is misclassified.
+    fooled = model.logits(whole.numpy().astype(float)).argmax(1) != labels
+    assert 0 < fooled.sum() < 8
+    given["seed"] = keys[fooled]
+    [*_, (last, _)] = pieces = list(attack._pieces(model, images[fooled], labels[fooled], **given))
+    np.testing.assert_array_equal(last, whole[fooled])
+    assert len(pieces) <= 3 and attack.num_queries == 40
+
+
 def test_it_needs_no_gradient():
     model, images, labels = make(0.9)
 
@@ -178,5 +201,8 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="^images must be .batch, height, width, channels. for"):
         Square()(lambda x: x, np.zeros([2, 5]), [0, 1], value_range=(0, 1), seed=(0, 0))
     nothing = lambda x: tf.reduce_sum(x, [1, 2]) * np.nan  # noqa: E731
+    given = {"value_range": (0, 1), "seed": (0, 0), "run": 0}
+    with pytest.raises(ValueError, match="^a logit is NaN"):
+        list(Square(8, 2)._pieces(nothing, np.zeros([2, *SHAPE]), [0, 1], **given))
     with pytest.raises(ValueError, match="^a logit is NaN"):
         Square(8, 2)(nothing, np.zeros([2, *SHAPE]), [0, 1], value_range=(0, 1), seed=(0, 0))

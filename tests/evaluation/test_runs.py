@@ -84,6 +84,13 @@ def test_equals_attacking_all_images_in_every_run(case):
     assert counts[0] > counts[1] > counts[-1] > 0, counts
     assert (attacked.name, attacked.regained) == ("AutoAttack", 0)
     assert attacked.hits == COUNT - counts[-1]
+    # Each part attacks what is left before it: once for each of its targets, if it fools none.
+    assert [cost["images"] for cost in attacked.cost.values()] == counts[:-1]
+    assert list(attacked.cost) == list(attacked.remaining)
+    passes = [cost["passes"] for cost in attacked.cost.values()]
+    assert passes[0] == 3 * counts[0] and passes[3] == 60 * counts[3]
+    assert 3 * counts[1] < passes[1] <= 3 * 3 * counts[1]
+    assert all(cost["seconds"] > 0 for cost in attacked.cost.values())
 
     # Nothing is attacked that was settled before, or twice by one run; and batches are full.
     for number, label in enumerate(["APGD-CE", "APGD-T", "FAB-T", "Square"]):
@@ -129,7 +136,14 @@ def test_a_killed_evaluation_resumes_and_repeats_no_run(case, together, tmp_path
     journal = evaluation.Journal(tmp_path, {})
     assert journal.read((1, 5, 3)) and journal.read_unfinished((1, 5, 3))
     # The images are now those of other workers, too.
-    assert together(size, run) == [expected] * size
+    results = together(size, run)
+    assert results == [expected] * size
+    # The cost counts what was attacked before the kills.
+    for _, attacked in results:
+        for part, cost in expected[1].cost.items():
+            assert attacked.cost[part]["images"] == cost["images"]
+            assert attacked.cost[part]["passes"] == cost["passes"]
+            assert attacked.cost[part]["seconds"] > 0
     pairs = [(label, number, i) for label, number, indices in batches for i in indices]
     assert len(set(pairs)) == len(pairs)
     batches.clear()
@@ -165,14 +179,35 @@ def test_the_table_shows_what_is_left_after_each_part(case):
         "clean", "after APGD-CE", "after APGD-T", "after FAB-T", "after Square", "AutoAttack"
     ]  # fmt: skip
     assert f"{100 * attacked.remaining['APGD-T'] / COUNT:.1f} [" in lines[3]
+    assert lines[0].split()[-3:] == ["success", "images", "seconds"]
+    assert lines[2].split()[-2] == str(clean.correct) and lines[1].endswith("]")
+    seconds = [float(line.split()[-1]) for line in lines[2:7]]
+    assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.3)
     assert lines[-1] == (
         f"percent; untargeted AutoAttack in L-infinity: epsilon 3 of 255; restarts 1; {COUNT} "
         "images, seed 4"
     )
     document = json.loads(json.dumps(attacked.as_dict()))
-    assert document["remaining"] == attacked.remaining
+    assert document["remaining"] == attacked.remaining and document["cost"] == attacked.cost
     assert "remaining" not in clean.as_dict()
     assert evaluator.identity["attack"]["label"] == "AutoAttack"
+
+
+def test_a_long_attack_says_on_the_way_that_it_is_alive(case, monkeypatch):
+    from tfadv import watchdog
+    from tfadv.attacks import square
+
+    evaluator, (x, y), _ = case
+    expected = evaluator((x, y), BATCH)
+    beats = []
+    monkeypatch.setattr(watchdog, "beat", beats.append)
+    monkeypatch.setattr(square, "_AT_ONCE", 20)
+    assert evaluator((x, y), BATCH) == expected
+    monkeypatch.setattr(square, "_AT_ONCE", 60)
+    fewer = len(beats)
+    beats.clear()
+    assert evaluator((x, y), BATCH) == expected
+    assert fewer >= len(beats) + 2  # 60 queries in three pieces
 
 
 def test_progress_ends_with_the_last_batch(case):

@@ -199,15 +199,7 @@ class Attack(Configured):
                 on values; its last lines say which (`fit` with `AdversarialTraining` raises
                 ValueError).
         """
-        limits = checks.value_range(value_range)
-        images, seed = checks.batch(images, seed)
-        if num_classes is None:
-            num_classes = checks.sparse("labels", labels, images)[1]
-        if num_classes is None:
-            num_classes = self._functions.num_classes(logits_fn, images)
-        self.runs(num_classes)  # raises if there are too few classes
-        images, labels, goals = self._checked(images, labels, targets, num_classes, limits)
-        given = images, labels, goals, seed, num_classes, limits
+        given = self._given(logits_fn, images, labels, targets, value_range, seed, num_classes)
         if run is None:
             outcome = self._function(logits_fn, self._attack)(*given)
         else:
@@ -217,6 +209,26 @@ class Attack(Configured):
         with tf.control_dependencies(checks.outcome(looks, finite, self._broken)):
             adversarial = tf.identity(adversarial)
         return (adversarial, goals) if return_targets else adversarial
+
+    def _given(self, logits_fn, images, labels, targets, value_range, seed, num_classes):
+        """The arguments of a call after their checks, as `_attack` and `_run` take them."""
+        limits = checks.value_range(value_range)
+        images, seed = checks.batch(images, seed)
+        if num_classes is None:
+            num_classes = checks.sparse("labels", labels, images)[1]
+        if num_classes is None:
+            num_classes = self._functions.num_classes(logits_fn, images)
+        self.runs(num_classes)  # raises if there are too few classes
+        images, labels, goals = self._checked(images, labels, targets, num_classes, limits)
+        return images, labels, goals, seed, num_classes, limits
+
+    def _pieces(self, logits_fn, images, labels, **given):
+        """Makes an eager call in pieces of bounded length, so that the caller can show progress.
+
+        Yields the images and the targets so far, as a call with `return_targets` returns them. The
+        last of them are its result.
+        """
+        yield self(logits_fn, images, labels, return_targets=True, **given)
 
     def perturb(
         self,

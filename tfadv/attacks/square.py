@@ -11,6 +11,8 @@ from tfadv.attacks.untargeted import UntargetedAttack
 # queries. AutoAttack keeps them for its 5,000 (arXiv 2003.01690), and so does this attack.
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _LEVELS = 2**24
+# Queries of one piece of a run. They take a few times as long as 100 steps of PGD.
+_AT_ONCE = 500
 
 
 class Square(UntargetedAttack):
@@ -59,18 +61,82 @@ class Square(UntargetedAttack):
         self.num_queries = integer("num_queries", num_queries, 1)
         self.p = number("p", p, 0, 1)
 
-    @property
-    def passes(self) -> int:
+    def _passes(self) -> int:
         return self.num_queries
 
     def _search(self, logits_fn, ball, labels, targets, restart, key, value_range):
-        images = ball.images
+        logits_fn = steps.prepared(logits_fn)
+        patterns, first, windows = self._draws(ball.images, key)
+
+        def loop(images, labels, first, windows):
+            around = steps.Ball(images, self.epsilon, value_range, self.norm)
+            start = self._begin(logits_fn, around, labels, patterns, first)
+            numbers = tf.constant(0), self.num_queries
+            return self._queries(logits_fn, around, labels, patterns, windows, start, *numbers)
+
+        best, _, looks, finite = self._loop(loop)(ball.images, labels, first, windows)
+        return best, looks, finite
+
+    def _pieces(self, logits_fn, images, labels, *, value_range, seed, num_classes=None, run=None):
+        if run is None:
+            shared = dict(value_range=value_range, seed=seed, num_classes=num_classes)
+            yield from super()._pieces(logits_fn, images, labels, **shared)
+            return
+        given = self._given(logits_fn, images, labels, None, value_range, seed, num_classes)
+        images, labels, _, seed, num_classes, limits = given
+        given = images, labels, seed, num_classes, limits, tf.cast(run, tf.int32)
+        right, *state = self._function(logits_fn, self._opening)(*given)
+        query = self._function(logits_fn, self._piece)
+        for done in range(0, self.num_queries, _AT_ONCE):
+            until = min(done + _AT_ONCE, self.num_queries)
+            state = query(*given, *state, *map(tf.constant, (done, until)))
+            best, margins, looks, finite = state
+            if not bool(tf.reduce_any(margins <= 0)):
+                break
+            yield best, labels
+        checks.outcome(looks & (tf.size(images) > 0), finite, self._broken)
+        yield self._function(logits_fn, self._closing)(images, right, best, limits), labels
+
+    def _closing(self, logits_fn, images, right, best, limits):
+        best = steps.Ball(images, self.epsilon, limits, self.norm).project(best)
+        return tf.where(tf.reshape(right, [-1, 1, 1, 1]), best, images)
+
+    def _opening(self, logits_fn, images, labels, seed, num_classes, limits, run):
+        """Whether each image is classified correctly, and the state of the search at its start."""
+        logits_fn = steps.prepared(logits_fn)
+        logits, looks = checks.logits(logits_fn(images), images, num_classes)
+        right = tf.argmax(logits, axis=-1, output_type=labels.dtype) == labels
+        patterns, first, _ = self._draws(images, random_draws.fold_restart(seed, run))
+
+        def begin(images, labels, first):
+            around = steps.Ball(images, self.epsilon, limits, self.norm)
+            return self._begin(logits_fn, around, labels, patterns, first)
+
+        best, margins, now, finite = self._loop(begin)(images, labels, first)
+        return right, best, margins, looks & now, finite
+
+    def _piece(
+        self, logits_fn, images, labels, seed, num_classes, limits, run,
+        best, margins, looks, finite, done, until,
+    ):  # fmt: skip
+        """The state of the search after some more queries."""
+        logits_fn = steps.prepared(logits_fn)
+        patterns, _, windows = self._draws(images, random_draws.fold_restart(seed, run))
+
+        def loop(images, labels, windows, done, until, *state):
+            around = steps.Ball(images, self.epsilon, limits, self.norm)
+            return self._queries(logits_fn, around, labels, patterns, windows, state, done, until)
+
+        state = best, margins, looks, finite
+        return self._loop(loop)(images, labels, windows, done, until, *state)
+
+    def _draws(self, images, key):
+        """The patterns for images, and the random numbers of the start and of all queries."""
         if images.shape.rank != 4 or None in images.shape[1:]:
             raise ValueError(
                 f"images must be [batch, height, width, channels] for the square attack; received "
                 f"shape {images.shape}"
             )
-        logits_fn = steps.prepared(logits_fn)
         height, width, channels = images.shape[1:]
         kind = _Stripes if self.norm == "linf" else _Bumps
         patterns = kind(height, width, channels, self.window_sizes(height, width))
@@ -79,36 +145,36 @@ class Square(UntargetedAttack):
         first = random_draws.integers("pattern", key, batch, patterns.first_draws, 0, _LEVELS)
         shape = [self.num_queries, patterns.draws]
         windows = random_draws.integers("windows", key, batch, shape, 0, _LEVELS)
+        return patterns, first, windows
 
-        def loop(images, labels, first, windows):
-            around = steps.Ball(images, self.epsilon, value_range, self.norm)
-            return self._queries(logits_fn, around, labels, patterns, first, windows)
+    def _begin(self, logits_fn, ball, labels, patterns, first):
+        """The state of the search at its start, as of `_queries`."""
+        start = patterns.start(ball, first)
+        return start, *_query(logits_fn, start, labels)
 
-        return self._loop(loop)(images, labels, first, windows)
+    def _queries(self, logits_fn, ball, labels, patterns, windows, state, first, last):
+        """Tries the windows from one number to another.
 
-    def _queries(self, logits_fn, ball, labels, patterns, first, windows):
-        def query(points):
-            logits, looks = checks.logits(logits_fn(points), points)
-            margins = steps.margin(logits, labels)
-            return margins, looks, ~tf.reduce_any(tf.math.is_nan(margins))
+        Returns:
+            The best images, their margins, and the two arguments of `checks.outcome`.
+        """
 
         def step(done, best, margins, looks, finite):
             points = patterns.changed(ball, best, done, windows[:, done])
-            new_margins, now, ok = query(points)
+            new_margins, now, ok = _query(logits_fn, points, labels)
             # An image that is misclassified stays as it is.
             better = (new_margins > margins) & (margins <= 0)
             best = tf.where(tf.reshape(better, [-1, 1, 1, 1]), points, best)
             margins = tf.where(better, new_margins, margins)
             return done + 1, best, margins, looks & now, finite & ok
 
-        start = patterns.start(ball, first)
-        state = tf.while_loop(
-            lambda done, best, margins, *_: (done < self.num_queries) & tf.reduce_any(margins <= 0),
+        _, *state = tf.while_loop(
+            lambda done, best, margins, *_: (done < last) & tf.reduce_any(margins <= 0),
             step,
-            (tf.constant(0), start, *query(start)),
+            (first, *state),
             parallel_iterations=1,
         )
-        return state[1], *state[3:]
+        return state
 
     def window_sizes(self, height: int, width: int) -> list[int]:
         """Returns the side of the window of each query, in pixels."""
@@ -120,6 +186,12 @@ class Square(UntargetedAttack):
             side += self.norm == "l2" and side % 2 == 0  # odd, so that a bump has a middle
             sizes.append(min(side, height, width))
         return sizes
+
+
+def _query(logits_fn, points, labels):
+    logits, looks = checks.logits(logits_fn(points), points)
+    margins = steps.margin(logits, labels)
+    return margins, looks, ~tf.reduce_any(tf.math.is_nan(margins))
 
 
 class _Stripes:

@@ -173,14 +173,16 @@ class Evaluator:
         shape = (len(self.domains), 1 + self._num_rows, 3)
         known: dict[int, np.ndarray] = {}
         begun: dict[int, tuple[np.ndarray, int]] = {}
+        spent: dict[Any, tuple] = {}
         if journal is not None:
             if source.division is not None:
                 journal.narrow(division=source.division)
             # The journals of all workers, because an image may now be another worker's.
-            journals = journal.read(shape), journal.read_unfinished(shape)
-            for finished, unfinished in distributed.gather_object(journals):
+            journals = journal.read(shape), journal.read_unfinished(shape), journal.read_costs()
+            for finished, unfinished, costs in distributed.gather_object(journals):
                 known |= finished
                 begun |= unfinished
+                spent |= costs
         size, rank = distributed.size(), distributed.rank()
         mine = {
             index: outcomes
@@ -212,18 +214,28 @@ class Evaluator:
             progress(read, read)
         self.outcomes_by_index = mine
         own = sum(mine.values(), np.zeros(shape, np.int64))
+        costs = np.zeros([len(self.domains), max(1, self._num_rows), 3])
+        for place, cost in queues.costs.items():
+            costs[place] += cost
+        for domain, part, *cost in spent.values() if rank == 0 else ():  # before a kill
+            costs[domain, part] += cost
         # Every worker reaches this collective operation, whatever its batches were.
-        total, *counts = distributed.total([len(mine), *own.ravel()])
+        total, *sums = distributed.total([len(mine), *own.ravel(), *costs.ravel()])
         if not total:
             raise ValueError("data must hold at least one image; received none")
-        by_domain = np.reshape(counts, shape).round().astype(int).tolist()
+        by_domain = np.reshape(sums[: own.size], shape).round().astype(int).tolist()
+        costs = np.reshape(sums[own.size :], costs.shape).tolist()
         results = []
-        for domain, (clean, *rows) in zip(self.domains, by_domain, strict=True):
+        for domain, (clean, *rows), cost in zip(self.domains, by_domain, costs, strict=True):
             results.append(self._result(domain, 0, clean, round(total)))
             if self._is_ensemble:
                 of_parts = [part.label for part in self.attack.members]
                 remaining = dict(zip(of_parts, (row[0] for row in rows), strict=True))
-                results.append(self._result(domain, None, rows[-1], round(total), remaining))
+                cost = {
+                    label: {"images": round(images), "passes": round(passes), "seconds": seconds}
+                    for label, (images, passes, seconds) in zip(of_parts, cost, strict=True)
+                }
+                results.append(self._result(domain, None, rows[-1], round(total), remaining, cost))
                 continue
             for number, row in zip(self.num_steps, rows, strict=True):
                 results.append(self._result(domain, number, row, round(total)))
@@ -350,7 +362,7 @@ class Evaluator:
                 for row, part in enumerate(self.attack.members, 1):
                     rows = [list(range(row, 1 + self._num_rows))]
                     for number in range(part.runs(network.num_classes)):
-                        runs.append(Run(domain, network, rows, part, None, number))
+                        runs.append(Run(domain, network, rows, part, None, number, row - 1))
             elif self.attack is not None and self.attack.advances:
                 for step_size, numbers in self._groups.items():
                     rows = [[1 + self.num_steps.index(number)] for number in numbers]
@@ -415,18 +427,19 @@ class Evaluator:
 
     def _attacked(self, attack, network, images, labels, indices, run=None):
         """Adversarial images and goals of an attack that does not advance; all runs, or one."""
+        pieces = attack._pieces(
+            network,
+            images,
+            tf.constant(labels),
+            value_range=self.value_range,
+            seed=self._keys(indices),
+            num_classes=network.num_classes,
+            run=None if run is None else tf.constant(run),
+        )
         with checks.one_line():
-            adversarial, goals = attack(
-                network,
-                images,
-                tf.constant(labels),
-                value_range=self.value_range,
-                seed=self._keys(indices),
-                num_classes=network.num_classes,
-                return_targets=True,
-                run=None if run is None else tf.constant(run),
-            )
-        watchdog.beat("after an attack")
+            for so_far in pieces:
+                adversarial, goals = so_far
+                watchdog.beat("after an attack, or a piece of it")
         return adversarial, goals.numpy()
 
     def trajectory(
@@ -509,7 +522,7 @@ class Evaluator:
         """Returns the step size for `number` steps in pixels of 255; None if there is none."""
         return self.attacks[number].effective_step_size
 
-    def _result(self, domain, number, counts, total, remaining=None):
+    def _result(self, domain, number, counts, total, remaining=None, cost=None):
         correct, hits, regained = counts
         counted = dict(
             domain=domain, num_steps=number, correct=correct, total=total, seed=self.seed
@@ -530,6 +543,7 @@ class Evaluator:
             precision=self.attack_precision,
             norm=None if self.attack.norm == "linf" else self.attack.norm,
             remaining=remaining,
+            cost=cost,
             **{name: config.get(name) for name in if_any},
         )
 

@@ -3,7 +3,7 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,19 +73,36 @@ class Journal:
                     unfinished[index] = _unpacked(bits, shape), run
         return unfinished
 
+    def read_costs(self) -> dict[tuple[str, int], list[float]]:
+        """Reads what the batches cost.
+
+        Returns:
+            A dictionary, (name of the file, number of the line) -> the `cost` of `add`. (Several
+            workers may read the same line.)
+        """
+        return {place: line["cost"] for place, line in self._places() if line.get("cost")}
+
     def _lines(self):
+        return (line for _, line in self._places())
+
+    def _places(self):
         for path in sorted(self.directory.glob("*.jsonl")):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             if not lines or _parsed(lines[0]) != {"identity": self._identity}:
                 continue
-            yield from map(_parsed, lines[1:])
+            for number, line in enumerate(lines[1:], 1):
+                yield (path.name, number), _parsed(line)
 
     def narrow(self, **values: Any) -> None:
         """Adds plain values to the identity."""
         self._identity |= json.loads(json.dumps(values))
 
     def add(
-        self, indices: Iterable[int], outcomes: Iterable[np.ndarray], runs: Iterable[int] = ()
+        self,
+        indices: Iterable[int],
+        outcomes: Iterable[np.ndarray],
+        runs: Iterable[int] = (),
+        cost: Sequence[float] = (),
     ) -> None:
         """Appends the outcomes of a batch.
 
@@ -93,6 +110,7 @@ class Journal:
             indices: Integers `[batch]`; below 0 for padding, which is left out.
             outcomes: Boolean array `[batch, ...]`, or as many arrays.
             runs: Integers `[batch]`, the next run of each image; empty if they are finished.
+            cost: Numbers that belong to the batch.
         """
         runs = list(runs)
         packed = [
@@ -100,12 +118,14 @@ class Journal:
             for place, (index, outcome) in enumerate(zip(indices, outcomes, strict=True))
             if index >= 0
         ]
+        line: dict[str, Any] = {"unfinished" if runs else "outcomes": packed}
+        if cost:
+            line["cost"] = list(cost)
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             if not file.tell():
                 file.write(json.dumps({"identity": self._identity}) + "\n")
-            kind = "unfinished" if runs else "outcomes"
-            file.write(json.dumps({kind: packed}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
     def remove(self) -> None:
         """Removes the files, once the results are safe; on rank 0 only."""

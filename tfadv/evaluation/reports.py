@@ -20,7 +20,8 @@ def table(results: list[Result]) -> str:
 
     It shows accuracies and attack success in percent, accuracies with their 95% Wilson intervals,
     and below them the settings of the attack. An attack of several parts has a row for what is left
-    after each part.
+    after each part, how many images it attacked, and the seconds that it took (of all workers
+    together).
 
     Args:
         results: List of `Result` of one evaluation.
@@ -43,29 +44,39 @@ def table(results: list[Result]) -> str:
     for result in ordered:
         for part, correct in (result.remaining or {}).items():
             hits = result.total - correct
-            cells[part, result.domain] = dataclasses.replace(result, correct=correct, hits=hits)
+            cost = (result.cost or {}).get(part)
+            cells[part, result.domain] = dataclasses.replace(
+                result, correct=correct, hits=hits, cost=cost
+            )
             names[part] = f"after {part}"
         names[result.num_steps] = result.name
     margin = max(map(len, names.values())) + 2
     lines = []
+    costly = any(result.cost for result in results)
     head = f"{'accuracy [95%]':<20}  success"
+    head += f"{'images':>9}{'seconds':>9}" * costly
     if domains != [None]:
         branches = (f"{domain} branch" if domain else "no branches" for domain in domains)
         lines.append(" " * margin + "  ".join(f"{branch:<{len(head)}}" for branch in branches))
     lines.append(" " * margin + "  ".join([head] * len(domains)))
     for number, name in names.items():
-        row = "  ".join(_cell(cells.get((number, domain))) for domain in domains)
+        row = "  ".join(_cell(cells.get((number, domain)), costly) for domain in domains)
         lines.append(f"{name:<{margin}}{row}")
     return "\n".join([line.rstrip() for line in lines] + ["", _protocol(results)])
 
 
-def _cell(result):
-    accuracy = success = ""
+def _cell(result, costly):
+    accuracy = success = images = seconds = ""
     if result is not None:
         low, high = (f"{100 * share:.1f}" for share in result.interval)
         accuracy = f"{100 * result.accuracy:5.1f} [{low}, {high}]"
         success = "" if result.success is None else f"{100 * result.success:.1f}"
-    return f"{accuracy:<20}  {success:>7}"
+        cost = result.cost or {}
+        if "images" not in cost:  # of the whole attack
+            seconds = f"{sum(each['seconds'] for each in cost.values()):.1f}" if cost else ""
+        else:
+            images, seconds = str(cost["images"]), f"{cost['seconds']:.1f}"
+    return f"{accuracy:<20}  {success:>7}" + f"{images:>9}{seconds:>9}" * costly
 
 
 def _protocol(results):

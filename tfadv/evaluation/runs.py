@@ -1,6 +1,8 @@
 """The runs that the images of an evaluation go through, in full batches while images drop out."""
 
+import collections
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ class Run:
         attack: The attack; None to classify the images as they are.
         steps: Step size and numbers of steps, of an attack that advances; else None.
         number: Number of the restart, or of the attack's run.
+        part: Position of the attack among those of an ensemble.
     """
 
     domain: int
@@ -28,6 +31,7 @@ class Run:
     attack: Attack | None
     steps: tuple[float | None, list[int]] | None
     number: int
+    part: int = 0
 
     @property
     def passes(self):
@@ -56,6 +60,11 @@ class Queues:
         shape: Shape of an image's outcomes.
         finished: Dictionary to which the outcomes of finished images are added, by index.
         journal: A `Journal`, or None.
+
+    Attributes:
+        known: Number of images of the batches so far that need nothing.
+        costs: Dictionary, positions of a branch and of a part of its attack -> array of the images
+            that the part attacked, their passes (as of `Run.passes`) and the seconds that it took.
     """
 
     def __init__(self, evaluator, batch_size, shape, finished, journal):
@@ -66,9 +75,11 @@ class Queues:
         self._journal = journal
         self._runs = None
         self._queues = []
-        self.known = 0  # images of the batches so far that need nothing
+        self.known = 0
         self._passes = 0  # that the images went through
         self._entered = self._stayed = None  # by run: images that it took, and that went on
+        # (domain, part of an ensemble) -> what was attacked: images, passes, seconds.
+        self.costs = collections.defaultdict(lambda: np.zeros(3))
 
     def put(self, image, label, index, outcomes=None, run=0):
         """Adds an image, with what is known of it and the number of its next run."""
@@ -118,7 +129,14 @@ class Queues:
         count, run = len(batch), self._runs[number]
         images, labels, indices = padded(images, labels, indices, self._batch_size)
         so_far = np.pad(so_far, [(0, len(indices) - count)] + [(0, 0)] * 3)
+        begun = time.monotonic()
         outcomes = self._evaluator.outcomes(run, images, labels, indices, so_far)
+        cost = ()
+        if run.attack is not None:
+            attacked = count if run.number == 0 else 0  # each image once, not in each run
+            counts = attacked, count * run.passes, round(time.monotonic() - begun, 4)
+            self.costs[run.domain, run.part] += counts
+            cost = run.domain, run.part, *counts
         self._passes += count * run.passes
         self._entered[number] += count
         finished, unfinished = [], []
@@ -139,8 +157,9 @@ class Queues:
                 self._queues[following].append((image, label, index, image_outcomes))
                 unfinished.append((index, image_outcomes, following))
         if self._journal is not None and finished:
-            self._journal.add(*zip(*finished, strict=True))
+            kept = cost if not unfinished else ()
+            self._journal.add(*zip(*finished, strict=True), cost=kept)
         # Not after a mere classification, which is soon done again.
         if self._journal is not None and unfinished and run.attack is not None:
-            self._journal.add(*zip(*unfinished, strict=True))
+            self._journal.add(*zip(*unfinished, strict=True), cost=cost)
         return True
