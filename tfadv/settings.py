@@ -179,6 +179,10 @@ _ATTACK_SETTINGS = _group(
     Setting("epsilon", float, 16.0,
             "Largest change of a pixel, in pixels of 255.",
             0, 255, roles=_SHOWN | Role.FIRST | _MINI_BATCH | Role.ATTACK),
+    Setting("attack_norm", str, "linf",
+            "Norm that epsilon bounds. With l2, epsilon and step_size are lengths of the whole "
+            "change, for images from 0 to 1, and both must be given.",
+            choices=("linf", "l2"), roles=_MINI_BATCH | Role.ATTACK),
     Setting("step_size", float, 1.0,
             "Size of one attack iteration, in pixels of 255.",
             1e-6, 255, roles=_SHOWN | _MINI_BATCH | Role.AXIS),
@@ -392,11 +396,14 @@ EVALUATE = (
             help="Largest change of a pixel, in pixels of 255; by default that of the run's "
             "training, or 16.",
         ),
-        *_ATTACK_SETTINGS[1:],
-        Setting("attack_norm", str, "linf",
-                "Norm that epsilon bounds. With l2, epsilon and step_size are lengths of the whole "
-                "change, for images from 0 to 1, and epsilon must be given.",
-                choices=("linf", "l2"), roles=Role.ATTACK),
+        dataclasses.replace(
+            _ATTACK_SETTINGS[1],
+            default=None,
+            help="Norm that epsilon bounds; by default that of the run's training, or linf. With "
+            "l2, epsilon and step_size are lengths of the whole change, for images from 0 to 1. "
+            "With another norm than in training, epsilon must be given.",
+        ),
+        *_ATTACK_SETTINGS[2:],
         Setting("start_from_clean", float, 0.0,
                 "Share of the images that are attacked from the image itself, without noise.",
                 0, 1, roles=Role.ATTACK),

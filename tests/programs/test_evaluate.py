@@ -38,5 +38,39 @@ def test_the_flag_clips_the_starts_of_every_attack(table):
     usual, clipped = (flags.parse(table, given) for given in ([], ["--clip_start"]))
     assert not usual.clip_start and clipped.clip_start
     if table is not INSPECT:
-        clipped.epsilon = 16.0
+        clipped.epsilon, clipped.attack_norm = 16.0, "linf"
         assert building.attack(clipped, 3).clip_start and building.attack(clipped, 3).num_steps == 3
+
+
+def _run_in_l2(directory, *given):
+    flagfile = ["--flagfile=flags/quickstart.flags", "--width=4", f"--run_dir={directory}"]
+    given = [*flagfile, "--attack_norm=l2", *given]
+    return train_program.prepare(*train_program.parse(given))
+
+
+def test_training_in_l2_takes_its_own_lengths(tmp_path):
+    with pytest.raises(ValueError, match="^epsilon must be given with attack_norm=l2, .* rece.*16"):
+        _run_in_l2(tmp_path / "a", "--epsilon=16")
+    with pytest.raises(ValueError, match="^step_size must be at most twice epsilon with .*ived 2"):
+        _run_in_l2(tmp_path / "a", "--epsilon=0.5", "--step_size=2")
+    run = _run_in_l2(tmp_path / "run", "--epsilon=0.5", "--step_size=0.1")
+    run.directory.close()
+    assert (run.attack.norm, run.attack.epsilon, run.attack.effective_step_size) == ("l2", 0.5, 0.1)
+    assert "epsilon 0.5, step size 0.1 (L2, images 0 to 1)" in run._description(1)
+    named = flags.parse(TRAIN, ["--attack_norm=l2"])
+    assert train_program._default_directory(named).endswith("-pgd30-l2")
+
+    # Its evaluation is in L2 too, unless it says otherwise.
+    checkpoints.save(run.model, run.directory.model)
+
+    def settings(*given):
+        return evaluate_program.parse([f"--run_dir={tmp_path / 'run'}", *given])[0]
+
+    assert (settings().attack_norm, settings().epsilon) == ("l2", 0.5)
+    assert building.attack(settings(), 3).norm == "l2"
+    other = settings("--attack_norm=linf", "--epsilon=8")
+    assert (other.attack_norm, other.epsilon) == ("linf", 8)
+    with pytest.raises(
+        ValueError, match="^epsilon must be given with attack_norm=linf; received no"
+    ):
+        settings("--attack_norm=linf")

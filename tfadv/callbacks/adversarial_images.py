@@ -118,13 +118,12 @@ class AdversarialImages(ValidatedWeights):
             )
             for i in real
         ]
-        return inspection.pairs_figure(
-            clean.numpy()[real],
-            adversarial.numpy()[real],
-            attack.epsilon,
-            captions,
-            evaluator.value_range,
-        )
+        clean, adversarial = clean.numpy()[real], adversarial.numpy()[real]
+        epsilon = attack.epsilon
+        if attack.norm == "l2":  # a length of the whole change: show its largest pixel
+            low, high = evaluator.value_range
+            epsilon = float(f"{255 * np.abs(adversarial - clean).max() / (high - low):.3g}")
+        return inspection.pairs_figure(clean, adversarial, epsilon, captions, evaluator.value_range)
 
     def _name(self, label):
         # The first of ImageNet's synonyms.

@@ -35,7 +35,8 @@ class AdversarialTraining(keras.callbacks.Callback):
     operations. On GPUs XLA compiles the attack alone.
 
     Args:
-        attack: A `tfadv.attacks.Attack`; None trains on clean images alone ("0% adv + 100% clean").
+        attack: A `tfadv.attacks.Attack`, such as `tfadv.attacks.PGD`, also in L2 with its
+            `norm="l2"`; None trains on clean images alone ("0% adv + 100% clean").
         clean_ratio: Float in [0, 1], the share of the clean images that stay in the mini-batch
             beside all adversarial ones (Section 4.1); rounded to whole images, halves up, and at
             least one image unless it is 0.

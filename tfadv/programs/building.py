@@ -85,7 +85,7 @@ def attack(settings: SimpleNamespace, num_steps: int, **changes: Any) -> attacks
         **vars(settings),
         "num_steps": num_steps,
         "loss": settings.attack_loss,
-        "norm": getattr(settings, "attack_norm", "linf"),  # `norm` is the normalization
+        "norm": settings.attack_norm,  # `norm` is the normalization
         "jit_compile": {"auto": None, "on": True, "off": False}[settings.attack_xla],
     }
     return attacks.make(settings.attack, {**given, **changes})

@@ -29,13 +29,18 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
     rules.check_model(settings)
     if settings.model and not settings.dataset:
         raise ValueError("dataset must be given with model; received none")
-    if settings.attack_norm == "l2" and settings.epsilon is None:
-        raise ValueError("epsilon must be given with attack_norm=l2; received none")
+    has_epsilon = settings.epsilon is not None
     path, run = model_file(settings)
     if run is not None:
         settings.output = settings.output or str(run.evaluation)
-    elif settings.epsilon is None:
-        settings.epsilon = default(TRAIN, "epsilon")
+    trained = run.settings() if run is not None else flags.parse(TRAIN, [])
+    settings.attack_norm = settings.attack_norm or trained.attack_norm
+    if not has_epsilon:
+        if settings.attack_norm != trained.attack_norm:
+            raise ValueError(
+                f"epsilon must be given with attack_norm={settings.attack_norm}; received none"
+            )
+        settings.epsilon = trained.epsilon
     if settings.num_steps == default(EVALUATE, "num_steps"):
         settings.num_steps = ATTACKS[settings.attack].eval_steps or settings.num_steps
     rules.warn_of_lengths(settings)

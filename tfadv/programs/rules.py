@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from tfadv import launcher, units
 from tfadv.arguments import warn_of_fractions
+from tfadv.settings import TRAIN, default
 from tfadv.tables import datasets, networks, normalizations
 
 
@@ -53,6 +54,18 @@ def check_training(settings: SimpleNamespace, workers: int) -> None:
             f"running_statistics must be at most epochs={settings.epochs}; "
             f"received {settings.running_statistics}"
         )
+    if settings.adversarial and settings.attack_norm == "l2":
+        # The defaults are pixels of 255.
+        if settings.epsilon == default(TRAIN, "epsilon"):
+            raise ValueError(
+                "epsilon must be given with attack_norm=l2, for images from 0 to 1; received "
+                f"{settings.epsilon:g}"
+            )
+        if settings.attack == "pgd" and settings.step_size > 2 * settings.epsilon:
+            raise ValueError(
+                "step_size must be at most twice epsilon with attack_norm=l2, for images from 0 "
+                f"to 1; received {settings.step_size:g}"
+            )
     decays = list(settings.decay_epochs)
     if decays != sorted(set(decays)):
         raise ValueError(f"decay_epochs must increase; received {','.join(map(str, decays))}")
@@ -100,7 +113,7 @@ def warn_of_large_batch(settings: SimpleNamespace) -> None:
 
 def warn_of_lengths(settings: SimpleNamespace) -> None:
     """Warns if lengths of the attack look like fractions, once in a launch."""
-    if warns() and getattr(settings, "attack_norm", "linf") == "linf":
+    if warns() and settings.attack_norm == "linf":
         warn_of_fractions(settings.epsilon, settings.step_size)
 
 

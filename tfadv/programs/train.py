@@ -59,6 +59,8 @@ def _default_directory(settings):
             parts.append(f"{name}{value:g}")
     if settings.batch_statistics != default(TRAIN, "batch_statistics"):
         parts.append(settings.batch_statistics)
+    if settings.adversarial and settings.attack_norm != default(TRAIN, "attack_norm"):
+        parts.append(settings.attack_norm)
     if settings.optimizer != default(TRAIN, "optimizer"):
         parts.append(settings.optimizer)
     if settings.init_from:
@@ -213,7 +215,7 @@ class TrainingRun:
                 f"100% adv + {100 * settings.clean_ratio:g}% clean, {kind} {self.attack.name}, "
                 f"epsilon {self.attack.epsilon:g}"
                 + ("" if size is None else f", step size {size:g}")
-                + " (pixels of 255)"
+                + (" (pixels of 255)" if self.attack.norm == "linf" else " (L2, images 0 to 1)")
             )
         if settings.init_from:
             part = "the normalization of " if settings.trainable == "norm" else ""
