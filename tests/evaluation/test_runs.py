@@ -1,11 +1,13 @@
 """Attacks of several runs: what images go through, full batches, and the same as without them."""
 
 import io
+import itertools
 import json
 
 import numpy as np
 import pytest
 
+from tests import workers
 from tests.evaluation import cases
 from tfadv import evaluation
 from tfadv.attacks import APGD, FAB, AutoAttack, Square, autoattack
@@ -14,22 +16,28 @@ COUNT, BATCH = 37, 5
 KEYS = np.stack([np.full(COUNT, 4), np.arange(COUNT)], 1)
 
 
+PARTS = (
+    lambda **shared: APGD(num_steps=1, **shared),
+    lambda **shared: APGD(num_steps=1, loss="targeted_dlr", num_targets=3, **shared),
+    lambda **shared: FAB(num_steps=5, num_targets=9, **shared),
+    lambda **shared: Square(num_queries=60, **shared),
+)
+
+
 @pytest.fixture(scope="module")
 def few_steps():
     """Makes the standard version one of few steps."""
-    parts = (
-        lambda **shared: APGD(num_steps=1, **shared),
-        lambda **shared: APGD(num_steps=1, loss="targeted_dlr", num_targets=3, **shared),
-        lambda **shared: FAB(num_steps=5, num_targets=9, **shared),
-        lambda **shared: Square(num_queries=60, **shared),
-    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(autoattack._VERSIONS, "standard", parts)
+        patch.setitem(autoattack._VERSIONS, "standard", PARTS)
         yield
 
 
 @pytest.fixture(scope="module")
 def case(few_steps):
+    return make_case()
+
+
+def make_case():
     """An evaluator under AutoAttack, whose batches are noted, and images."""
     model = cases.regression()
     # Logits so large that cross entropy has hardly any gradient, which leaves work to the others.
@@ -148,6 +156,73 @@ def test_a_killed_evaluation_resumes_and_repeats_no_run(case, together, tmp_path
     assert len(set(pairs)) == len(pairs)
     batches.clear()
     assert run() == expected and not batches
+
+
+def evaluated_resumed_and_killed(folder, before, now):
+    """Three evaluations by the same workers, for the test below.
+
+    Args:
+        folder: Directory of the journals.
+        before: Name of the journal of an evaluation that was killed.
+        now: Name of the journal of one that is killed here.
+
+    Returns:
+        The results of a whole evaluation and of one that continues `before`, and what this worker
+        attacked in each of the three: a list of (attack, number of its run, image).
+    """
+    evaluator, data, batches = make_case()
+    outcomes, attacked = evaluator.outcomes, []
+
+    def note():
+        attacked.append([(label, run, index) for label, run, all in batches for index in all])
+        batches.clear()
+
+    results = [evaluator(data, BATCH)]
+    note()
+    results.append(evaluator(data, BATCH, journal=evaluation.Journal(f"{folder}/{before}", {})))
+    note()
+
+    def deadly(run, *given):
+        if len(batches) == 3:
+            raise InterruptedError
+        return outcomes(run, *given)
+
+    evaluator.outcomes = deadly
+    with pytest.raises(InterruptedError):  # in each worker, before it is done
+        evaluator(data, BATCH, journal=evaluation.Journal(f"{folder}/{now}", {}))
+    note()
+    return results, attacked
+
+
+def worker_evaluated_resumed_and_killed(*given):
+    autoattack._VERSIONS["standard"] = PARTS
+    return evaluated_resumed_and_killed(*given)
+
+
+@pytest.mark.slow
+def test_real_workers_count_and_resume_as_one_process(few_steps, tmp_path):
+    """1, 2, 3 and 5 workers, each time continuing what others were killed in; none divides 37."""
+    launches = [[evaluated_resumed_and_killed(str(tmp_path), "none", "1")]]
+    for before, size in ((1, 2), (2, 3), (3, 5)):
+        given = str(tmp_path), str(before), str(size)
+        launches.append(workers.run(worker_evaluated_resumed_and_killed, size, *given))
+    launches.append([evaluated_resumed_and_killed(str(tmp_path), "5", "end")])
+    [([expected, _], [everything, _, _])] = launches[0]
+    assert len(set(everything)) == len(everything) > 100
+    for launch in launches:
+        for results, _ in launch:
+            assert results == [expected] * 2
+            for _, result in results:  # the cost of an evaluation is known before its kill, too
+                for part, cost in expected[1].cost.items():
+                    assert result.cost[part]["images"] == cost["images"]
+                    assert result.cost[part]["passes"] == cost["passes"]
+        assert sorted(sum((attacked[0] for _, attacked in launch), [])) == sorted(everything)
+    for killed, resumed in itertools.pairwise(launches):
+        before = sum((attacked[2] for _, attacked in killed), [])
+        after = sum((attacked[1] for _, attacked in resumed), [])
+        assert before and after
+        # Everything is attacked, and nothing twice.
+        assert sorted(before + after) == sorted(everything)
 
 
 def test_restarts_of_pgd_drop_images_too():
