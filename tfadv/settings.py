@@ -419,6 +419,13 @@ EVALUATE = (
         Setting("limit", int, None,
                 "Number of images to evaluate; by default the whole validation set.",
                 1, _IMAGES),
+        Setting("image_names", Path, None,
+                "File with the names of the validation images of imagenet2012 to evaluate, one a "
+                "line, as RobustBench's list; what its model claims need is then written as well."),
+        Setting("validation_resize", str, "bicubic",
+                "How the validation images of imagenet2012 are resized: bicubic, as in the "
+                "pipeline, or bilinear with a low-pass filter, as in RobustBench.",
+                choices=("bicubic", "bilinear")),
         Setting("sanity_checks", bool, True, "Whether the evaluation also checks itself."),
         Setting("output", Path, None, "JSON file; by default evaluation.json in run_dir."),
     ),

@@ -74,3 +74,31 @@ def test_training_in_l2_takes_its_own_lengths(tmp_path):
         ValueError, match="^epsilon must be given with attack_norm=linf; received no"
     ):
         settings("--attack_norm=linf")
+
+
+def test_earlier_evaluations_of_the_same_model_and_images_are_read(tmp_path):
+    import numpy as np
+
+    from tfadv import evaluation
+
+    same = {"model_sha256": "a", "dataset": "digits", "image_shape": [8, 8, 1]}
+    results = [evaluation.Result(domain=None, num_steps=0, correct=2, total=3)]
+    right = np.array([[True, False, True]])
+
+    def write(name, correct_images=right, **details):
+        evaluation.write_json(tmp_path / name, results, correct_images, **{**same, **details})
+
+    write("evaluation.json")  # the new one
+    write("pgd.json")
+    write("evaluation.previous.json")
+    write("another.json", model_sha256="b")
+    write("other_images.json", image_names="c")
+    write("without_images.json", None)
+    (tmp_path / "else.json").write_text("{}")
+    settings = flags.parse(EVALUATE, [f"--output={tmp_path / 'evaluation.json'}"])
+    run = evaluate_program.EvaluationRun(settings, None, None, None)
+    run._data = same
+    earlier = run._earlier()
+    assert [each for each, _ in earlier] == [results] * 2
+    for _, correct_images in earlier:
+        np.testing.assert_array_equal(correct_images, right)

@@ -35,7 +35,7 @@ def test_defaults_of_an_evaluation_are_the_papers():
     assert settings.num_steps == (10, 20, 100, 500, 2000)
     assert (settings.step_size, settings.start_from_clean, settings.targeted) == (1, 0, True)
     paper = flags.parse(EVALUATE, ["--flagfile=flags/eval/paper.flags"])
-    settings.epsilon = 16  # by default that of the run
+    settings.epsilon, settings.attack_norm = 16, "linf"  # by default those of the run
     assert paper == settings
 
 

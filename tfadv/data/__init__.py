@@ -41,7 +41,9 @@ def load(
         image_size: Height and width of the images in pixels; None for the data set's own. Only
             `imagenet2012`, `image_folder` and `synthetic` come in other sizes.
         seed: Integer that draws the images of `synthetic`.
-        **options: `num_classes`, `num_train` and `num_validation` of `synthetic`.
+        **options: `num_classes`, `num_train` and `num_validation` of `synthetic`;
+            `validation_names` (a list of the file names of the validation images) and
+            `validation_resize` (`"bicubic"` or `"bilinear"`) of `imagenet2012`.
 
     Returns:
         A `Dataset`.

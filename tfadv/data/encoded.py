@@ -18,6 +18,8 @@ class EncodedDataset(Dataset):
     `max_bad_images` does not let it pass.
     """
 
+    validation_resize = "bicubic"  # `interpolation` of `validation_image`
+
     def _contents(self, example):
         """From an example to (arguments, read, label, name).
 
@@ -65,7 +67,9 @@ class EncodedDataset(Dataset):
         def real(example):
             arguments, read, label, name = self._contents(example)
             image = decoding.named(read, arguments, name)
-            image = imagenet_preprocessing.validation_image(image, self.image_shape[0])
+            image = imagenet_preprocessing.validation_image(
+                image, self.image_shape[0], self.validation_resize
+            )
             return image, tf.cast(label, tf.int32)
 
         def padding():

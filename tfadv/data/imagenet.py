@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tfadv.arguments import choice
 from tfadv.data import decoding, sampling, tfds_files
 from tfadv.data.encoded import EncodedDataset
 from tfadv.steps import validation_steps
@@ -31,14 +32,21 @@ class ImageNet(EncodedDataset):
         entry: The data set's entry in `tfadv.tables.datasets`.
         builder: The `DatasetBuilder` of its prepared files.
         image_size: Height and width in pixels of the images that come out.
+        validation_names: Names of the files that are the validation images, such as
+            `"ILSVRC2012_val_00000293.JPEG"`, with or without folders before them; None for all. To
+            find them, all validation examples are read once.
+        validation_resize: How validation images are resized: `"bicubic"` (pipeline), or
+            `"bilinear"` with a low-pass filter, as in RobustBench.
 
     Raises:
-        ValueError: If the files are not TFRecord files.
+        ValueError: If the files are not TFRecord files, or hold no image of a name.
     """
 
     reaches_any = False  # a worker has a stretch of the epoch to itself
 
-    def __init__(self, entry, builder, image_size):
+    def __init__(
+        self, entry, builder, image_size, validation_names=None, validation_resize="bicubic"
+    ):
         import tensorflow_datasets as tfds
 
         info = builder.info
@@ -60,6 +68,13 @@ class ImageNet(EncodedDataset):
         )
         features, skip = info.features, {"image": tfds.decode.SkipDecoding()}
         self._parse = lambda record: features.deserialize_example(record, decoders=skip)
+        self.validation_resize = choice(
+            "validation_resize", validation_resize, ("bicubic", "bilinear")
+        )
+        self._selected = None  # the places of the validation images among all, ascending
+        if validation_names is not None:
+            self._selected = places(self._validation_split.filepaths, validation_names)
+            self.num_validation = len(self._selected)
 
     def _contents(self, example):
         record, place = example
@@ -118,18 +133,64 @@ class ImageNet(EncodedDataset):
 
     def _validation_examples(self, num_examples, batch_size, rank, size):
         first, last = (num_examples * r // size for r in (rank, rank + 1))
-        parts = file_parts(self._validation_split, first, last - first)
+        if self._selected is None:
+            wanted = np.arange(first, last)
+        else:
+            wanted = self._selected[first:last]
+        start, end = (wanted[0], wanted[-1] + 1) if len(wanted) else (0, 0)
+        parts = file_parts(self._validation_split, start, int(end - start))
         examples = tf.data.Dataset.from_tensor_slices(parts).flat_map(read_records)
+        if len(wanted) < end - start:
+            is_wanted = tf.constant(np.isin(np.arange(start, end), wanted))
+            examples = examples.enumerate().filter(lambda place, _: is_wanted[place])
+            examples = examples.map(lambda _, example: example)
         examples = tf.data.Dataset.zip(tf.data.Dataset.range(first, last), examples)
         missing = validation_steps(num_examples, batch_size, size) * batch_size - (last - first)
         padding = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), (b"", b"")))
         return examples.concatenate(padding.repeat(missing))
 
 
-def load(entry, data_dir, image_size, seed):
-    """Opens ImageNet's prepared files."""
+def load(entry, data_dir, image_size, seed, **options):
+    """Opens ImageNet's prepared files; `options` are those of `ImageNet`."""
     del seed
-    return ImageNet(entry, tfds_files.builder(entry, data_dir), image_size)
+    return ImageNet(entry, tfds_files.builder(entry, data_dir), image_size, **options)
+
+
+def places(paths, names):
+    """Finds the examples of some names among those of TFRecord files.
+
+    Args:
+        paths: List of paths.
+        names: List of strings; folders before a name do not count.
+
+    Returns:
+        An ascending int64 array, the place of each name's example.
+
+    Raises:
+        ValueError: If a name comes twice, or has no example.
+    """
+    names = [name.replace("\\", "/").rpartition("/")[2] for name in names]
+    wanted = set(names)
+    if not names:
+        raise ValueError("validation_names must be at least one name; received none")
+    if len(wanted) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"validation_names must be different; received {twice!r} twice")
+    feature = {"file_name": tf.io.FixedLenFeature([], tf.string)}
+    records = tf.data.TFRecordDataset([str(path) for path in paths])
+    records = records.map(
+        lambda record: tf.io.parse_single_example(record, feature)["file_name"],
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    here = [name.decode() for name in records.as_numpy_iterator()]
+    missing = wanted - set(here)
+    if missing:
+        raise ValueError(
+            f"validation_names must be names of validation images; {len(missing)} of "
+            f"{len(names)} are none, such as {min(missing)!r}"
+        )
+    return np.array([place for place, name in enumerate(here) if name in wanted], np.int64)
 
 
 def file_parts(split, start, count):

@@ -88,14 +88,16 @@ def train_image(crop, size, key):
     return tf.cond(mirror < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def validation_image(image, size):
-    """Resizes an image's shorter edge to `256/224 * size` (bicubic) and crops the centre.
+def validation_image(image, size, interpolation="bicubic"):
+    """Resizes an image's shorter edge to `256/224 * size` and crops the centre.
 
     An image more than 16 times as long as wide is cut to its middle first (our choice).
 
     Args:
         image: uint8 [height, width, 3].
         size: Height and width of the result in pixels.
+        interpolation: `"bicubic"`, the pipeline's (`resize`); or `"bilinear"`, with a low-pass
+            filter, as Pillow, torchvision and so RobustBench do it.
 
     Returns:
         uint8 [size, size, 3].
@@ -105,9 +107,17 @@ def validation_image(image, size):
     kept = tf.minimum(whole, _LONGEST * tf.reduce_min(whole))
     image = tf.slice(image, [*tf.unstack((whole - kept) // 2), 0], [*tf.unstack(kept), 3])
     shape = tf.cast(kept, tf.float32)
-    height, width = tf.unstack(tf.cast(tf.round(shape * edge / tf.reduce_min(shape)), tf.int32))
-    top, left = (height - size) // 2, (width - size) // 2
-    crop = resize(image, height, width)[top : top + size, left : left + size]
+    # Each way of resizing rounds as the programs that it is taken from.
+    to_whole = tf.floor if interpolation == "bilinear" else tf.round
+    height, width = tf.unstack(tf.cast(to_whole(shape * edge / tf.reduce_min(shape)), tf.int32))
+    middle = tf.cast(tf.stack([height, width]) - size, tf.float32) / 2
+    to_whole = tf.round if interpolation == "bilinear" else tf.floor
+    top, left = tf.unstack(tf.cast(to_whole(middle), tf.int32))
+    if interpolation == "bilinear":
+        image = tf.image.resize(image, [height, width], "bilinear", antialias=True)
+    else:
+        image = resize(image, height, width)
+    crop = image[top : top + size, left : left + size]
     return to_uint8(tf.ensure_shape(crop, [size, size, 3]))
 
 

@@ -5,6 +5,7 @@ import os
 import pkgutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,13 +22,25 @@ from tfadv.training.schedules import WarmupExponential, WarmupSteps
 
 
 def dataset(settings: SimpleNamespace) -> Any:
-    """The data set of `--dataset`, `--data_dir` and `--image_size`."""
+    """The data set of `--dataset`, `--data_dir`, `--image_size` and, if there, `--image_names`."""
+    options: dict[str, Any] = {}
+    if getattr(settings, "image_names", None):
+        options["validation_names"] = image_names(settings.image_names)
+    if getattr(settings, "validation_resize", "bicubic") != "bicubic":
+        options["validation_resize"] = settings.validation_resize
     return data.load(
         settings.dataset,
         data_dir=settings.data_dir,
         image_size=settings.image_size,
         seed=settings.seed,
+        **options,
     )
+
+
+def image_names(path: str | os.PathLike) -> list[str]:
+    """The names in the file of `--image_names`, one a line."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def network(settings: SimpleNamespace, dataset: Any) -> keras.Model:

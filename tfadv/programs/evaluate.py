@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,10 +46,23 @@ def parse(arguments: list[str]) -> tuple[SimpleNamespace, Path]:
     if settings.num_steps == default(EVALUATE, "num_steps"):
         settings.num_steps = ATTACKS[settings.attack].eval_steps or settings.num_steps
     rules.warn_of_lengths(settings)
+    _check_images(settings)
     if settings.output:
         check_file(settings.output)
     datasets.check(settings.dataset, settings.data_dir, settings.image_size)
     return settings, path
+
+
+def _check_images(settings):
+    """Raises `ValueError` unless the settings of ImageNet's validation images fit the others."""
+    for name in ("image_names", "validation_resize"):
+        value = getattr(settings, name)
+        if value != default(EVALUATE, name) and settings.dataset != "imagenet2012":
+            raise ValueError(
+                f"{name} needs dataset=imagenet2012; received dataset={settings.dataset}"
+            )
+    if settings.image_names and not os.path.isfile(settings.image_names):
+        raise ValueError(f"image_names must be a file; received {settings.image_names}")
 
 
 def prepare(settings: SimpleNamespace, path: Path) -> "EvaluationRun":
@@ -91,6 +106,7 @@ class EvaluationRun:
             "model_sha256": digest,
             "dataset": self.dataset.name,
             "image_shape": list(self.dataset.image_shape),
+            **self._images(),
         }
         source = self.dataset, settings.images_per_worker, settings.limit
 
@@ -102,7 +118,7 @@ class EvaluationRun:
                     correct_images,
                     model=str(self.path),
                     **self._data,
-                    whole_validation_set=results[0].total == self.dataset.num_validation,
+                    whole_validation_set=whole,
                     attack=self.evaluator.attack_config,
                     **details,
                 )
@@ -115,6 +131,7 @@ class EvaluationRun:
                 journal = evaluation.Journal(f"{output}.partial", self._identity(digest))
             results = self.evaluator(*source, evaluation.progress_bar(), journal)
             correct_images = self.evaluator.correct_images()
+            whole = results[0].total == self.dataset.num_validation and not settings.image_names
             _say(f"{self.path} on {self.dataset.name}\n{evaluation.table(results)}")
             if output and launcher.rank() == 0:
                 _keep_previous(Path(output))
@@ -127,6 +144,7 @@ class EvaluationRun:
                     results,
                     int(self.evaluator.model.optimizer.iterations),
                 )
+            doubts: list = []
             if settings.sanity_checks and self.evaluator.attack is not None:
                 doubts = evaluation.doubts(self.evaluator, results, *source, others=self._earlier())
                 for doubt in doubts:
@@ -136,6 +154,10 @@ class EvaluationRun:
                 write(doubts=[dataclasses.asdict(doubt) for doubt in doubts])
         if output:
             _say(f"written to {output}")
+        if output and settings.image_names and results[-1].remaining and launcher.rank() == 0:
+            claim = Path(output).with_suffix(".robustbench.json")
+            whole_files.write_text(claim, json.dumps(model_claim(results, doubts), indent=2) + "\n")
+            _say(f"what RobustBench asks of a model claim is in {claim}; fill in what is empty")
 
     def _earlier(self):
         """The other evaluations of the same model on the same images, in the same directory."""
@@ -147,7 +169,8 @@ class EvaluationRun:
             for path in sorted(output.parent.glob("*.json")):
                 with contextlib.suppress(OSError, ValueError):
                     results, correct_images, details = evaluation.read_json(path)
-                    same = all(details.get(name) == value for name, value in self._data.items())
+                    names = {*self._data, "image_names", "validation_resize"}
+                    same = all(details.get(name) == self._data.get(name) for name in names)
                     if same and correct_images is not None and path != output:
                         earlier.append((results, correct_images))
         return distributed.broadcast_object(earlier)
@@ -160,8 +183,50 @@ class EvaluationRun:
             "images": self.dataset.num_validation,
             # A data set of the same name and size in another directory may hold other images.
             "data_dir": os.path.realpath(self.settings.data_dir or ""),
+            **self._images(),
             **self.evaluator.identity,
         }
+
+    def _images(self):
+        """The identity of the validation images, where they are not all, as the pipeline's."""
+        identity = {}
+        if self.settings.image_names:
+            from tfadv.programs import building
+
+            names = "\n".join(building.image_names(self.settings.image_names))
+            identity["image_names"] = hashlib.sha256(names.encode()).hexdigest()
+        if self.settings.validation_resize != default(EVALUATE, "validation_resize"):
+            identity["validation_resize"] = self.settings.validation_resize
+        return identity
+
+
+def model_claim(results: list, doubts: list) -> dict[str, Any]:
+    """What RobustBench's `model_info` files say of a model, as far as an evaluation knows it.
+
+    Args:
+        results: Results of AutoAttack; of several branches, the first counts.
+        doubts: The doubts about them.
+
+    Returns:
+        A dictionary of plain values; accuracies are in percent, as strings with two decimals. What
+        only the authors know is empty.
+    """
+    domain = results[0].domain
+    clean, attacked = (result for result in results if result.domain == domain)
+    eps = f"{attacked.epsilon:g}" + ("" if attacked.norm == "l2" else "/255")
+    accuracy = f"{100 * attacked.accuracy:.2f}"
+    return {
+        **dict.fromkeys(("link", "name", "authors"), ""),
+        "additional_data": None,
+        "number_forward_passes": 1,
+        "dataset": "imagenet",
+        **dict.fromkeys(("venue", "architecture"), ""),
+        "eps": eps,
+        "clean_acc": f"{100 * clean.accuracy:.2f}",
+        "reported": accuracy,
+        "autoattack_acc": accuracy,
+        "unreliable": bool(doubts),
+    }
 
 
 def _keep_previous(output):
