@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.training import cases
+from tfadv.attacks import PGD
 from tfadv.callbacks import AdversarialTraining
 
 X, Y = cases.images(10)
@@ -47,6 +48,22 @@ def test_metrics_equal_a_count_by_hand(ratio):
         expected["clean_loss"] = mixed((nothing, losses[1]), ratio, 4)
         expected["clean_accuracy"] = mixed((nothing, hits[1]), ratio, 4)
     assert logs == pytest.approx({name: values.mean() for name, values in expected.items()})
+
+
+def test_pgd_in_l2_attacks_as_computed_in_numpy():
+    """One step from the image, of the length of epsilon, along the gradient of cross entropy."""
+    model = cases.compiled(cases.network(), still(0.0))
+    attack = PGD(0.2, 0.2, 1, targeted=False, start_from_clean=1.0, norm="l2")
+    logs = cases.train(model, X, Y, attack)
+    z = cases.logits(model, X)
+    slope = np.exp(z) / np.exp(z).sum(1, keepdims=True) - cases.one_hot(Y)
+    direction = (slope @ model.get_layer("logits").kernel.numpy().T).reshape(X.shape)
+    direction /= np.sqrt((direction**2).sum((1, 2, 3), keepdims=True))
+    adversarial = np.clip(X + 0.2 * direction, 0, 1)
+    losses = [cases.cross_entropy(cases.logits(model, x), Y).mean() for x in (adversarial, X)]
+    assert losses[0] > losses[1] + 0.1
+    assert logs["adv_loss"] == pytest.approx(losses[0], abs=1e-5)
+    assert logs["clean_loss"] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_sample_and_class_weights():
