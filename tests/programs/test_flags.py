@@ -113,4 +113,4 @@ def test_a_path_may_begin_with_the_home_directory(tmp_path, monkeypatch):
 
 def test_every_setting_that_names_a_file_is_a_path():
     paths = {setting.name for setting in TRAIN + EVALUATE if setting.type is pathlib.Path}
-    assert paths == {"data_dir", "init_from", "run_dir", "model", "output"}
+    assert paths == {"data_dir", "init_from", "run_dir", "model", "output", "image_names"}
