@@ -60,8 +60,6 @@ def doubts(
     - `no gradient needed`: of the parts of AutoAttack, the square attack, which knows no gradient,
       must not fool more than 0.2% of the images after the attacks by gradients (the tolerance is
       that of AutoAttack's authors).
-    - `few classes`: an attack that aims at one class after the other must find as many wrong
-      classes as it aims at by default, so that its number compares with others.
 
     The others look at the first images of the data (their numbers and tolerances are our choice).
     Some of them follow the steps of an attack that advances (`tfadv.attacks.Attack.advances`), such
@@ -101,6 +99,8 @@ def doubts(
       but 5% of 32 images. `"rand"`, the version of AutoAttack for random networks, is not asked.
     - `zero gradient`: cross entropy must have a gradient at the image, on all but 5% of 32 images.
       The square attack, which needs none, is not asked.
+    - `few classes`: an attack that aims at one class after the other must find as many wrong
+      classes as it aims at by default, so that its number compares with others.
     - `PGD is fooled`: untargeted PGD, in the same ball, must not leave more images right than the
       evaluated attack (McNemar's test). PGD-20, with steps of a quarter of epsilon, attacks the
       first 256 images; `others` add what was evaluated before. A targeted PGD is not compared,
@@ -147,7 +147,8 @@ def doubts(
             "branch's, whose robustness this is not (evaluate the domain adv, or both)"
         )
         raised.append(Doubt("other branch", "clean", message))
-    raised += _few_classes(evaluator)
+    if data is not None:  # and so not after every epoch of a training
+        raised += _few_classes(evaluator)
     others = list(others)
     if others:
         correct_images = evaluator.correct_images()
