@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup test test-slow test-runs test-gpu-build test-versions lint format docs quickstart small study benchmarks chaos soak workers32 clean clean-cache
+.PHONY: help setup test test-slow test-runs test-gpu-build test-versions test-machines lint format docs quickstart small study benchmarks chaos soak workers32 clean clean-cache
 # One after the other, even with -j: the targets share the cores and one .venv.
 .NOTPARALLEL:
 
@@ -30,6 +30,9 @@ test-gpu-build: setup ## build Horovod for GPUs in a new environment and start i
 
 test-versions: setup ## test with the oldest and newest TensorFlow, Keras and Python (6 GB, an hour or two)
 	@$(BIN)/python tools/test_versions.py $(ARGS)
+
+test-machines: setup ## train on several machines, made of namespaces, over networks that fail (root, an hour)
+	@$(BIN)/python tools/test_machines.py $(ARGS)
 
 lint: setup ## check style, formatting and types
 	@$(BIN)/ruff check --quiet .

@@ -1,0 +1,134 @@
+"""tools/test_machines.py: its list of cases, its table, and the hosts that it makes."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import test_machines
+from machines import hosts as making
+from machines.cases import CASES, Case
+from machines.hosts import Failure, Hosts
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_cases_are_chosen_by_name_and_by_theme():
+    everything = test_machines.choose([])
+    assert everything == list(CASES.values())
+    assert [case.name for case in test_machines.choose(["horovodrun"])] == ["horovodrun"]
+    assert "horovodrun" in [case.name for case in test_machines.choose(["ssh"])]
+    with pytest.raises(Failure, match="received sssh"):
+        test_machines.choose(["sssh"])
+
+
+def test_a_failed_case_is_a_row_and_the_status(monkeypatch, tmp_path, capsys):
+    def passes(hosts):
+        return "all is well"
+
+    def fails(hosts):
+        raise Failure("a bit differs")
+
+    cases = [Case("a", "tries a", passes, (), {}), Case("b", "tries b", fails, (), {})]
+    monkeypatch.setattr(test_machines, "choose", lambda words: cases)
+    monkeypatch.setattr(making, "check", lambda: None)
+    monkeypatch.setattr(making, "install", lambda packages: None)
+    monkeypatch.setattr(test_machines, "Hosts", lambda *names: open(os.devnull))
+    assert test_machines.main([f"--output={tmp_path / 'table.json'}"]) == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "| a | tries a | 0 | passes | all is well |",
+        "| b | tries b | 0 | fails | a bit differs |",
+    ]
+    rows = json.loads((tmp_path / "table.json").read_text())["cases"]
+    assert [row["status"] for row in rows] == ["passes", "fails"]
+
+
+def test_missing_packages_are_named(monkeypatch):
+    commands = {sys.executable: "python", "no-such-command": "b", "nor-this": "a"}
+    assert making.missing(commands) == ["a", "b"]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(Failure, match="these packages are missing: a, b"):
+        making.install(["a", "b"])
+    with pytest.raises(Failure, match="only root"):
+        making.check()
+
+
+def test_clean_removes_what_killed_runs_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(making, "FOLDER", tmp_path)
+    dead, alive, other = (tmp_path / name for name in ("tfadv-machines-1", "tfadv-machines-2", "x"))
+    for folder in (dead, alive, other):
+        folder.mkdir()
+        (folder / "lock").touch()
+    left = subprocess.Popen(["sh", "-c", "sleep 60; true", f"{dead}/hosta"])
+    with open(alive / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert making.clean() == [f"process {left.pid}", str(dead)]
+    assert left.wait(10) == -signal.SIGKILL
+    assert sorted(tmp_path.iterdir()) == [alive, other]
+
+
+needs_hosts = pytest.mark.skipif(
+    os.geteuid() != 0 or bool(making.missing(making.PACKAGES)),
+    reason="only root can make hosts, with the packages of tools/machines/hosts.py",
+)
+
+
+@pytest.mark.slow
+@needs_hosts
+def test_hosts_have_a_network_names_processes_and_files_of_their_own():
+    before = Path("/proc/net/dev").read_text().count(":")
+    with Hosts("hosta", "hostb") as hosts:
+        assert hosts.call("hosta", "ssh", "hostb", "hostname").strip() == "hostb"
+        hosts.call("hostb", "touch", "/tmp/only-here")
+        assert hosts.run("hosta", ["ls", "/tmp/only-here"])[0] == 2
+        with hosts.start("hostb", ["sh", "-c", "trap 'exit 75' TERM; sleep 60 & wait"]) as process:
+            process.wait_until(lambda: hosts.processes("hostb", "sleep 60"), "its child")
+            assert not hosts.processes("hosta", "sleep 60")
+            process.send(signal.SIGTERM)
+            assert process.wait(10) == 75
+        assert not hosts.processes("hostb", "trap")
+        ping = ["ssh", "-o", "ConnectTimeout=2", "hostb", "true"]
+        hosts.cut("hostb")
+        assert hosts.run("hosta", ping)[0] == 255
+        hosts.mend("hostb")
+        assert hosts.run("hosta", ping)[0] == 0
+        slow = ["tbf", "rate", "100kbit", "burst", "4k", "latency", "1s"]
+        with hosts.shaped(*slow):
+            began = time.monotonic()
+            assert hosts.run("hosta", ["ssh", "hostb", "head -c 30000 /dev/urandom"])[0] == 0
+            assert time.monotonic() - began > 2
+        folder = hosts.folder
+    assert not folder.exists()
+    assert not making.processes_of(folder)
+    assert Path("/proc/net/dev").read_text().count(":") == before
+
+
+@pytest.mark.slow
+@needs_hosts
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_after_a_signal(number):
+    script = (
+        "import signal, sys, time\n"
+        "from machines.hosts import Hosts\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "with Hosts('hosta', 'hostb') as hosts, hosts.start('hostb', ['sleep', '600']):\n"
+        "    print(hosts.folder, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=-1) as run:
+        folder = Path(run.stdout.readline().decode().strip())
+        assert making.processes_of(folder)
+        run.send_signal(number)
+    until = time.monotonic() + 10
+    while making.processes_of(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not making.processes_of(folder)
+    assert folder.exists() == (number == signal.SIGKILL)
+    making.clean()
+    assert not folder.exists()

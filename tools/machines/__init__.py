@@ -1,0 +1,1 @@
+"""Machines on one machine, and what tools/test_machines.py tries on them."""

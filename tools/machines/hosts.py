@@ -1,0 +1,404 @@
+"""Hosts on this machine: namespaces of the kernel, joined by a bridge, with an ssh server each.
+
+A host has a network interface, an address, a name, processes, /tmp and /run of its own; it shares
+all other files with this machine. Nothing appears in this machine's own network. All namespaces are
+held by processes that the kernel kills when the process that made them ends, however it ends; then
+only a folder under /var/tmp is left, which the next start or `clean` removes.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER, PREFIX = "/var/tmp", "tfadv-machines-"
+INTERFACE = "eth0"  # Horovod needs the same name on all hosts
+# Commands that hosts need, and the Debian packages that bring them.
+PACKAGES = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+    "setpriv": "util-linux",
+}
+
+# The first process of a host: prepares it, and collects processes whose parents have ended.
+BOOT = """
+set -e
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mkdir -p /run/sshd /tmp/home
+mount --bind "$FOLDER/etc/hosts" /etc/hosts
+mount --bind "$FOLDER/etc/ssh_config" /etc/ssh/ssh_config
+hostname "$NAME"
+ip link set lo up
+touch "$FOLDER/$NAME.booted"
+until ip address show eth0 2>/dev/null | grep -q inet; do sleep 0.1; done
+/usr/sbin/sshd -D -f "$FOLDER/etc/sshd_config" -E "$FOLDER/$NAME.sshd.log" &
+while :; do sleep 3600 & wait $!; done
+"""
+
+SSHD = """
+Port 22
+HostKey {folder}/etc/host_key
+AuthorizedKeysFile {folder}/etc/key.pub
+PidFile none
+StrictModes no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+MaxStartups 100
+"""
+
+SSH = """
+Host *
+    IdentityFile {folder}/etc/key
+    IdentitiesOnly yes
+    UserKnownHostsFile /dev/null
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking no
+    LogLevel ERROR
+"""
+
+
+class Failure(Exception):
+    """A case, or what it needs, failed; the text is one line."""
+
+
+def missing(packages: dict[str, str]) -> list[str]:
+    """Returns the Debian packages of those commands that this machine lacks, sorted."""
+    path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    return sorted({package for command, package in packages.items() if not which(command, path)})
+
+
+def which(command: str, path: str) -> str | None:
+    return command if os.path.exists(command) else shutil.which(command, path=path)
+
+
+def install(packages: list[str]) -> None:
+    """Installs Debian packages, without starting their services."""
+    if not packages:
+        return
+    if os.geteuid() or not shutil.which("apt-get"):
+        raise Failure(f"these packages are missing: {', '.join(packages)}")
+    print(f"installing {' '.join(packages)}...", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages]
+    for attempt in (["apt-get", "update", "-qq"], command):
+        result = subprocess.run(attempt, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        last = (result.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise Failure(f"apt-get could not install {', '.join(packages)}: {last}")
+
+
+def check() -> None:
+    """Raises `Failure` unless this process may make hosts here."""
+    if os.geteuid():
+        raise Failure("only root can make hosts; run it as root")
+    if ROOT.is_relative_to("/tmp"):
+        raise Failure(f"the checkout must not be in /tmp, which each host replaces: {ROOT}")
+
+
+class Hosts(contextlib.ExitStack):
+    """Some hosts, for as long as the context lasts.
+
+    Args:
+        names: Their names.
+
+    Attributes:
+        folder: A folder that all hosts share, removed at the end.
+        log: File of what this class ran, for a look when something fails.
+    """
+
+    def __init__(self, *names: str):
+        super().__init__()
+        self.names = names
+        self._first: dict[str, int] = {}  # name -> the host's first process, as seen from here
+
+    def __enter__(self):
+        super().__enter__()
+        clean()
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDER))
+        self.callback(remove, self.folder)
+        self.folder.chmod(0o755)
+        self._lock = open(self.folder / "lock", "w")
+        self.enter_context(self._lock)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            self._make()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def address(self, name: str) -> str:
+        return f"10.99.0.{self.names.index(name) + 1}"
+
+    def _make(self):
+        etc = self.folder / "etc"
+        etc.mkdir()
+        lines = ["127.0.0.1 localhost", *(f"{self.address(name)} {name}" for name in self.names)]
+        (etc / "hosts").write_text("\n".join(lines) + "\n")
+        for name in ("key", "host_key"):
+            self._call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(etc / name))
+        (etc / "sshd_config").write_text(SSHD.format(folder=self.folder))
+        (etc / "ssh_config").write_text(SSH.format(folder=self.folder))
+        self._hold("switch", ["--net"], "while :; do sleep 3600; done")
+        self._in_switch("ip", "link", "add", "bridge", "type", "bridge")
+        self._in_switch("ip", "link", "set", "bridge", "up")
+        for name in self.names:
+            self._hold(name, ["--net", "--uts", "--ipc", "--mount", "--mount-proc"], BOOT)
+        self._wait(lambda: all((self.folder / f"{name}.booted").exists() for name in self.names))
+        for name in self.names:
+            link = ["ip", "link", "add", name, "type", "veth", "peer", "name", INTERFACE]
+            self._in_switch(*link, "netns", str(self._first[name]))
+            self._in_switch("ip", "link", "set", name, "master", "bridge", "up")
+            self.call(name, "ip", "link", "set", INTERFACE, "up")
+            self.call(name, "ip", "address", "add", f"{self.address(name)}/24", "dev", INTERFACE)
+        for name in self.names:
+            self._wait(lambda name=name: self.run(self.names[0], ["ssh", name, "true"])[0] == 0)
+
+    def _hold(self, name, namespaces, script):
+        """Starts the process that holds a host's namespaces until this process ends."""
+        with open(self.folder / f"{name}.log", "w") as log:
+            process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
+                + [*namespaces, "sh", "-c", script, f"{self.folder}/{name}"],
+                env={**os.environ, "NAME": name, "FOLDER": str(self.folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the command alone
+            )
+        self.callback(end, process)
+        self._wait(lambda: children(process.pid))
+        [self._first[name]] = children(process.pid)
+
+    def _in_switch(self, *command):
+        self._call("nsenter", f"--net=/proc/{self._first['switch']}/ns/net", *command)
+
+    def _call(self, *command):
+        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if result.returncode:
+            raise Failure(f"{' '.join(command)}: {' '.join(result.stderr.split())}")
+        return result.stdout
+
+    def _wait(self, condition, seconds=60):
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                logs = [path.read_text() for path in self.folder.glob("*.log")]
+                raise Failure(f"a host did not start: {' '.join(' '.join(logs).split())}")
+            time.sleep(0.1)
+
+    def command(self, name: str, command: list[str], environment: dict | None = None) -> list[str]:
+        """Returns the command that runs another one on a host, from the checkout's folder."""
+        variables = {"HOME": "/tmp/home", "TMPDIR": "/tmp", **(environment or {})}
+        inside = ["env", *(f"{key}={value}" for key, value in variables.items()), *command]
+        target = f"--target={self._first[name]}"
+        enter = ["nsenter", target, "--net", "--uts", "--ipc", "--mount", "--pid", "--"]
+        return [*enter, "sh", "-c", f'cd "{ROOT}" && exec "$@"', "sh", *map(str, inside)]
+
+    def call(self, name: str, *command: str) -> str:
+        """Runs a command on a host and returns its output; raises `Failure` if it fails."""
+        return self._call(*self.command(name, list(command)))
+
+    def run(self, name: str, command: list[str], seconds: float = 600, **variables: str):
+        """Runs a command on a host to its end; returns its status and all of its output."""
+        with self.start(name, command, **variables) as process:
+            return process.wait(seconds), process.output
+
+    def start(self, name: str, command: list[str], **variables: str) -> "Process":
+        """Starts a command on a host, with more environment variables."""
+        return Process(self, name, command, variables)
+
+    def processes(self, name: str, words: str = "") -> dict[int, str]:
+        """Returns the command lines of a host's processes that hold `words`, by process id."""
+        namespace = os.readlink(f"/proc/{self._first[name]}/ns/pid")
+        result = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(path / "ns" / "pid") == namespace:
+                    line = (path / "cmdline").read_bytes().replace(b"\0", b" ")
+                    if line and words in line.decode(errors="replace"):
+                        result[int(path.name)] = line.decode(errors="replace").strip()
+        return result
+
+    def workers(self, name: str) -> dict[int, str]:
+        """Returns the workers of trainings on a host, as `processes` does."""
+        return {
+            pid: line
+            for pid, line in self.processes(name).items()
+            if "-m tfadv." in line and "run_horovod" not in line and is_worker(pid)
+        }
+
+    def kill(self, name: str, words: str, number: int = signal.SIGKILL) -> None:
+        """Sends a signal to those of a host's processes whose command line holds `words`."""
+        for pid in self.processes(name, words):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def cut(self, name: str) -> None:
+        """Pulls a host's cable: nothing reaches it any more, and nobody is told."""
+        self._in_switch("ip", "link", "set", name, "nomaster", "up")
+
+    def mend(self, name: str) -> None:
+        """Plugs the cable in again."""
+        self._in_switch("ip", "link", "set", name, "master", "bridge", "up")
+
+    @contextlib.contextmanager
+    def shaped(self, *discipline: str) -> Iterator[None]:
+        """Context in which all that hosts send goes through a queueing discipline of tc.
+
+        Such as `"tbf", "rate", "1gbit", "burst", "128k", "latency", "50ms"`.
+        """
+        for name in self.names:
+            self.call(name, "tc", "qdisc", "replace", "dev", INTERFACE, "root", *discipline)
+        try:
+            yield
+        finally:
+            for name in self.names:
+                self.call(name, "tc", "qdisc", "delete", "dev", INTERFACE, "root")
+
+
+class Process:
+    """A command that runs on a host; a context that ends it, with all that it has started.
+
+    Attributes:
+        pid: The process of the command itself, as seen from here, or None once it has ended.
+    """
+
+    _count = 0
+
+    def __init__(self, hosts, name, command, variables):
+        Process._count += 1
+        self.path = hosts.folder / f"output-{Process._count}"
+        self.began = time.monotonic()
+        with open(self.path, "wb") as output:
+            self._process = subprocess.Popen(
+                hosts.command(name, command, variables),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        hosts.callback(end, self._process)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        end(self._process)
+
+    def pids(self) -> list[int]:
+        return children(self._process.pid)
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the command itself."""
+        for pid in self.pids():
+            os.kill(pid, number)
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.path.read_text(errors="replace")
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def wait(self, seconds: float) -> int:
+        """Waits for its end; returns its status, as a shell has it."""
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failure(
+                f"no end after {seconds:g} s; it said: {last_line(self.output)}"
+            ) from None
+        return status if status >= 0 else 128 - status
+
+    def wait_for(self, text: str, seconds: float = 600) -> None:
+        """Waits until its output holds a text."""
+        self.wait_until(lambda: text in self.output, f"{text!r} in its output", seconds)
+
+    def wait_until(self, condition, name: str, seconds: float = 600) -> None:
+        """Waits until a function returns true; fails if the command ends before."""
+        until = time.monotonic() + seconds
+        while not condition():
+            if self.ended or time.monotonic() > until:
+                end = "it ended" if self.ended else f"{seconds:g} s passed"
+                raise Failure(f"{end} without {name}; it said: {last_line(self.output)}")
+            time.sleep(0.05)
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "nothing"
+
+
+def is_worker(pid: int) -> bool:
+    """Whether a process is a worker itself, not a launcher's shell around it."""
+    try:
+        return "python" in os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    result = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                result.append(int(path.parent.name))
+    return result
+
+
+def end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Returns the processes whose command line names something in a folder of hosts."""
+    result = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"{folder}/".encode() in path.read_bytes():
+                result.append(int(path.parent.name))
+    return result
+
+
+def clean() -> list[str]:
+    """Removes what killed runs have left; returns it, in words."""
+    result = []
+    for folder in sorted(Path(FOLDER).glob(f"{PREFIX}*")):
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):
+                lock = stack.enter_context(open(folder / "lock"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # its run goes on
+            for pid in processes_of(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    result.append(f"process {pid}")
+            remove(folder)
+            result.append(str(folder))
+    return result
