@@ -65,6 +65,8 @@ def test_clean_removes_what_killed_runs_left(monkeypatch, tmp_path):
         folder.mkdir()
         (folder / "lock").touch()
     left = subprocess.Popen(["sh", "-c", "sleep 60; true", f"{dead}/hosta"])
+    while not making.processes_of(dead):  # the kernel is still starting it
+        time.sleep(0.01)
     with open(alive / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert making.clean() == [f"process {left.pid}", str(dead)]
@@ -97,11 +99,16 @@ def test_hosts_have_a_network_names_processes_and_files_of_their_own():
         assert hosts.run("hosta", ping)[0] == 255
         hosts.mend("hostb")
         assert hosts.run("hosta", ping)[0] == 0
-        slow = ["tbf", "rate", "100kbit", "burst", "4k", "latency", "1s"]
-        with hosts.shaped(*slow):
-            began = time.monotonic()
-            assert hosts.run("hosta", ["ssh", "hostb", "head -c 30000 /dev/urandom"])[0] == 0
-            assert time.monotonic() - began > 2
+        send = ["ssh", "hostb", "head -c 500000 /dev/zero"]
+        for slow in ({"rate": "1mbit"}, {"delay": 0.3}, {"delay": 0.1, "loss": 0.05}):
+            with hosts.shaped(**slow):
+                began = time.monotonic()
+                status, output = hosts.run("hosta", send)
+                assert (status, len(output)) == (0, 500000)
+                assert time.monotonic() - began > 1
+        began = time.monotonic()
+        assert hosts.run("hosta", send)[0] == 0
+        assert time.monotonic() - began < 1
         folder = hosts.folder
     assert not folder.exists()
     assert not making.processes_of(folder)

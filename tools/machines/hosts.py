@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -255,18 +256,42 @@ class Hosts(contextlib.ExitStack):
         self._in_switch("ip", "link", "set", name, "master", "bridge", "up")
 
     @contextlib.contextmanager
-    def shaped(self, *discipline: str) -> Iterator[None]:
-        """Context in which all that hosts send goes through a queueing discipline of tc.
+    def shaped(self, delay: float = 0, loss: float = 0, rate: str = "") -> Iterator[None]:
+        """Context in which the network is slower and worse.
 
-        Such as `"tbf", "rate", "1gbit", "burst", "128k", "latency", "50ms"`.
+        Args:
+            delay: Seconds by which all that a host sends comes later.
+            loss: Share of the packets that are lost.
+            rate: Bits a second that a host sends at most, as tc says it: `"1gbit"`.
         """
-        for name in self.names:
-            self.call(name, "tc", "qdisc", "replace", "dev", INTERFACE, "root", *discipline)
-        try:
+        with contextlib.ExitStack() as stack:
+            if delay or loss:
+                stack.enter_context(self._relayed(delay, loss))
+            for name in self.names if rate else ():
+                device = ["dev", INTERFACE, "root"]
+                limits = ["tbf", "rate", rate, "burst", "256k", "latency", "100ms"]
+                self.call(name, "tc", "qdisc", "replace", *device, *limits)
+                stack.callback(self.call, name, "tc", "qdisc", "delete", *device)
             yield
-        finally:
-            for name in self.names:
-                self.call(name, "tc", "qdisc", "delete", "dev", INTERFACE, "root")
+
+    @contextlib.contextmanager
+    def _relayed(self, delay, loss):
+        relay = [sys.executable, str(Path(__file__).with_name("relay.py")), str(delay), str(loss)]
+        switch = f"--net=/proc/{self._first['switch']}/ns/net"
+        command = ["setpriv", "--pdeathsig", "KILL", "nsenter", switch, *relay, *self.names]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            try:
+                if not process.stdout.readline():
+                    raise Failure("no delay or loss without /dev/net/tun")
+                for name in self.names:
+                    self._in_switch("ip", "link", "set", name, "nomaster")
+                    far = f"{name}-far"
+                    self._in_switch("ip", "link", "set", far, "master", "bridge", "up")
+                yield
+            finally:
+                process.kill()
+                for name in self.names:
+                    self.mend(name)
 
 
 class Process:
