@@ -375,6 +375,13 @@ def test_a_workers_status_reaches_the_user_without_horovodruns_traceback(house):
     assert "Process" not in result.stdout
 
 
+def test_the_status_of_a_worker_on_another_machine_reaches_the_user(house):
+    # It cannot write to our file, but horovodrun has its status from ssh.
+    (house / "plan.txt").write_text("status 75")
+    result = run(house, "-np", "2", "--plan")
+    assert (result.returncode, result.stderr) == (75, "")
+
+
 def test_a_crash_is_horovodruns_status_and_one_line(house):
     result = run(house, "-np", "2", "--crash")
     assert result.returncode == 1
@@ -466,6 +473,38 @@ def test_a_second_signal_or_the_end_of_grace_does_not_wait(house, variables):
     # If two signals come together, either may be handled first.
     assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
     assert not (house / "saved-0").exists()
+
+
+def test_a_signal_reaches_workers_if_all_are_on_other_machines(tmp_path, monkeypatch):
+    status_file = tmp_path / "status"
+    ssh = tmp_path / "ssh"  # it runs the command here
+    ssh.write_text('#!/bin/sh\necho "$1 $2" >>"$0.log"\nexec sh -c "$3"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    ours = {**os.environ, "TFADV_STATUS_FILE": str(status_file)}
+    sleep = "import signal, time; signal.signal(15, lambda *_: exit(75)); print(flush=True)"
+    sleep = f"{sleep}; time.sleep(60)"
+    launch = types.SimpleNamespace(status_file=status_file)
+    with subprocess.Popen(
+        # What horovodrun's ssh looks like.
+        ["ssh", "-c", sleep, f"cd x; env TFADV_STATUS_FILE={status_file} python"],
+        executable=sys.executable,
+        env=ours,
+        stdout=subprocess.PIPE,
+    ) as connection:
+        connection.stdout.readline()
+        # No worker is there, neither here nor by ssh.
+        assert launcher.Launch.stop_elsewhere(launch, signal.SIGTERM) is False
+        with subprocess.Popen(
+            [sys.executable, "-c", sleep],
+            env={**ours, "HOROVOD_RANK": "0"},
+            stdout=subprocess.PIPE,
+        ) as worker:
+            worker.stdout.readline()
+            assert launcher.Launch.stop_elsewhere(launch, signal.SIGTERM) is True
+            assert worker.wait(20) == 75
+        connection.kill()
+    assert (tmp_path / "ssh.log").read_text().splitlines() == [f"-c {sleep}"] * 2
 
 
 def test_starts_again_from_the_newest_checkpoint(house):

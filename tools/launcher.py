@@ -1,16 +1,18 @@
 """Runs horovodrun for tools/run_horovod.py: sorts its output, passes signals on, restarts it."""
 
+import contextlib
 import ctypes
 import glob
 import itertools
 import os
 import re
 import selectors
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,34 +173,33 @@ class Launch:
             self.deadline = time.monotonic() + float(os.environ.get("TFADV_GRACE_SECONDS", 600))
         if self.child is None or self.child.poll() is not None:
             return
-        workers = self.workers()
-        if self.signals == 1 and workers:
-            # Not through horovodrun: it kills a worker 5 s after it was told to stop.
-            for worker in workers:
-                # A worker that still imports and handles neither signal receives SIGTERM after
-                # Ctrl-C too, as from horovodrun, and so ends without a traceback.
-                ready = {signal.SIGINT, signal.SIGTERM} <= caught(worker)
-                send(worker, number if ready and number == signal.SIGINT else signal.SIGTERM)
-        elif self.signals <= 2:
+        # Not through horovodrun: it kills a worker 5 s after it was told to stop. One worker with
+        # the signal tells the others, so machines are only asked if there is none on this one.
+        if self.signals == 1 and (stop(self.status_file, number) or self.stop_elsewhere(number)):
+            return
+        if self.signals <= 2:
             send(self.child.pid, signal.SIGTERM)
         else:
-            for process in (*workers, self.child.pid):
+            for process in (*workers(self.status_file), self.child.pid):
                 send(process, signal.SIGKILL)
 
-    def workers(self) -> list[int]:
-        """The workers on this machine: processes with our status file and a rank."""
-        ours = f"TFADV_STATUS_FILE={self.status_file}".encode()
-        rank = re.compile(rb"(HOROVOD|OMPI_COMM_WORLD|PMI)_RANK=")
-        parents = {}
-        for entry in glob.glob("/proc/[0-9]*"):
+    def stop_elsewhere(self, number: int) -> bool:
+        """Has `stop` called on the other machines, by ssh as horovodrun does; whether it was."""
+        # In the order of their ranks, until a machine has workers.
+        for command in ssh_commands(self.status_file):
+            words = [sys.executable, __file__, str(self.status_file), str(number)]
             try:
-                variables = Path(entry, "environ").read_bytes().split(b"\0")
-                status = Path(entry, "stat").read_text()
-            except (OSError, UnicodeDecodeError):
-                continue  # it belongs to another user, or has ended
-            if ours in variables and any(rank.match(variable) for variable in variables):
-                parents[int(Path(entry).name)] = int(status.rpartition(")")[2].split()[1])
-        return [worker for worker, parent in parents.items() if parent not in parents]
+                ended = subprocess.run(
+                    [*command[:-1], shlex.join(words)],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=30,
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                continue
+            if ended.returncode == 0:
+                return True
+        return False
 
     def check(self, command: list[str], environment: dict[str, str]) -> int:
         """Runs a command with our streams; returns its status, or 128+n after signal n."""
@@ -244,6 +245,8 @@ class Launch:
         self.error = error(messages, status)
         words = self.status_file.read_text().split()
         given = int(words[0]) if words and words[0].isdecimal() else 0
+        if messages.first and messages.first[1] in (USERS_MISTAKE, RESUME):
+            given = given or messages.first[1]  # a worker elsewhere has no such file
         # Other workers may have reported a status when one was killed, which could not.
         killed = messages.first is not None and signal_name(messages.first[1])
         if status and not raw and self.signal is None and (killed or not given):
@@ -251,6 +254,50 @@ class Launch:
         if given:
             return given
         return 128 + self.signal if self.signal else status
+
+
+def stop(status_file: Path, number: int) -> bool:
+    """Passes a signal on to the workers on this machine; returns whether there are any."""
+    targets = workers(status_file)
+    for worker in targets:
+        # A worker that still imports and handles neither signal receives SIGTERM after Ctrl-C too,
+        # as from horovodrun, and so ends without a traceback.
+        ready = {signal.SIGINT, signal.SIGTERM} <= caught(worker)
+        send(worker, number if ready and number == signal.SIGINT else signal.SIGTERM)
+    return bool(targets)
+
+
+def workers(status_file: Path) -> list[int]:
+    """Returns the workers on this machine: processes with our status file and a rank."""
+    ours = f"TFADV_STATUS_FILE={status_file}".encode()
+    rank = re.compile(rb"(HOROVOD|OMPI_COMM_WORLD|PMI)_RANK=")
+    parents = {}
+    for process, variables in processes():
+        if ours in variables and any(rank.match(variable) for variable in variables):
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{process}/stat").read_text()
+                parents[process] = int(status.rpartition(")")[2].split()[1])
+    return [worker for worker, parent in parents.items() if parent not in parents]
+
+
+def ssh_commands(status_file: Path) -> list[list[str]]:
+    """Returns the commands by which horovodrun has started workers on other machines."""
+    ours = f"TFADV_STATUS_FILE={status_file}"
+    commands = []
+    for process, variables in processes():
+        if ours.encode() in variables:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                command = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")[:-1]
+                if command and Path(command[0]).name == "ssh" and ours in command[-1]:
+                    commands.append(command)
+    return commands
+
+
+def processes() -> Iterator[tuple[int, list[bytes]]]:
+    """Yields the processes of this user on this machine, with their environment variables."""
+    for entry in sorted(glob.glob("/proc/[0-9]*"), key=lambda entry: int(Path(entry).name)):
+        with contextlib.suppress(OSError):  # it belongs to another user, or has ended
+            yield int(Path(entry).name), Path(entry, "environ").read_bytes().split(b"\0")
 
 
 def reason(messages: Messages) -> str:
@@ -382,3 +429,7 @@ def give_up(status: int, reason: str) -> int:
 
 def say(text: str) -> None:
     print(f"run_horovod.sh: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":  # on a machine on which a Launch has workers and is not itself
+    sys.exit(not stop(Path(sys.argv[1]), int(sys.argv[2])))
