@@ -1,6 +1,7 @@
 """Run directories: who may use them, and which models they give."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -137,3 +138,20 @@ def test_tensorboard_of_a_run_of_an_earlier_version_goes_on_where_it_is(tmp_path
     assert RunDirectory(tmp_path).tensorboard == tmp_path
     (tmp_path / "tensorboard").mkdir()
     assert RunDirectory(tmp_path).tensorboard == tmp_path / "tensorboard"
+
+
+def test_a_worker_sees_the_directory_or_has_its_own(tmp_path):
+    settings, run = train.parse([QUICK, "--run_dir=x/y"])
+    run.open(settings)
+    signature = run.sign()
+    assert RunDirectory(tmp_path / "x" / "y").is_signed(signature)
+    assert not RunDirectory(tmp_path / "x" / "z" / "a").is_signed(signature)
+    assert [path.name for path in (tmp_path / "x").iterdir()] == [
+        "y"
+    ]  # the question leaves nothing
+    shutil.copytree(tmp_path / "x", tmp_path / "copy")
+    assert RunDirectory(tmp_path / "copy" / "y").is_signed(signature)
+    signature = run.sign()  # of the same run, started again
+    assert RunDirectory(tmp_path / "x" / "y").is_signed(signature)
+    assert not RunDirectory(tmp_path / "copy" / "y").is_signed(signature)
+    run.close()

@@ -164,3 +164,19 @@ def test_refuses_another_network_by_its_first_difference(finished, tmp_path, fla
     with pytest.raises(ValueError, match=f"saved in .*first difference is {difference}"):
         prepare(tmp_path / "run", f"--init_from={finished[0]}", *flags)
     assert not (tmp_path / "run").exists()  # so that the corrected command works
+
+
+def test_a_directory_that_is_not_shared_is_one_line():
+    seats = [("a", True, (1, 0)), ("a", True, (1, 0)), ("b", False, (0, 0)), ("c", False, (0, 4))]
+    assert train_program._unshared(seats[:2], "runs/x", True) is None
+    assert train_program._unshared(seats, "runs/x", True) == (
+        "run_dir runs/x is not shared, since worker 2 on b and worker 3 on c cannot see it: "
+        "checkpoints and logs are on a alone, where worker 0 must run again to resume"
+    )
+
+
+def test_a_run_does_not_begin_again_where_another_machine_has_its_checkpoint():
+    seats = [("a", True, (1, 0)), ("b", False, (1, 4))]
+    assert train_program._unshared(seats, "runs/x", False)
+    with pytest.raises(ValueError, match="b has a newer checkpoint in its own runs/x than a,"):
+        train_program._unshared(seats, "runs/x", True)

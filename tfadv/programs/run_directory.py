@@ -1,5 +1,6 @@
 """The directory of a run: its files, its lock, and the models that other programs take from it."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -37,7 +38,7 @@ class RunDirectory:
         # Earlier versions had a directory of its own for them, in which such a run goes on.
         before = self.path / "tensorboard"
         self.tensorboard = before if before.is_dir() else self.path
-        self._lock = None
+        self._lock: int | None = None
 
     def check(self, settings: SimpleNamespace) -> None:
         """Raises `ValueError` if training with `settings` would damage what the directory holds."""
@@ -76,6 +77,31 @@ class RunDirectory:
             if not self.flags.exists():
                 whole_files.write_text(self.flags, flags.flagfile(TRAIN, settings))
             self.checkpoints.mkdir(exist_ok=True)
+
+    def sign(self) -> bytes:
+        """Writes something new into the lock's file, for `is_signed` on the other machines."""
+        assert self._lock is not None, "sign comes after open"
+        signature = os.urandom(16).hex().encode()
+        os.pwrite(self._lock, signature, 0)
+        os.fsync(self._lock)
+        return signature
+
+    def is_signed(self, signature: bytes) -> bool:
+        """Whether this worker sees the directory that rank 0 has signed, not one of its own."""
+        # A network's file system may remember that there was no directory, except when asked to
+        # make it.
+        created = []
+        for path in (*reversed(self.path.absolute().parents), self.path):
+            with contextlib.suppress(OSError):
+                if not path.is_dir():
+                    path.mkdir()
+                    created.append(path)
+        for path in reversed(created):
+            path.rmdir()
+        try:
+            return (self.path / ".lock").read_bytes() == signature
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Releases the lock."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import re
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,16 +99,23 @@ def prepare(settings: SimpleNamespace, directory: RunDirectory) -> "TrainingRun"
     # Only rank 0 has files. The other workers get its variables, or its error, from it.
     progress: Progress | None = None
     error: Exception | None = None
+    sign = b""
     if distributed.rank() == 0:
         try:
             progress = _restore(settings, directory, model)
+            sign = directory.sign()
         except OSError as reason:
             error = reason
         except ValueError as reason:
             error = ValueError(str(reason))  # not every subclass can be pickled
-    progress, error = distributed.broadcast_object((progress, error))
+    progress, error, sign = distributed.broadcast_object((progress, error, sign))
     if error is not None:
         raise error
+    newest = max(directory.saved(), default=(0, 0))
+    seats = distributed.gather_object((socket.gethostname(), directory.is_signed(sign), newest))
+    unshared = _unshared(seats, directory.path, settings.resume)
+    if unshared and distributed.rank() == 0:
+        _report(unshared)
     attack = building.attack(settings, settings.num_steps) if settings.adversarial else None
     rank, workers = distributed.rank(), distributed.size()
     return TrainingRun(settings, directory, dataset, model, attack, steps, progress, rank, workers)
@@ -126,6 +134,42 @@ def _restore(settings, directory, model):
     # Last, since a refused run must not leave a directory that the corrected command cannot use.
     directory.open(settings)
     return progress
+
+
+def _unshared(seats, path, resume):
+    """Says in one line which workers do not see the run's directory; None if all do.
+
+    Args:
+        seats: For each worker the name of its machine, whether it sees rank 0's directory, and the
+            epochs and updates of the newest checkpoint in its own.
+        path: Path of the directory.
+        resume: Whether the run is to go on from its newest checkpoint.
+
+    Raises:
+        ValueError: If rank 0 would go on from another one.
+    """
+    from tfadv import distributed
+
+    apart = [rank for rank, (_, sees, _) in enumerate(seats) if not sees]
+    if not apart:
+        return None
+    here, _, newest = seats[0]
+    best = max(apart, key=lambda rank: seats[rank][2])
+    if resume and seats[best][2] > newest:
+        raise ValueError(
+            f"run_dir must be shared by all machines, or worker 0 must run where it ran before; "
+            f"{seats[best][0]} has a newer checkpoint in its own {path} than {here}, where worker "
+            "0 runs"
+        )
+    machines = sorted({seats[rank][0] for rank in apart})
+    where = " and ".join(
+        f"{distributed.named(rank for rank in apart if seats[rank][0] == machine)} on {machine}"
+        for machine in machines
+    )
+    return (
+        f"run_dir {path} is not shared, since {where} cannot see it: checkpoints and logs are on "
+        f"{here} alone, where worker 0 must run again to resume"
+    )
 
 
 def _report(text):
