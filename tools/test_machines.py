@@ -25,7 +25,7 @@ from machines import hosts as making
 from machines.cases import CASES
 from machines.hosts import Failure, Hosts
 
-THEMES = ("ssh",)
+THEMES = ("ssh", "faults")
 
 
 def main(arguments):

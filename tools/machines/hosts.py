@@ -235,17 +235,7 @@ class Hosts(contextlib.ExitStack):
 
     def workers(self, name: str) -> dict[int, str]:
         """Returns the workers of trainings on a host, as `processes` does."""
-        return {
-            pid: line
-            for pid, line in self.processes(name).items()
-            if "-m tfadv." in line and "run_horovod" not in line and is_worker(pid)
-        }
-
-    def kill(self, name: str, words: str, number: int = signal.SIGKILL) -> None:
-        """Sends a signal to those of a host's processes whose command line holds `words`."""
-        for pid in self.processes(name, words):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        return {pid: line for pid, line in self.processes(name).items() if is_worker(pid)}
 
     def cut(self, name: str) -> None:
         """Pulls a host's cable: nothing reaches it any more, and nobody is told."""
@@ -373,11 +363,14 @@ def last_line(text: str) -> str:
 
 
 def is_worker(pid: int) -> bool:
-    """Whether a process is a worker itself, not a launcher's shell around it."""
+    """Whether a process is a worker itself, not a launcher or a launcher's shell."""
     try:
-        return "python" in os.readlink(f"/proc/{pid}/exe")
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        python = "python" in os.readlink(f"/proc/{pid}/exe")
     except OSError:
-        return False
+        return False  # it has ended
+    ranks = (b"HOROVOD_RANK=", b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK=")
+    return python and any(variable.startswith(ranks) for variable in environment)
 
 
 def children(pid: int) -> list[int]:
