@@ -114,6 +114,9 @@ if "--plan" in flags and rank == "0":
     with open("plan.txt") as file:
         number = len(open("starts.txt").readlines())
         what, *words = file.read().splitlines()[number - 1].split()
+    for flag in flags:
+        if flag.startswith("--given="):
+            open(os.environ["TFADV_STATUS_FILE"], "w").write(flag.partition("=")[2])
     if what == "save":
         os.makedirs("run/checkpoints", exist_ok=True)
         open(f"run/checkpoints/epoch-{number:04}.keras", "w").close()
@@ -375,11 +378,20 @@ def test_a_workers_status_reaches_the_user_without_horovodruns_traceback(house):
     assert "Process" not in result.stdout
 
 
-def test_the_status_of_a_worker_on_another_machine_reaches_the_user(house):
-    # It cannot write to our file, but horovodrun has its status from ssh.
-    (house / "plan.txt").write_text("status 75")
-    result = run(house, "-np", "2", "--plan")
-    assert (result.returncode, result.stderr) == (75, "")
+@pytest.mark.parametrize(
+    "end, given, status",
+    [
+        ("status 75", "", 75),  # it ran elsewhere, without our file
+        ("status 2", "75", 2),  # and horovodrun has stopped another worker, which has the file
+        ("status 1", "75", 1),
+        ("error worker 0 stopped, since another one ended", "75", 75),
+        ("signal 9", "75", 75),
+    ],
+)
+def test_the_status_of_a_worker_on_another_machine_reaches_the_user(house, end, given, status):
+    (house / "plan.txt").write_text(end)
+    result = run(house, "-np", "2", "--plan", f"--given={given}")
+    assert result.returncode == status, result.stderr
 
 
 def test_a_crash_is_horovodruns_status_and_one_line(house):

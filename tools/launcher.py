@@ -31,6 +31,7 @@ LOG = re.compile(
 )
 # Which worker ended first, in what horovodrun or mpirun prints when it fails.
 FIRST = re.compile(r"Process name: (?:\[\[\d+,\d+\],)?(\d+)\]?\s+Exit code: +(-?\d+)")
+ENDED = re.compile(r"Process (\d+) exit with status code (-?\d+)")
 SIGNALLED = re.compile(r"process rank (\d+) with PID \d+ on node \S+ exited on signal (\d+)")
 # A worker prints this when it ended because another one did.
 FOLLOWED = b"stopped, since another one ended"
@@ -63,6 +64,13 @@ class Messages:
             return int(match[1]), int(match[2])
         match = SIGNALLED.search(self.text)
         return (int(match[1]), 128 + int(match[2])) if match else None
+
+    @property
+    def cause(self) -> int | None:
+        """Status of the first worker that did not end because of another one, if one failed."""
+        ended = (map(int, numbers) for numbers in ENDED.findall(self.text))
+        own = (code for rank, code in ended if FOLLOWED not in self.errors.get(rank, b""))
+        return next(own, None)
 
 
 class Output:
@@ -245,8 +253,13 @@ class Launch:
         self.error = error(messages, status)
         words = self.status_file.read_text().split()
         given = int(words[0]) if words and words[0].isdecimal() else 0
-        if messages.first and messages.first[1] in (USERS_MISTAKE, RESUME):
-            given = given or messages.first[1]  # a worker elsewhere has no such file
+        # Workers on other machines have no such file, and those that horovodrun stopped because of
+        # them may have written one.
+        cause = messages.cause
+        if cause in (USERS_MISTAKE, RESUME):
+            given = cause
+        elif given == RESUME and cause and not signal_name(cause):
+            given = 0
         # Other workers may have reported a status when one was killed, which could not.
         killed = messages.first is not None and signal_name(messages.first[1])
         if status and not raw and self.signal is None and (killed or not given):
