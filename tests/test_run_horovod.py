@@ -371,6 +371,23 @@ def test_which_worker_ended_first(text, first):
     assert launcher.Messages(launcher=[text.encode()]).first == first
 
 
+@pytest.mark.parametrize(
+    "hosts, line",
+    [
+        ("a:1,b:2", "worker 1 on b ended first, with status 3; the others were stopped"),
+        ("localhost:3", "worker 1 ended first, with status 3; the others were stopped"),
+    ],
+)
+def test_the_machine_of_the_worker_that_ended_first_is_named(hosts, line):
+    request = run_horovod.parse(["-np", "3", "-H", hosts])
+    messages = launcher.Messages(machines=request.machines)
+    messages.launcher = [b"Process name: 1\nExit code: 3\n"]
+    assert launcher.reason(messages) == line
+    messages.launcher = [b"Process name: 1\nExit code: 255\n"]
+    lost = "status 255 (a signal ended it, or ssh lost its machine);"
+    assert (lost in launcher.reason(messages)) == (hosts != "localhost:3")
+
+
 def test_a_workers_status_reaches_the_user_without_horovodruns_traceback(house):
     result = run(house, "-np", "2", "--late")
     assert result.returncode == 2

@@ -38,9 +38,8 @@ FOLLOWED = b"stopped, since another one ended"
 
 USERS_MISTAKE = 2
 RESUME = 75  # a training was stopped after a checkpoint
-# Statuses that are no error of the program: of one that was told to stop, and of ssh when it loses
-# a machine, such as one that was preempted.
-NO_ERROR = (RESUME, 255)
+LOST = 255  # of ssh, when it loses a machine, such as a preempted one, or a signal ends the worker
+NO_ERROR = (RESUME, LOST)  # statuses that are no error of the program
 
 
 @dataclass
@@ -50,6 +49,7 @@ class Messages:
     launcher: list[bytes] = field(default_factory=list)  # by horovodrun and its shell
     horovod: list[bytes] = field(default_factory=list)  # by Horovod, about its errors
     errors: dict[int, bytes] = field(default_factory=dict)  # rank -> its last line on stderr
+    machines: list[str] = field(default_factory=list)  # of each rank; empty if all are on this one
 
     @property
     def text(self) -> str:
@@ -156,6 +156,7 @@ class Launch:
     """Runs commands one after the other in the foreground and passes signals on to them.
 
     Attributes:
+        machines: The names of the workers' machines; empty if that is this one.
         signal: The first signal that came, or None.
         error: What ended the last run, with the last words of its worker, to compare with another
             run; None if it was no error of the program: a signal ended a worker, or the others lost
@@ -164,6 +165,7 @@ class Launch:
 
     def __init__(self, status_file: Path):
         self.status_file = status_file
+        self.machines: list[str] = []
         self.child: subprocess.Popen | None = None
         self.signals = 0
         self.signal: int | None = None
@@ -220,7 +222,7 @@ class Launch:
         self.error = None
         if self.signal:  # it came before there was a process to pass it on to
             return 128 + self.signal
-        messages = Messages()
+        messages = Messages(machines=self.machines)
         self.status_file.write_text("")
         with subprocess.Popen(
             command,
@@ -319,7 +321,14 @@ def reason(messages: Messages) -> str:
     if messages.first:
         rank, status = messages.first
         name = signal_name(status)
-        line = f"worker {rank} ended first, with status {status}" + (f" ({name})" if name else "")
+        line = f"worker {rank}"
+        if rank < len(messages.machines):
+            line += f" on {messages.machines[rank]}"
+        line += f" ended first, with status {status}"
+        if name:
+            line += f" ({name})"
+        elif status == LOST and messages.machines:
+            line += " (a signal ended it, or ssh lost its machine)"
         line += "; the others were stopped"
     else:
         lines = messages.text.split("\n")

@@ -78,6 +78,19 @@ class Request:
         names = {"localhost", "127.0.0.1", socket.gethostname()}
         return all(host.split(":")[0] in names for host in hosts)
 
+    @property
+    def machines(self) -> list[str]:
+        """The names of the workers' machines, in the order of the ranks; empty if it is this one.
+
+        It is also empty where they are not given by name.
+        """
+        hosts = self.value("-H", "--hosts")
+        if self.local or hosts is None:
+            return []
+        pairs = [host.strip().partition(":") for host in hosts.split(",")]
+        slots = [(name, int(count) if count.isdecimal() else 1) for name, _, count in pairs]
+        return [name for name, count in slots for _ in range(count)]
+
 
 def horovodrun_options() -> dict[str, int]:
     """Returns horovodrun's options and how many values each takes, from horovodrun's own parser."""
@@ -203,6 +216,7 @@ def main(arguments: list[str]) -> int:
             return status
 
         mpi = request.value("--mpi", "--jsrun") is not None
+        launch.machines = request.machines
         environment = dict(os.environ, TFADV_STATUS_FILE=str(status_file))
         # By default 30 s, in which many workers may not have imported TensorFlow yet.
         environment.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")
