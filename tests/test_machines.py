@@ -1,5 +1,6 @@
 """tools/test_machines.py: its list of cases, its table, and the hosts that it makes."""
 
+import datetime
 import fcntl
 import json
 import os
@@ -36,16 +37,31 @@ def test_a_failed_case_is_a_row_and_the_status(monkeypatch, tmp_path, capsys):
 
     cases = [Case("a", "tries a", passes, (), {}), Case("b", "tries b", fails, (), {})]
     monkeypatch.setattr(test_machines, "choose", lambda words: cases)
+    monkeypatch.setattr(test_machines, "CASES", {"c": None, "b": None, "a": None})
     monkeypatch.setattr(making, "check", lambda: None)
     monkeypatch.setattr(making, "install", lambda packages: None)
     monkeypatch.setattr(test_machines, "Hosts", lambda *names: open(os.devnull))
-    assert test_machines.main([f"--output={tmp_path / 'table.json'}"]) == 1
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "| a | tries a | 0 | passes | all is well |",
-        "| b | tries b | 0 | fails | a bit differs |",
+    results, page = tmp_path / "machines.json", tmp_path / "page.md"
+    old = {"tries": "", "date": "2026-01-01", "seconds": 1, "status": "passes", "last line": "old"}
+    results.write_text(json.dumps([{"case": case} | old for case in "bc"]))
+    page.write_text("above\n<!-- machines -->\nold\n<!-- end -->\nbelow\n")
+    monkeypatch.setattr(test_machines, "RESULTS", results)
+    monkeypatch.setattr(test_machines, "PAGE", page)
+    assert test_machines.main(["--dry"]) == 1
+    today = datetime.date.today().isoformat()
+    rows = [
+        f"| a | tries a | {today} | 0 | passes | all is well |",
+        f"| b | tries b | {today} | 0 | fails | a bit differs |",
     ]
-    rows = json.loads((tmp_path / "table.json").read_text())["cases"]
-    assert [row["status"] for row in rows] == ["passes", "fails"]
+    assert capsys.readouterr().out.splitlines()[-2:] == rows
+    assert page.read_text().count("old") == 1
+    # The newest row of each case, in the order of the cases.
+    assert test_machines.main([]) == 1
+    assert [row["case"] for row in json.loads(results.read_text())] == ["c", "b", "a"]
+    older = "| c |  | 2026-01-01 | 1 | passes | old |"
+    before, *table, end, after = page.read_text().splitlines()
+    assert [older, *reversed(rows)] == [line for line in table if line.startswith("| ")][1:]
+    assert (before, end, after) == ("above", "<!-- end -->", "below")
 
 
 def test_missing_packages_are_named(monkeypatch):

@@ -1,30 +1,35 @@
 """Trains on several machines, which are namespaces of this one; `make test-machines`.
 
     make test-machines                                 (ARGS="ssh faults" for some of the cases)
-    python tools/test_machines.py [CASE ...] [--list] [--clean] [--output=FILE]
+    python tools/test_machines.py [CASE ...] [--list] [--clean] [--dry]
 
 It makes hosts on this machine (tools/machines/hosts.py), with real ssh between them, and trains on
 them with real workers: tools/machines/ has a module of cases for each theme. It needs root, and
 installs Debian's packages that are missing. It leaves nothing: neither when it is stopped nor, but
-for a folder that the next start removes, when it is killed with -9.
+for a folder that the next start removes, when it is killed with -9. What it saw of each case, with
+the date, goes to benchmarks/results/machines.json and into the table of docs/reliability.md.
 """
+# ruff: noqa: E402 - the benchmarks stand in the checkout's own folder.
 
 import argparse
 import datetime
 import importlib
 import itertools
 import json
-import os
-import platform
 import signal
 import sys
 import time
-from pathlib import Path
 
 from machines import hosts as making
 from machines.cases import CASES
-from machines.hosts import Failure, Hosts
+from machines.hosts import ROOT, Failure, Hosts
 
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.performance import replaced
+
+RESULTS = ROOT / "benchmarks" / "results" / "machines.json"
+PAGE = ROOT / "docs" / "reliability.md"
 THEMES = ("ssh", "faults")
 
 
@@ -33,7 +38,7 @@ def main(arguments):
     parser.add_argument("cases", nargs="*", help="Cases or themes; by default all.")
     parser.add_argument("--list", action="store_true", help="Only list the cases.")
     parser.add_argument("--clean", action="store_true", help="Only remove what killed runs left.")
-    parser.add_argument("--output", type=Path, help="A file for the table, as JSON.")
+    parser.add_argument("--dry", action="store_true", help="Write neither results nor docs.")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -62,9 +67,9 @@ def main(arguments):
         return 2
     except KeyboardInterrupt:
         return 130
-    print(f"\n{heading()}\n\n{table(rows)}")
-    if options.output:
-        options.output.write_text(json.dumps({"made": heading(), "cases": rows}, indent=1) + "\n")
+    print(f"\n{table(rows)}")
+    if not options.dry:
+        record(rows)
     return int(any(row["status"] != "passes" for row in rows))
 
 
@@ -97,22 +102,28 @@ def run(cases):
                 except Failure as failure:
                     row |= {"status": "fails", "last line": str(failure)}
                 row["seconds"] = round(time.monotonic() - began)
+                row["date"] = datetime.date.today().isoformat()
                 line = f"{row['status']} after {row['seconds']} s: {row['last line']}"
                 print(f"{case.name}: {line}", flush=True)
     return rows
 
 
-def heading():
-    cores = len(os.sched_getaffinity(0))
-    return f"{datetime.date.today():%d %B %Y}, {platform.platform(terse=True)}, {cores} cores"
+def record(rows):
+    """Puts rows in the place of older ones of the same cases, in the results and in the docs."""
+    old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    known = {row["case"]: row for row in (*old, *rows)}
+    rows = [known[name] for name in CASES if name in known]
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    PAGE.write_text(replaced(PAGE.read_text(), {"machines": table(rows)}))
 
 
 def table(rows):
     """Returns the rows as Markdown."""
-    lines = ["| case | what it tries | seconds | status | last line |", "|---|---|---|---|---|"]
+    columns = ("case", "tries", "date", "seconds", "status", "last line")
+    lines = ["| case | what it tries | date | seconds | status | last line |", "|" + "---|" * 6]
     for row in rows:
-        columns = ("case", "tries", "seconds", "status", "last line")
-        lines.append("| " + " | ".join(str(row[column]) for column in columns) + " |")
+        cells = [str(row[column]).replace("|", "\\|") for column in columns]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

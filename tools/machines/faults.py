@@ -112,7 +112,7 @@ def unshared(hosts):
     with hosts.start("hosta", command, **ENVIRONMENT) as process:
         process.wait_for("epoch ", SECONDS)
         lines = process.output.splitlines()
-    no_workers(hosts, MORE)
+    no_workers(hosts, 180)  # `run_horovod.sh` was killed
     said = [line for line in lines if "run_dir" in line]
     if len(said) != 1:
         raise Failure(f"{len(said)} lines on it before training: {' | '.join(said)}")
