@@ -56,6 +56,9 @@ _EXTRAS = {
 
 # Seconds that rank 0 has to report the same error as another worker.
 _RANK_0_FIRST = 10
+# Seconds that another worker has to end before those that end because of it, since launchers report
+# the status of the one that ended first. A process with TensorFlow takes some to end.
+_CAUSE_FIRST = 10
 
 
 @contextlib.contextmanager
@@ -132,6 +135,9 @@ def _stop_after_another(program, error):
             file=sys.stderr,
             flush=True,
         )
+        # The launcher ends this worker in its sleep.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_CAUSE_FIRST)
         sys.exit(1)
 
 
