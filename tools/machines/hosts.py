@@ -122,6 +122,7 @@ class Hosts(contextlib.ExitStack):
     def __init__(self, *names: str):
         super().__init__()
         self.names = names
+        self._holders: list[subprocess.Popen] = []
         self._first: dict[str, int] = {}  # name -> the host's first process, as seen from here
 
     def __enter__(self):
@@ -180,6 +181,7 @@ class Hosts(contextlib.ExitStack):
                 start_new_session=True,  # Ctrl-C is for the command alone
             )
         self.callback(end, process)
+        self._holders.append(process)
         self._wait(lambda: children(process.pid))
         [self._first[name]] = children(process.pid)
 
@@ -195,7 +197,8 @@ class Hosts(contextlib.ExitStack):
     def _wait(self, condition, seconds=60):
         until = time.monotonic() + seconds
         while not condition():
-            if time.monotonic() > until:
+            ended = any(holder.poll() is not None for holder in self._holders)
+            if ended or time.monotonic() > until:
                 logs = [path.read_text() for path in self.folder.glob("*.log")]
                 raise Failure(f"a host did not start: {' '.join(' '.join(logs).split())}")
             time.sleep(0.1)
