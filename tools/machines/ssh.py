@@ -51,7 +51,7 @@ def mistakes(hosts):
     directory = hosts.folder / "mistakes"
     command = [RUN_HOROVOD, *TWO, *flags(directory, "--epsilon=-1")]
     with hosts.start("hosta", command, **ENVIRONMENT) as process:
-        output = finish(process, 2, 120)
+        output = finish(process, 2, 300)
     if len(output.splitlines()) != 1:
         raise Failure(f"{len(output.splitlines())} lines for one mistake: {output}")
     # What stands in /tmp of hosta is not on hostb.
@@ -69,7 +69,7 @@ def mistakes(hosts):
     command = [RUN_HOROVOD, *TWO, *flags(directory, *images)]
     with hosts.start("hosta", command, **ENVIRONMENT) as process:
         output = finish(process, 2)
-    no_workers(hosts, 10)
+    no_workers(hosts, 120)
     return line_with(output, "data_dir")
 
 
@@ -82,8 +82,8 @@ def stop(hosts):
         pause.wait(process)
         process.send(signal.SIGTERM)
         pause.go()
-        output = finish(process, 75, 120)
-    no_workers(hosts, 60)
+        output = finish(process, 75, 300)
+    no_workers(hosts, 120)
     saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
     run(hosts, "hosta", [*command, "--resume"])
     return f"status 75 after {saved}; resumed, {same_bits(hosts, directory, 2)}"
@@ -98,8 +98,8 @@ def stop_elsewhere(hosts):
         pause.wait(process)
         process.send(signal.SIGTERM)
         pause.go()
-        output = finish(process, 75, 120)
-    no_workers(hosts, 60)
+        output = finish(process, 75, 300)
+    no_workers(hosts, 120)
     saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
     return f"status 75 after {saved}"
 
