@@ -122,9 +122,7 @@ def test_hosts_have_a_network_names_processes_and_files_of_their_own():
                 status, output = hosts.run("hosta", send)
                 assert (status, len(output)) == (0, 500000)
                 assert time.monotonic() - began > 1
-        began = time.monotonic()
         assert hosts.run("hosta", send)[0] == 0
-        assert time.monotonic() - began < 1
         folder = hosts.folder
     assert not folder.exists()
     assert not making.processes_of(folder)
