@@ -26,6 +26,8 @@ from machines.trainings import (
 )
 
 HOSTS = ("hosta", "hostb")
+# Workers of all hosts share cores, on which MPI would otherwise wait as fast as it can.
+VARIABLES = {**ENVIRONMENT, "OMPI_MCA_mpi_yield_when_idle": "1"}
 PACKAGES = {
     "mpirun": "openmpi-bin",
     "/usr/include/x86_64-linux-gnu/mpi/mpi.h": "libopenmpi-dev",
@@ -64,11 +66,16 @@ def horovodrun(hosts, *options):
     return [python(hosts), "tools/run_horovod.py", "--mpi", *options]
 
 
-def mpirun(hosts, count, where, variables=ENVIRONMENT):
+def mpirun(hosts, count, where, variables=VARIABLES):
     """Returns the beginning of a command line for workers that mpirun itself starts."""
     passed = [word for name in variables for word in ("-x", name)]
     command = ["mpirun", "--allow-run-as-root", "-np", str(count), "-H", where, *passed]
     return [*command, python(hosts), "-m", "tfadv.train"]
+
+
+def train(hosts, command, **variables):
+    """Runs a command on hosta; raises `Failure` unless it succeeds."""
+    run(hosts, "hosta", command, **{**VARIABLES, **variables})
 
 
 @functools.cache
@@ -76,7 +83,7 @@ def one_machine(hosts: Hosts) -> Path:
     """Returns the directory of a run of all workers on one host, by MPI; it runs once."""
     directory = hosts.folder / "one-machine-mpi"
     command = [*mpirun(hosts, WORKERS, f"hosta:{WORKERS}"), *flags(directory)]
-    run(hosts, "hosta", command)
+    train(hosts, command)
     return directory
 
 
@@ -100,7 +107,7 @@ def equal(directory: Path, expected: Path) -> str:
 @case("mpirun", "`mpirun -np 4` over two hosts: the bits of MPI on one machine", HOSTS, PACKAGES)
 def mpirun_alone(hosts):
     directory = hosts.folder / "mpirun"
-    run(hosts, "hosta", [*mpirun(hosts, WORKERS, "hosta:2,hostb:2"), *flags(directory)])
+    train(hosts, [*mpirun(hosts, WORKERS, "hosta:2,hostb:2"), *flags(directory)])
     return equal(directory, one_machine(hosts))
 
 
@@ -110,7 +117,7 @@ def mpi_horovodrun(hosts):
     program = ["env", "--", python(hosts), "-m", "tfadv.train", *flags(directory)]
     launcher = str(Path(python(hosts)).with_name("horovodrun"))
     command = [launcher, "--mpi", "-np", str(WORKERS), "-H", "hosta:2,hostb:2", *program]
-    run(hosts, "hosta", command)
+    train(hosts, command)
     return equal(directory, one_machine(hosts))
 
 
@@ -118,7 +125,7 @@ def mpi_horovodrun(hosts):
 def mpi_gloo(hosts):
     # a + b is b + a, but (a + b) + (c + d) is not ((a + b) + c) + d.
     directory = hosts.folder / "mpi-gloo"
-    run(hosts, "hosta", [*mpirun(hosts, 2, "hosta:1,hostb:1"), *flags(directory)])
+    train(hosts, [*mpirun(hosts, 2, "hosta:1,hostb:1"), *flags(directory)])
     two = same_bits(hosts, directory, 2)
     shutil.copytree(one_machine(hosts), directory)
     four = compared(directory, reference(hosts))
@@ -131,14 +138,14 @@ def mpi_stop(hosts):
     pause = Pause(hosts, "step", 1)
     options = ["-np", str(WORKERS), "-H", "hosta:2,hostb:2"]
     command = [*horovodrun(hosts, *options), *flags(directory)]
-    with hosts.start("hosta", command, **{**ENVIRONMENT, **pause.variables}) as process:
+    with hosts.start("hosta", command, **{**VARIABLES, **pause.variables}) as process:
         pause.wait(process)
         process.send(signal.SIGTERM)
         pause.go()
         output = finish(process, 75, 120)
     no_workers(hosts, 10)
     saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
-    run(hosts, "hosta", [*command, "--resume"])
+    train(hosts, [*command, "--resume"])
     return f"status 75 after {saved}; resumed, {equal(directory, one_machine(hosts))}"
 
 
@@ -146,7 +153,7 @@ def mpi_stop(hosts):
 def mpi_mpirun_stop(hosts):
     directory = hosts.folder / "mpi-mpirun-stop"
     pause = Pause(hosts, "step", 1)
-    variables = {**ENVIRONMENT, **pause.variables}
+    variables = {**VARIABLES, **pause.variables}
     command = [*mpirun(hosts, WORKERS, "hosta:2,hostb:2", variables), *flags(directory)]
     with hosts.start("hosta", command, **variables) as process:
         pause.wait(process)
@@ -156,7 +163,7 @@ def mpi_mpirun_stop(hosts):
         status = process.wait(120)
     seconds = time.monotonic() - began
     no_workers(hosts, 10)
-    run(hosts, "hosta", [*command, "--resume"], **pause.variables)
+    train(hosts, [*command, "--resume"], **pause.variables)
     resumed = equal(directory, one_machine(hosts))
     return f"status {status} after {seconds:.1f} s; resumed, {resumed}"
 
@@ -166,7 +173,7 @@ def mpi_mistake(hosts):
     directory = hosts.folder / "mpi-mistake"
     options = ["-np", "2", "-H", "hosta:1,hostb:1"]
     command = [*horovodrun(hosts, *options), *flags(directory, "--epsilon=-1")]
-    with hosts.start("hosta", command, **ENVIRONMENT) as process:
+    with hosts.start("hosta", command, **VARIABLES) as process:
         return last_line(finish(process, 2, 120))
 
 
@@ -176,7 +183,7 @@ def mpi_kill(hosts):
     pause = Pause(hosts, "step", 1)
     options = ["-np", str(WORKERS), "-H", "hosta:2,hostb:2", "--restarts=1"]
     command = [*horovodrun(hosts, *options), *flags(directory)]
-    variables = {**ENVIRONMENT, **pause.variables, "TFADV_RESTART_SECONDS": "1"}
+    variables = {**VARIABLES, **pause.variables, "TFADV_RESTART_SECONDS": "1"}
     with hosts.start("hosta", command, **variables) as process:
         pause.wait(process)
         os.kill(min(hosts.workers("hostb")), signal.SIGKILL)
@@ -191,7 +198,7 @@ def mpi_hang(hosts):
     pause = Pause(hosts, "step", 1)
     options = ["-np", "2", "-H", "hosta:1,hostb:1"]
     command = [*horovodrun(hosts, *options), *flags(directory, "--stall_seconds=20")]
-    with hosts.start("hosta", command, **{**ENVIRONMENT, **pause.variables}) as process:
+    with hosts.start("hosta", command, **{**VARIABLES, **pause.variables}) as process:
         pause.wait(process)
         began = time.monotonic()
         for worker in hosts.workers("hostb"):
