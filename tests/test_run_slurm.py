@@ -3,8 +3,10 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import run_slurm
@@ -196,6 +198,50 @@ def test_a_job_that_stops_after_a_checkpoint_is_requeued_and_resumes(cluster, tm
     assert (tmp_path / "requeued").read_text() == "7\n"
     assert run(SLURM_RESTART_COUNT="1").returncode == 0
     assert (tmp_path / "requeued").read_text() == "7\n"
+
+
+WAITS = """
+import os, signal, sys, time
+from pathlib import Path
+if "--check" in sys.argv:
+    sys.exit(0)
+rank = os.environ["HOROVOD_RANK"]
+def stop(number, frame):  # a second signal would end it, as it ends a training
+    signal.signal(number, signal.SIG_DFL)
+    time.sleep(1)
+    if rank == "0":
+        Path(os.environ["TFADV_STATUS_FILE"]).write_text("75")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+Path("waits-" + rank).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("slurm_signals_tasks", [False, True])
+def test_sigterm_to_the_batch_script_stops_the_workers_once(cluster, tmp_path, slurm_signals_tasks):
+    pytest.importorskip("horovod")
+    (tmp_path / "tfadv").mkdir()
+    (tmp_path / "tfadv" / "__init__.py").touch()
+    (tmp_path / "tfadv" / "train.py").write_text(WAITS)
+    with subprocess.Popen(
+        [sys.executable, ROOT / "tools" / "run_slurm.py"],
+        cwd=tmp_path,
+        env={**cluster, "PYTHONPATH": str(tmp_path)},
+        start_new_session=True,
+    ) as job:
+        paths = [tmp_path / f"waits-{rank}" for rank in range(3)]
+        deadline = time.monotonic() + 60
+        while not all(path.exists() and path.read_text() for path in paths):
+            assert time.monotonic() < deadline and job.poll() is None
+            time.sleep(0.05)
+        if slurm_signals_tasks:
+            for path in paths:
+                os.kill(int(path.read_text()), signal.SIGTERM)
+            time.sleep(0.2)
+        # The signal before a time limit goes to the script and all that it has started.
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(30) == 75
 
 
 def test_tasks_per_node():

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 
-from launcher import RESUME, shell_status
+from launcher import RESUME, caught, send, shell_status, workers
 from run_horovod import PROGRAMS
 
 
@@ -95,9 +95,24 @@ def main(arguments):
             *[*command, *arguments],
         ],
         env=environment,
+        stdin=subprocess.DEVNULL,
+        # Slurm signals the whole group of a batch script, and srun kills all tasks on SIGTERM.
+        process_group=0,
     )
+    signals = []
+
+    def stop(number, frame):
+        signals.append(number)
+        if len(signals) > 1:
+            step.terminate()
+        # They tell the workers on the other nodes. Those that Slurm has signalled itself no longer
+        # catch a signal: another one would end them at once.
+        for process in workers(status_file):
+            if number in caught(process):
+                send(process, number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: step.send_signal(number))
+        signal.signal(number, stop)
     status = step.wait()
     with folder:
         reported = status_file.read_text() if status and status_file.exists() else ""

@@ -31,7 +31,7 @@ from benchmarks.performance import replaced
 
 RESULTS = ROOT / "benchmarks" / "results" / "machines.json"
 PAGE = ROOT / "docs" / "reliability.md"
-THEMES = ("ssh", "faults", "mpi", "slurm")
+THEMES = ("ssh", "faults", "ports", "mpi", "slurm")
 ON_REQUEST = ("scale",)  # measures, and so needs cores that have nothing else to do
 
 
