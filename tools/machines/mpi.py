@@ -26,6 +26,7 @@ from machines.trainings import (
 )
 
 HOSTS = ("hosta", "hostb")
+TWO = ["-np", "2", "-H", "hosta:1,hostb:1"]
 # Workers of all hosts share cores, on which MPI would otherwise wait as fast as it can.
 VARIABLES = {**ENVIRONMENT, "OMPI_MCA_mpi_yield_when_idle": "1"}
 PACKAGES = {
@@ -136,8 +137,7 @@ def mpi_gloo(hosts):
 def mpi_stop(hosts):
     directory = hosts.folder / "mpi-stop"
     pause = Pause(hosts, "step", 1)
-    options = ["-np", str(WORKERS), "-H", "hosta:2,hostb:2"]
-    command = [*horovodrun(hosts, *options), *flags(directory)]
+    command = [*horovodrun(hosts, *TWO), *flags(directory)]
     with hosts.start("hosta", command, **{**VARIABLES, **pause.variables}) as process:
         pause.wait(process)
         process.send(signal.SIGTERM)
@@ -146,7 +146,7 @@ def mpi_stop(hosts):
     no_workers(hosts, 10)
     saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
     train(hosts, [*command, "--resume"])
-    return f"status 75 after {saved}; resumed, {equal(directory, one_machine(hosts))}"
+    return f"status 75 after {saved}; resumed, {same_bits(hosts, directory, 2)}"
 
 
 @case("mpi-mpirun-stop", "SIGTERM to `mpirun` itself", HOSTS, PACKAGES)
@@ -154,7 +154,7 @@ def mpi_mpirun_stop(hosts):
     directory = hosts.folder / "mpi-mpirun-stop"
     pause = Pause(hosts, "step", 1)
     variables = {**VARIABLES, **pause.variables}
-    command = [*mpirun(hosts, WORKERS, "hosta:2,hostb:2", variables), *flags(directory)]
+    command = [*mpirun(hosts, 2, "hosta:1,hostb:1", variables), *flags(directory)]
     with hosts.start("hosta", command, **variables) as process:
         pause.wait(process)
         began = time.monotonic()
@@ -164,15 +164,13 @@ def mpi_mpirun_stop(hosts):
     seconds = time.monotonic() - began
     no_workers(hosts, 10)
     train(hosts, [*command, "--resume"], **pause.variables)
-    resumed = equal(directory, one_machine(hosts))
-    return f"status {status} after {seconds:.1f} s; resumed, {resumed}"
+    return f"status {status} after {seconds:.1f} s; resumed, {same_bits(hosts, directory, 2)}"
 
 
 @case("mpi-mistake", "a wrong flag, and one that only a worker can find: status 2", HOSTS, PACKAGES)
 def mpi_mistake(hosts):
     directory = hosts.folder / "mpi-mistake"
-    options = ["-np", "2", "-H", "hosta:1,hostb:1"]
-    command = [*horovodrun(hosts, *options), *flags(directory, "--epsilon=-1")]
+    command = [*horovodrun(hosts, *TWO), *flags(directory, "--epsilon=-1")]
     with hosts.start("hosta", command, **VARIABLES) as process:
         return last_line(finish(process, 2, 120))
 
@@ -181,23 +179,21 @@ def mpi_mistake(hosts):
 def mpi_kill(hosts):
     directory = hosts.folder / "mpi-kill"
     pause = Pause(hosts, "step", 1)
-    options = ["-np", str(WORKERS), "-H", "hosta:2,hostb:2", "--restarts=1"]
-    command = [*horovodrun(hosts, *options), *flags(directory)]
+    command = [*horovodrun(hosts, *TWO, "--restarts=1"), *flags(directory)]
     variables = {**VARIABLES, **pause.variables, "TFADV_RESTART_SECONDS": "1"}
     with hosts.start("hosta", command, **variables) as process:
         pause.wait(process)
-        os.kill(min(hosts.workers("hostb")), signal.SIGKILL)
-        pause.go()
+        [worker] = hosts.workers("hostb")
+        os.kill(worker, signal.SIGKILL)
         output = finish(process, 0)
-    return f"{line_with(output, 'SIGKILL')}; {equal(directory, one_machine(hosts))}"
+    return f"{line_with(output, 'SIGKILL')}; {same_bits(hosts, directory, 2)}"
 
 
 @case("mpi-hang", "a worker on another host freezes: the watchdog names it", HOSTS, PACKAGES)
 def mpi_hang(hosts):
     directory = hosts.folder / "mpi-hang"
     pause = Pause(hosts, "step", 1)
-    options = ["-np", "2", "-H", "hosta:1,hostb:1"]
-    command = [*horovodrun(hosts, *options), *flags(directory, "--stall_seconds=20")]
+    command = [*horovodrun(hosts, *TWO), *flags(directory, "--stall_seconds=20")]
     with hosts.start("hosta", command, **{**VARIABLES, **pause.variables}) as process:
         pause.wait(process)
         began = time.monotonic()
