@@ -167,7 +167,7 @@ def mpi_mpirun_stop(hosts):
     return f"status {status} after {seconds:.1f} s; resumed, {same_bits(hosts, directory, 2)}"
 
 
-@case("mpi-mistake", "a wrong flag, and one that only a worker can find: status 2", HOSTS, PACKAGES)
+@case("mpi-mistake", "a wrong flag with `--mpi`: one line, status 2", HOSTS, PACKAGES)
 def mpi_mistake(hosts):
     directory = hosts.folder / "mpi-mistake"
     command = [*horovodrun(hosts, *TWO), *flags(directory, "--epsilon=-1")]
