@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -235,7 +236,7 @@ def slurm_kill(hosts):
     job = Job(hosts, directory, **pause.variables)
     job.wait_for(pause.reached.exists, "update")
     began = time.monotonic()
-    hosts.kill("hostb", "-m tfadv.train")
+    os.kill(min(hosts.workers("hostb")), signal.SIGKILL)
     pause.go()
     job.wait_for(lambda: job.shown("JobState") == "FAILED", "failure", 120)
     seconds = time.monotonic() - began
