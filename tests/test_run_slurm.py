@@ -169,6 +169,9 @@ if "--check" in sys.argv:
 first = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
 assert sys.argv[1:] == ["--norm=mbn"] + ([] if first else ["--run_dir=" + run, "--resume"])
 if os.environ["HOROVOD_RANK"] == "0":
+    if "EARLY" not in os.environ:
+        Path(run, "checkpoints").mkdir(parents=True, exist_ok=True)
+        Path(run, "checkpoints", "epoch-0001.keras").touch()
     Path(os.environ["TFADV_STATUS_FILE"]).write_text("75" if first else "0")
 sys.exit(75 if first else 0)
 """
@@ -192,6 +195,7 @@ def test_a_job_that_stops_after_a_checkpoint_is_requeued_and_resumes(cluster, tm
         command = [sys.executable, ROOT / "tools" / "run_slurm.py", "--norm=mbn"]
         return subprocess.run(command, cwd=tmp_path, env={**job, **variables}, timeout=120)
 
+    assert run(EARLY="yes").returncode == 75  # before its first checkpoint
     assert run(STATE="CANCELLED").returncode == 75
     assert not (tmp_path / "requeued").exists()
     assert run().returncode == 75

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 
-from launcher import RESUME, caught, send, shell_status, workers
+from launcher import RESUME, caught, newest, send, shell_status, workers
 from run_horovod import PROGRAMS
 
 
@@ -53,15 +53,21 @@ def main(arguments):
     checked = dict(os.environ, HOROVOD_SIZE=str(sum(counts)), TFADV_RUN_FILE=str(run_file))
     started_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if program == "train" and started_again:
-        run = _output("squeue", "--noheader", f"--jobs={_job()}", "--format=%k").strip()
-        arguments = [*arguments, *([f"--run_dir={run}"] if os.path.isabs(run) else []), "--resume"]
+        known = _output("squeue", "--noheader", f"--jobs={_job()}", "--format=%k").strip()
+        arguments = [
+            *arguments,
+            *([f"--run_dir={known}"] if os.path.isabs(known) else []),
+            "--resume",
+        ]
         # Workers of a node that failed may still be ending.
         os.environ.setdefault("TFADV_LOCK_SECONDS", "60")
     status = subprocess.call([*command, *arguments, "--check"], env=checked)
     if status:
         return status
-    if run_file.read_text() and not started_again:
-        _output("scontrol", "update", f"JobId={_job()}", f"Comment={run_file.read_text()}")
+    run = run_file.read_text()
+    if run and not started_again:
+        _output("scontrol", "update", f"JobId={_job()}", f"Comment={run}")
+    before = newest(run)
 
     from horovod.runner.common.util import hosts
     from horovod.runner.http.http_server import RendezvousServer
@@ -118,7 +124,14 @@ def main(arguments):
         reported = status_file.read_text() if status and status_file.exists() else ""
     status = int(reported) if reported.isdecimal() else shell_status(status)
     if status == RESUME and _may_be_requeued():
-        _output("scontrol", "requeue", _job())  # ends the job, and with it this process
+        # With a time limit that is too short for anything it would start for ever.
+        if newest(run) == before:
+            print(
+                "run_slurm.py: the job is not requeued, since it wrote no checkpoint",
+                file=sys.stderr,
+            )
+        else:
+            _output("scontrol", "requeue", _job())  # ends the job, and with it this process
     return status
 
 
