@@ -193,13 +193,16 @@ def mpi_kill(hosts):
 def mpi_hang(hosts):
     directory = hosts.folder / "mpi-hang"
     pause = Pause(hosts, "step", 1)
-    command = [*horovodrun(hosts, *TWO), *flags(directory, "--stall_seconds=20")]
+    command = [
+        *horovodrun(hosts, *TWO),
+        *flags(directory, "--stall_seconds=90"),
+    ]  # compilation on busy cores
     with hosts.start("hosta", command, **{**VARIABLES, **pause.variables}) as process:
         pause.wait(process)
         began = time.monotonic()
         for worker in hosts.workers("hostb"):
             os.kill(worker, signal.SIGSTOP)
-        output = finish(process, 1, 120)
+        output = finish(process, 1, 240)
         seconds = time.monotonic() - began
     no_workers(hosts, 20)
     return f"after {seconds:.0f} s: {line_with(output, 'no worker made progress', 'hostb')}"
