@@ -1,17 +1,21 @@
 """tools/test_machines.py: its list of cases, its table, and the hosts that it makes."""
 
+import contextlib
 import datetime
 import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import test_machines
+from machines import averaging
 from machines import hosts as making
 from machines.cases import CASES, Case
 from machines.hosts import Failure, Hosts
@@ -21,7 +25,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_cases_are_chosen_by_name_and_by_theme():
     everything = test_machines.choose([])
-    assert everything == list(CASES.values())
+    asked_for = test_machines.choose(test_machines.ON_REQUEST)
+    assert asked_for and everything + asked_for == list(CASES.values())
     assert [case.name for case in test_machines.choose(["horovodrun"])] == ["horovodrun"]
     assert "horovodrun" in [case.name for case in test_machines.choose(["ssh"])]
     with pytest.raises(Failure, match="received sssh"):
@@ -88,6 +93,27 @@ def test_clean_removes_what_killed_runs_left(monkeypatch, tmp_path):
         assert making.clean() == [f"process {left.pid}", str(dead)]
     assert left.wait(10) == -signal.SIGKILL
     assert sorted(tmp_path.iterdir()) == [alive, other]
+
+
+def test_tensors_hold_the_bytes_of_the_gradients():
+    for megabytes in (25, 240):
+        sizes = averaging.tensors(megabytes)
+        assert abs(4 * sum(sizes) - 1e6 * megabytes) < 4 * len(sizes)
+
+
+def test_a_connection_is_measured(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(averaging, "PORT", port)
+    threading.Thread(target=averaging.serve, daemon=True).start()
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionRefusedError):
+            averaging.measure("127.0.0.1", megabytes=4)
+            break
+        time.sleep(0.05)
+    network = json.loads(capsys.readouterr().out)
+    assert 1e6 < network["bandwidth"] < 1e12 and 1e-7 < network["latency"] < 1
 
 
 needs_hosts = pytest.mark.skipif(

@@ -3,8 +3,10 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import run_slurm
@@ -146,6 +148,104 @@ def test_the_status_is_that_of_rank_0_even_if_srun_returns_another(cluster, tmp_
         timeout=120,
     )
     assert process.returncode == 75
+
+
+# Keeps what it is told, as far as a job needs it; a requeue does not end the job.
+STATEFUL_SCONTROL = """#!/bin/sh
+case "$1 $2" in
+  "show hostnames") printf 'localhost\\n127.0.0.1\\n';;
+  "show job") echo "JobId=$3 JobState=$STATE Requeue=1 BatchFlag=1";;
+  update*) [ "$2" = JobId=7 ] && echo "${{3#Comment=}}" >{folder}/comment;;
+  requeue*) echo "$2" >>{folder}/requeued;;
+esac
+"""
+STOPPED = """
+import os, sys
+from pathlib import Path
+run = os.path.abspath("a run")
+if "--check" in sys.argv:
+    Path(os.environ["TFADV_RUN_FILE"]).write_text(run)
+    sys.exit(0)
+first = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
+assert sys.argv[1:] == ["--norm=mbn"] + ([] if first else ["--run_dir=" + run, "--resume"])
+if os.environ["HOROVOD_RANK"] == "0":
+    if "EARLY" not in os.environ:
+        Path(run, "checkpoints").mkdir(parents=True, exist_ok=True)
+        Path(run, "checkpoints", "epoch-0001.keras").touch()
+    Path(os.environ["TFADV_STATUS_FILE"]).write_text("75" if first else "0")
+sys.exit(75 if first else 0)
+"""
+
+
+def test_a_job_that_stops_after_a_checkpoint_is_requeued_and_resumes(cluster, tmp_path):
+    pytest.importorskip("horovod")
+    expected = "--noheader --jobs=7 --format=%k"
+    for name, text in {
+        "scontrol": STATEFUL_SCONTROL.format(folder=tmp_path),
+        "squeue": f'#!/bin/sh\n[ "$*" = "{expected}" ] && cat {tmp_path}/comment',
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "tfadv").mkdir()
+    (tmp_path / "tfadv" / "__init__.py").touch()
+    (tmp_path / "tfadv" / "train.py").write_text(STOPPED)
+    job = {**cluster, "PYTHONPATH": str(tmp_path), "SLURM_JOB_ID": "7", "STATE": "RUNNING"}
+
+    def run(**variables):
+        command = [sys.executable, ROOT / "tools" / "run_slurm.py", "--norm=mbn"]
+        return subprocess.run(command, cwd=tmp_path, env={**job, **variables}, timeout=120)
+
+    assert run(EARLY="yes").returncode == 75  # before its first checkpoint
+    assert run(STATE="CANCELLED").returncode == 75
+    assert not (tmp_path / "requeued").exists()
+    assert run().returncode == 75
+    assert (tmp_path / "requeued").read_text() == "7\n"
+    assert run(SLURM_RESTART_COUNT="1").returncode == 0
+    assert (tmp_path / "requeued").read_text() == "7\n"
+
+
+WAITS = """
+import os, signal, sys, time
+from pathlib import Path
+if "--check" in sys.argv:
+    sys.exit(0)
+rank = os.environ["HOROVOD_RANK"]
+def stop(number, frame):  # a second signal would end it, as it ends a training
+    signal.signal(number, signal.SIG_DFL)
+    time.sleep(1)
+    if rank == "0":
+        Path(os.environ["TFADV_STATUS_FILE"]).write_text("75")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+Path("waits-" + rank).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("slurm_signals_tasks", [False, True])
+def test_sigterm_to_the_batch_script_stops_the_workers_once(cluster, tmp_path, slurm_signals_tasks):
+    pytest.importorskip("horovod")
+    (tmp_path / "tfadv").mkdir()
+    (tmp_path / "tfadv" / "__init__.py").touch()
+    (tmp_path / "tfadv" / "train.py").write_text(WAITS)
+    with subprocess.Popen(
+        [sys.executable, ROOT / "tools" / "run_slurm.py"],
+        cwd=tmp_path,
+        env={**cluster, "PYTHONPATH": str(tmp_path)},
+        start_new_session=True,
+    ) as job:
+        paths = [tmp_path / f"waits-{rank}" for rank in range(3)]
+        deadline = time.monotonic() + 60
+        while not all(path.exists() and path.read_text() for path in paths):
+            assert time.monotonic() < deadline and job.poll() is None
+            time.sleep(0.05)
+        if slurm_signals_tasks:
+            for path in paths:
+                os.kill(int(path.read_text()), signal.SIGTERM)
+            time.sleep(0.2)
+        # The signal before a time limit goes to the script and all that it has started.
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(30) == 75
 
 
 def test_tasks_per_node():

@@ -12,8 +12,10 @@ import time
 
 import pytest
 
-from tests import workers
+from tests import strangers, workers
 from tfadv import distributed, watchdog
+
+NOTHING_NEW = {"traces": False, "stopping": False}  # rank 0's answer to most reports
 
 
 class Job:
@@ -40,7 +42,8 @@ class Job:
         address, token = self.shared[-1]
         connection = self.connections.enter_context(socket.create_connection(address))
         stream = self.connections.enter_context(connection.makefile("rw"))
-        base = {"token": token, "rank": rank, "pid": 77, "host": "there", "doing": "in step 5"}
+        base = {"rank": rank, "pid": 77, "host": "there", "doing": "in step 5"}
+        stream.write(f"{token}\n")
 
         def report(**state):
             watchdog._send(stream, {**base, "count": 4, "waits": False, **state})
@@ -60,6 +63,7 @@ def job(monkeypatch):
     monkeypatch.setattr(watchdog.socket, "gethostname", lambda: "127.0.0.1")
     monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR", raising=False)
     monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "local_size", lambda: 3)
     monkeypatch.setattr(distributed, "broadcast_object", job.share)
     with job.connections:
         yield job
@@ -118,6 +122,77 @@ def test_a_worker_that_cannot_reach_rank_0_says_so_and_trains_on(job, monkeypatc
     expected = r"tfadv.train: no watch over worker 1, which cannot reach 127.0.0.1:\d+: "
     assert re.match(expected, line)
     assert line.count("\n") == 1 and not job.errors
+
+
+def test_rank_0_listens_where_the_others_reach_it(job, monkeypatch, tmp_path):
+    def listens():
+        with watchdog.watch(60, tmp_path / "stalled.log"):
+            return job.shared[-1][0][0]
+
+    assert listens() == "127.0.0.1"  # all workers run on this machine
+    monkeypatch.setattr(distributed, "local_size", lambda: 2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no network")
+        own = probe.getsockname()[0]
+    monkeypatch.setenv("HOROVOD_GLOO_RENDEZVOUS_ADDR", "192.0.2.1")
+    assert listens() == own
+    monkeypatch.delenv("HOROVOD_GLOO_RENDEZVOUS_ADDR")  # as under MPI
+    monkeypatch.setattr(distributed, "gather_object", lambda value: [value, "192.0.2.1", value])
+    assert listens() == own
+    # A name that leads nowhere: all networks, so that the others find one.
+    monkeypatch.setattr(distributed, "gather_object", lambda value: [value, "nowhere.invalid"])
+    monkeypatch.setattr(watchdog.socket, "gethostname", lambda: "localhost")
+    assert listens() == "localhost"
+
+
+def test_strangers_change_nothing_but_a_line_of_the_log(job, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(watchdog, "_PATIENCE", 1.0)
+    assert len(strangers.kinds("0" * 32, 1.0)) >= 100
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    with watchdog.watch(60, tmp_path / "stalled.log", "train"):
+        reports = [job.connect(rank)[0] for rank in (1, 2)]
+        assert [report() for report in reports] == [NOTHING_NEW] * 2
+        over, answered, newcomers = threading.Event(), [], []
+
+        def work():  # the members go on, over the connections that they have
+            while not over.wait(0.05):
+                for report in reports:
+                    start = time.monotonic()
+                    assert report() == NOTHING_NEW
+                    answered.append(time.monotonic() - start)
+                # A worker may also come back after an interruption, and tries until it succeeds.
+                start = time.monotonic()
+                while len(answered) % 20 == 0:
+                    with contextlib.suppress(OSError):
+                        reports[1] = job.connect(2)[0]
+                        assert reports[1]() == NOTHING_NEW
+                        newcomers.append(time.monotonic() - start)
+                        break
+
+        member = threading.Thread(target=work)
+        member.start()
+        address, token = job.shared[-1]
+        errors = strangers.send_all(address, token, patience=10)
+        over.set()
+        member.join()
+        assert errors == []
+        assert len(answered) > 20 and max(answered) < 1, answered
+        assert newcomers and max(newcomers) < 2, newcomers
+        assert len(os.listdir("/proc/self/fd")) < files + 60
+    assert watchdog.silent() == [] and not job.errors
+    line = capsys.readouterr().err
+    assert re.fullmatch(
+        r"tfadv\.train: refused a connection from 127\.0\.0\.1 that is not a worker's; .*\n", line
+    )
+    # The test's own connections stay open until its end.
+    job.connections.close()
+    deadline = time.monotonic() + 5
+    while len(os.listdir("/proc/self/fd")) > files and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) <= files and threading.active_count() <= threads
 
 
 def test_silent_workers_are_named_after_the_watch(job, tmp_path):

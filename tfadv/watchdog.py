@@ -5,12 +5,15 @@ stall check does nothing where the workers talk through Gloo. So each worker tel
 doing, over a connection that needs no other worker's cooperation.
 """
 
+import collections
 import contextlib
 import faulthandler
+import hmac
 import json
 import os
 import pathlib
 import queue
+import selectors
 import socket
 import sys
 import tempfile
@@ -22,6 +25,15 @@ from tfadv import distributed, launcher
 
 INTERVAL = 1.0  # seconds between two reports of a worker
 _SILENT = 5  # intervals without a report, after which a worker counts as silent
+
+# Anyone who reaches rank 0 on the network can connect to it. These numbers bound what all strangers
+# together can take of its time and memory.
+_PATIENCE = 10.0  # seconds until a connection must have sent the token and a report
+_STRANGERS = 32  # how many connections may have sent none yet; another one replaces the oldest
+_ARRIVALS = 16  # how many connections are accepted in a turn
+_TURN = 0.01  # seconds between two turns
+_PIECE = 1 << 16  # bytes read from a connection in a turn
+_LINE = 1 << 20  # bytes of a line, which may hold the stack traces of all threads of a worker
 
 
 class _Activity:
@@ -106,19 +118,24 @@ def watch(
     if not seconds or distributed.size() == 1 or _activity.watched:
         yield
         return
-    # Anyone on the network can connect to rank 0, but without the token is not listened to.
+    hosts = distributed.gather_object(socket.gethostname())
     server = token = address = None
     if distributed.rank() == 0:
-        server = socket.create_server(("", 0))
+        own = _own_address(hosts)
+        server = socket.create_server((own, 0))
         token = os.urandom(16).hex()
-        address = (_own_address(), server.getsockname()[1])
+        address = (own or socket.gethostname(), server.getsockname()[1])
     address, token = distributed.broadcast_object((address, token))
+    if server is not None:
+        address = server.getsockname()  # the machine's own name may not lead to itself
     ended = threading.Event()
     _activity.watched, _activity.lasts, _activity.stopping = True, lasts, False
     threads = [threading.Thread(target=_tell, args=(address, token, seconds, program, ended))]
     if server is not None:
-        watcher = _Watcher(server, token, seconds, pathlib.Path(path), program)
+        watcher = _Watcher(seconds, pathlib.Path(path), program)
+        listener = _Server(server, token, watcher.hear, program)
         threads.append(threading.Thread(target=watcher.watch, args=(ended,)))
+        threads.append(threading.Thread(target=listener.serve, args=(ended,)))
     for thread in threads:
         thread.daemon = True
         thread.start()
@@ -130,36 +147,42 @@ def watch(
         _activity.lasts = _activity.waiting = _activity.on_stop = None
         if server is not None:
             _activity.silent = watcher.silent()
-            server.close()
 
 
-def _own_address():
-    """The address at which workers on other machines reach this one, as the launcher does it."""
-    given = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR")
-    if not given:
-        return socket.gethostname()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((given, 9))  # sends nothing; chooses the interface
-        return probe.getsockname()[0]
+def _own_address(hosts):
+    """The address at which the workers, on machines of these names, reach this one.
+
+    It belongs to the network of the launcher. Where that is unknown, as under MPI, it belongs to
+    the network of another machine. It is empty, for all networks, if no name leads to any.
+    """
+    if distributed.local_size() == distributed.size():
+        return "127.0.0.1"
+    others = [host for host in hosts if host != socket.gethostname()]
+    target = os.environ.get("HOROVOD_GLOO_RENDEZVOUS_ADDR") or (others or hosts)[0]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 9))  # sends nothing; chooses the interface
+        own = probe.getsockname()[0]
+        if not own.startswith("127."):
+            return own
+    return ""
 
 
 def _tell(address, token, seconds, program, ended):
     """Reports to rank 0 until the watch ends; ends this process if rank 0 does not answer."""
-    me = {"token": token, "rank": distributed.rank(), "pid": os.getpid()}
-    me["host"] = socket.gethostname()
-    if me["rank"] == 0:
-        address = ("localhost", address[1])  # the machine's own name may not lead to itself
+    me = {"rank": distributed.rank(), "pid": os.getpid(), "host": socket.gethostname()}
     began, answered = time.monotonic(), None
     while True:
         try:
             with socket.create_connection(address, timeout=seconds) as connection:
                 connection.settimeout(max(seconds, _SILENT * INTERVAL))
                 stream = connection.makefile("rw", encoding="utf-8")
+                stream.write(f"{token}\n")  # goes out with the first report
                 while not ended.is_set():
                     _send(stream, {**me, **_activity.report()})
                     answer = _receive(stream)
                     if answer.get("traces"):
-                        _send(stream, {**me, "traces": _stack_traces()})
+                        # JSON takes up to 6 bytes for a character.
+                        _send(stream, {**me, "traces": _stack_traces()[: _LINE // 8]})
                     if answer.get("stopping"):
                         _activity.another_stops()
                     answered = time.monotonic()
@@ -180,12 +203,134 @@ def _tell(address, token, seconds, program, ended):
             return
 
 
+class _Connection:
+    """A connection to rank 0: a stranger's until its first report, then that of a worker."""
+
+    def __init__(self, accepted, address):
+        self.socket = accepted
+        self.address = address
+        self.until = time.monotonic() + _PATIENCE
+        self.knows_token = False
+        self.rank = None  # that of the first report
+        self.received = bytearray()  # the beginning of a line
+
+
+class _Server:
+    """Rank 0's end of the connections: hands on what workers report, and refuses strangers."""
+
+    def __init__(self, server, token, heard, program):
+        self._server = server
+        self._token = f"{token}\n".encode()
+        self._heard = heard  # function of a report that returns the answer, or None
+        self._program = program
+        self._strangers = collections.deque()  # the oldest first
+        self._workers = {}  # rank -> its connection
+        self._selector = selectors.DefaultSelector()
+        self._refused = False
+
+    def serve(self, ended):
+        """Serves until the watch ends."""
+        self._server.setblocking(False)
+        self._selector.register(self._server, selectors.EVENT_READ)
+        with self._server, self._selector:
+            while not ended.wait(_TURN):
+                for key, _ in self._selector.select(timeout=INTERVAL / 2):
+                    if key.data is None:
+                        self._accept()
+                    elif key.fileobj.fileno() >= 0:  # not closed earlier in this turn
+                        self._read(key.data)
+                while self._strangers and self._strangers[0].until < time.monotonic():
+                    self._refuse(self._strangers[0])
+            for connection in (*self._strangers, *self._workers.values()):
+                connection.socket.close()
+
+    def _accept(self):
+        for _ in range(_ARRIVALS):
+            try:
+                accepted, (address, _) = self._server.accept()
+            except OSError:  # there are no more, or too many files are open
+                return
+            accepted.setblocking(False)
+            connection = _Connection(accepted, address)
+            self._selector.register(accepted, selectors.EVENT_READ, connection)
+            self._strangers.append(connection)
+            if len(self._strangers) > _STRANGERS:
+                self._refuse(self._strangers[0])
+
+    def _read(self, connection):
+        most = _PIECE
+        if not connection.knows_token:
+            most = len(self._token) - len(connection.received)
+        try:
+            data = connection.socket.recv(most)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        connection.received += data
+        if not data:
+            self._close(connection)
+        elif connection.knows_token or self._check_token(connection):
+            try:
+                self._take_lines(connection)
+            # No JSON, no report, a line that is too long, or no room for the answer.
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+                self._refuse(connection)
+
+    def _check_token(self, connection):
+        if len(connection.received) < len(self._token):
+            return False
+        connection.knows_token = hmac.compare_digest(connection.received, self._token)
+        connection.received.clear()
+        if not connection.knows_token:
+            self._refuse(connection)
+        return connection.knows_token
+
+    def _take_lines(self, connection):
+        *lines, rest = connection.received.split(b"\n")
+        if len(rest) > _LINE:
+            raise ValueError("the line is too long")
+        connection.received = rest
+        for line in lines:
+            report = json.loads(line)
+            answer = self._heard(report)
+            if connection.rank is None:
+                self._admit(connection, report["rank"])
+            if answer is not None:
+                text = f"{json.dumps(answer)}\n".encode()
+                if connection.socket.send(text) < len(text):
+                    raise OSError("the worker does not read its answers")
+
+    def _admit(self, connection, rank):
+        if rank in self._workers:  # it lost that connection
+            self._close(self._workers[rank])
+        connection.rank = rank
+        self._workers[rank] = connection
+        self._strangers.remove(connection)
+
+    def _refuse(self, connection):
+        self._close(connection)
+        if not self._refused:
+            self._refused = True
+            _say(
+                self._program,
+                f"refused a connection from {connection.address} that is not a worker's; "
+                "there is no message about others like it",
+            )
+
+    def _close(self, connection):
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        if connection.rank is None:
+            self._strangers.remove(connection)
+        else:
+            del self._workers[connection.rank]
+
+
 class _Watcher:
     """Rank 0's part: collects the workers' reports, and ends the job if all are stuck."""
 
-    def __init__(self, server, token, seconds, path, program):
-        self._server = server
-        self._token = token
+    def __init__(self, seconds, path, program):
         self._seconds = seconds
         self._path = path
         self._program = program
@@ -197,7 +342,6 @@ class _Watcher:
         self._stopping = False
 
     def watch(self, ended):
-        threading.Thread(target=self._accept, daemon=True).start()
         while not ended.wait(INTERVAL):
             if time.monotonic() - self._progress > self._seconds and self._work_is_left():
                 self._conclude()
@@ -216,29 +360,19 @@ class _Watcher:
     def _silence(self, rank):
         return time.monotonic() - self._heard[rank]
 
-    def _accept(self):
-        with contextlib.suppress(OSError):  # the server is closed when the watch ends
-            while True:
-                connection, _ = self._server.accept()
-                threading.Thread(target=self._listen, args=(connection,), daemon=True).start()
-
-    def _listen(self, connection):
-        with contextlib.suppress(OSError, ValueError, KeyError), connection:
-            stream = connection.makefile("rw", encoding="utf-8")
-            while True:
-                report = _receive(stream)
-                if report["token"] != self._token:
-                    return
-                rank = report["rank"]
-                if "traces" in report:
-                    self._traces.put((rank, report["traces"]))
-                    continue
-                if report["count"] != self._latest.get(rank, {}).get("count"):
-                    self._progress = time.monotonic()
-                self._latest[rank], self._heard[rank] = report, time.monotonic()
-                self._stopping |= report.get("stopping", False)
-                answer = {"traces": self._traces_wanted.is_set(), "stopping": self._stopping}
-                _send(stream, answer)
+    def hear(self, report):
+        """Takes a worker's report or stack traces; returns the answer to a report."""
+        rank = report["rank"]
+        if rank not in range(distributed.size()):
+            raise ValueError(f"there is no worker {rank}")
+        if "traces" in report:
+            self._traces.put((rank, report["traces"]))
+            return None
+        if report["count"] != self._latest.get(rank, {}).get("count"):
+            self._progress = time.monotonic()
+        self._latest[rank], self._heard[rank] = report, time.monotonic()
+        self._stopping |= report.get("stopping", False)
+        return {"traces": self._traces_wanted.is_set(), "stopping": self._stopping}
 
     def _conclude(self):
         self._traces_wanted.set()

@@ -7,8 +7,10 @@ which many clusters do not allow between nodes. Here `srun` starts them, one wor
 script only serves the addresses by which they find each other, as `horovodrun` does.
 
 The flags are checked once, before `srun`. If a worker fails, the step ends (`--kill-on-bad-exit`).
-SIGTERM, as a preempted job receives it, is passed on to the workers, which write a checkpoint; the
-status is then 75, and the same job with --resume continues.
+SIGTERM, as a job receives it before its time limit (`sbatch --signal`) or from `scancel
+--signal=TERM`, is passed on to the workers, which write a checkpoint and end with status 75. The
+job is then requeued, unless it was cancelled or submitted with `--no-requeue`, and goes on from the
+checkpoint, as it does when Slurm itself requeues it. Its comment holds the directory of the run.
 SRUN_OPTIONS holds further options of `srun`. The workers communicate over the network interface
 that leads to the job's first node, unless HOROVOD_GLOO_IFACE names another one.
 """
@@ -23,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 
-from launcher import shell_status
+from launcher import RESUME, caught, newest, send, shell_status, workers
 from run_horovod import PROGRAMS
 
 
@@ -45,10 +47,27 @@ def main(arguments):
         return _mistake(f"the job has {len(nodes)} nodes and tasks for {len(counts)}")
 
     command = [sys.executable, "-m", f"tfadv.{program}"]
-    checked = dict(os.environ, HOROVOD_SIZE=str(sum(counts)))
+    folder = tempfile.TemporaryDirectory(prefix="tfadv-")
+    status_file, run_file = pathlib.Path(folder.name, "status"), pathlib.Path(folder.name, "run")
+    run_file.touch()
+    checked = dict(os.environ, HOROVOD_SIZE=str(sum(counts)), TFADV_RUN_FILE=str(run_file))
+    started_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    if program == "train" and started_again:
+        known = _output("squeue", "--noheader", f"--jobs={_job()}", "--format=%k").strip()
+        arguments = [
+            *arguments,
+            *([f"--run_dir={known}"] if os.path.isabs(known) else []),
+            "--resume",
+        ]
+        # Workers of a node that failed may still be ending.
+        os.environ.setdefault("TFADV_LOCK_SECONDS", "60")
     status = subprocess.call([*command, *arguments, "--check"], env=checked)
     if status:
         return status
+    run = run_file.read_text()
+    if run and not started_again:
+        _output("scontrol", "update", f"JobId={_job()}", f"Comment={run}")
+    before = newest(run)
 
     from horovod.runner.common.util import hosts
     from horovod.runner.http.http_server import RendezvousServer
@@ -60,8 +79,6 @@ def main(arguments):
     server = RendezvousServer()
     port = server.start()
     server.init(plan)
-    folder = tempfile.TemporaryDirectory(prefix="tfadv-")
-    status_file = pathlib.Path(folder.name, "status")
     environment = dict(
         os.environ,
         # Rank 0, which runs on this machine, reports its status there; `srun` has another one's.
@@ -84,13 +101,38 @@ def main(arguments):
             *[*command, *arguments],
         ],
         env=environment,
+        stdin=subprocess.DEVNULL,
+        # Slurm signals the whole group of a batch script, and srun kills all tasks on SIGTERM.
+        process_group=0,
     )
+    signals = []
+
+    def stop(number, frame):
+        signals.append(number)
+        if len(signals) > 1:
+            step.terminate()
+        # They tell the workers on the other nodes. Those that Slurm has signalled itself no longer
+        # catch a signal: another one would end them at once.
+        for process in workers(status_file):
+            if number in caught(process):
+                send(process, number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: step.send_signal(number))
+        signal.signal(number, stop)
     status = step.wait()
     with folder:
         reported = status_file.read_text() if status and status_file.exists() else ""
-    return int(reported) if reported.isdecimal() else shell_status(status)
+    status = int(reported) if reported.isdecimal() else shell_status(status)
+    if status == RESUME and _may_be_requeued():
+        # With a time limit that is too short for anything it would start for ever.
+        if newest(run) == before:
+            print(
+                "run_slurm.py: the job is not requeued, since it wrote no checkpoint",
+                file=sys.stderr,
+            )
+        else:
+            _output("scontrol", "requeue", _job())  # ends the job, and with it this process
+    return status
 
 
 def worker(nodes, counts, command):
@@ -127,10 +169,22 @@ def tasks_per_node(text):
 
 
 def _nodes(text):
-    shown = subprocess.run(
-        ["scontrol", "show", "hostnames", text], check=True, capture_output=True, text=True
-    )
-    return shown.stdout.split()
+    return _output("scontrol", "show", "hostnames", text).split()
+
+
+def _job():
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def _may_be_requeued():
+    """Whether this is a batch job that nobody cancelled or wants to run only once."""
+    job = _output("scontrol", "show", "job", _job()).split()
+    return "JobState=RUNNING" in job and "Requeue=1" in job and "BatchFlag=0" not in job
+
+
+def _output(*command):
+    """Returns what a command of Slurm's prints; an error of its own is left to its message."""
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
 
 
 def _interface(address):

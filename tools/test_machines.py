@@ -1,6 +1,7 @@
 """Trains on several machines, which are namespaces of this one; `make test-machines`.
 
     make test-machines                                 (ARGS="ssh faults" for some of the cases)
+    make test-machines ARGS=scale                      (only on request: a measurement)
     python tools/test_machines.py [CASE ...] [--list] [--clean] [--dry]
 
 It makes hosts on this machine (tools/machines/hosts.py), with real ssh between them, and trains on
@@ -30,7 +31,8 @@ from benchmarks.performance import replaced
 
 RESULTS = ROOT / "benchmarks" / "results" / "machines.json"
 PAGE = ROOT / "docs" / "reliability.md"
-THEMES = ("ssh", "faults")
+THEMES = ("ssh", "faults", "ports", "mpi", "slurm")
+ON_REQUEST = ("scale",)  # measures, and so needs cores that have nothing else to do
 
 
 def main(arguments):
@@ -75,16 +77,16 @@ def main(arguments):
 
 def choose(words):
     """Returns the cases that some words name: cases, or the modules that they stand in."""
-    for theme in THEMES:
+    for theme in (*THEMES, *ON_REQUEST):
         importlib.import_module(f"machines.{theme}")
-    themes = {theme: [] for theme in THEMES}
+    themes = {theme: [] for theme in (*THEMES, *ON_REQUEST)}
     for name, case in CASES.items():
         themes[case.run.__module__.rpartition(".")[2]].append(name)
     unknown = set(words) - set(CASES) - set(themes)
     if unknown:
         names = ", ".join([*themes, *CASES])
         raise Failure(f"cases must be among {names}; received {', '.join(sorted(unknown))}")
-    wanted = {name for word in words or themes for name in themes.get(word, [word])}
+    wanted = {name for word in words or THEMES for name in themes.get(word, [word])}
     return [case for name, case in CASES.items() if name in wanted]
 
 

@@ -116,7 +116,10 @@ class Preemption(keras.callbacks.Callback):
         self._stop()
 
     def _stop(self):
-        # The first to end takes the others along, so all wait until the checkpoint is written.
+        # The first to end takes the others along, so all wait until the checkpoint is written and
+        # the launcher, which runs where rank 0 does, can know.
+        if distributed.rank() == 0:
+            launcher.report_status(launcher.RESUME)
         numbers = distributed.gather_object(self._signal)
         self._leave(next(number for number in numbers if number is not None))
 

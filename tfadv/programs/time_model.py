@@ -158,7 +158,7 @@ def predict(
 
     With N workers, an update takes `attack + pass + communication + waiting`, where
 
-        communication = 2 (N - 1) (latency + bytes / (N bandwidth)),    a ring all-reduce, and
+        communication = all_reduce_seconds(N, bytes, bandwidth, latency), and
         waiting = jitter * E[maximum of N normals] * (attack + pass).
 
     It assumes that input pipelines keep up, and that no communication overlaps with arithmetic:
@@ -185,13 +185,27 @@ def predict(
     return Prediction(
         attack,
         update,
-        communication=2 * (workers - 1) * (latency + size / (workers * bandwidth)),
+        communication=all_reduce_seconds(workers, size, bandwidth, latency),
         waiting=jitter * expected_maximum(workers) * (attack + update),
         updates=work.updates,
         evaluations=work.evaluation_flops(cost) / (evaluation_rate or attack_rate),
         images=work.images * work.accumulation_steps * workers,
         workers=workers,
     )
+
+
+def all_reduce_seconds(workers: int, size: float, bandwidth: float, latency: float) -> float:
+    """Returns the seconds of a ring all-reduce of N workers.
+
+        seconds = 2 (N - 1) (latency + size / (N bandwidth))
+
+    Args:
+        workers: Number of workers, N.
+        size: Number of bytes.
+        bandwidth: Bytes per second of the slowest connection of the ring.
+        latency: Seconds of one step of the ring.
+    """
+    return 2 * (workers - 1) * (latency + size / (workers * bandwidth))
 
 
 def expected_maximum(count: int, limit: float = 8.0, points: int = 4001) -> float:

@@ -54,7 +54,7 @@ def change(module):
 
 if (
     PAUSE
-    and os.environ.get("HOROVOD_RANK") == PAUSE["rank"]
+    and PAUSE["rank"] in map(os.environ.get, ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK"))
     and not Path(PAUSE["reached"]).exists()
 ):
     sys.meta_path.insert(0, Finder())

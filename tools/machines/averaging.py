@@ -1,0 +1,116 @@
+"""Workers that only communicate, and a measurement of the network; tools/machines/scale.py runs it.
+
+    horovodrun ... python averaging.py worker FOLDER MEGABYTES...
+    python averaging.py serve
+    python averaging.py measure HOST         (where `serve` runs)
+
+Workers write `ready` into the folder. Whenever `go-0`, `go-1`, ... appears there, they average so
+many megabytes, and write the seconds into `done-0`, `done-1`, ...; the file `end` ends them.
+"""
+
+import itertools
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from pathlib import Path
+
+PORT = 7000
+TIMES = 5
+TENSORS = 100
+
+
+def tensors(megabytes):
+    """Returns the numbers of elements of float32 tensors, of which half are small."""
+    small = [256] * (TENSORS // 2)
+    large = (megabytes * 250_000 - sum(small)) // (TENSORS // 2)
+    return [*small, *[large] * (TENSORS // 2)]
+
+
+def worker(folder, *sizes):
+    """Averages tensors of each size on each network, as one of the workers."""
+    import tensorflow as tf
+
+    from tfadv import distributed
+
+    distributed.init()
+    folder = Path(folder)
+    values = {int(size): [tf.ones([count]) for count in tensors(int(size))] for size in sizes}
+    if distributed.rank() == 0:
+        (folder / "ready").touch()
+    for number in itertools.count():
+        go, end = folder / f"go-{number}", folder / "end"
+        while distributed.rank() == 0 and not (go.exists() or end.exists()):
+            time.sleep(0.1)
+        if distributed.broadcast_object(end.exists()):
+            return
+        results = {size: average(values[size], f"scale-{size}") for size in values}
+        if distributed.rank() == 0:
+            whole = folder / f"done-{number}.new"
+            whole.write_text(json.dumps(results))
+            whole.rename(folder / f"done-{number}")
+
+
+def average(values, name):
+    """Returns the seconds of an update's communication, and the share of the cores' time used."""
+    from tfadv import distributed
+
+    distributed.mean(values, name)
+    seconds, shares = [], []
+    for _ in range(TIMES):
+        distributed.total([0.0])  # all begin together
+        began, busy = time.perf_counter(), busy_seconds()
+        distributed.mean(values, name)
+        seconds.append(time.perf_counter() - began)
+        shares.append((busy_seconds() - busy) / seconds[-1] / (os.cpu_count() or 1))
+    # An update ends when the slowest worker has the mean.
+    everyone = zip(*distributed.gather_object(seconds), strict=True)
+    return statistics.median(map(max, everyone)), statistics.median(shares)
+
+
+def busy_seconds():
+    """Returns how long all cores of this machine have been at work since it started."""
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(host, megabytes=64):
+    """Prints the bytes a second of a connection to `serve`, and the seconds of a small message."""
+    with socket.create_connection((host, PORT), timeout=60) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ways = []
+        for _ in range(200):
+            began = time.perf_counter()
+            connection.sendall(b"p")
+            connection.recv(1)
+            ways.append((time.perf_counter() - began) / 2)
+        connection.sendall(b"s")
+        began, data = time.perf_counter(), b"\0" * 2**20
+        for _ in range(megabytes):
+            connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+        rate = megabytes * 2**20 / (time.perf_counter() - began)
+    print(json.dumps({"bandwidth": rate, "latency": statistics.median(ways)}))
+
+
+def serve():
+    """Answers `measure`."""
+    with socket.create_server(("", PORT)) as server:
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while connection.recv(1) == b"p":
+                    connection.sendall(b"p")
+                while connection.recv(1 << 20):
+                    pass
+                connection.sendall(b"e")
+
+
+if __name__ == "__main__":
+    {"worker": worker, "measure": measure, "serve": serve}[sys.argv[1]](*sys.argv[2:])
