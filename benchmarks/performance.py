@@ -18,6 +18,8 @@ BENCHMARKS = (
     "training_step",
     "normalization",
     "evaluation",
+    "autoattack",
+    "autoattack_strength",
     "workers",
     "memory",
     "input",
