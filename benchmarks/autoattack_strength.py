@@ -22,8 +22,8 @@ FINISHED = pathlib.Path("runs/autoattack_strength.jsonl")
 # Title, data set, number of images, directory of the run, branch, epsilons.
 NETWORKS = (
     ("quickstart, adv branch", "digits", 360, "quickstart", "adv", (48, 64)),
-    ("quickstart, clean branch", "digits", 360, "quickstart", "clean", (16, 24)),
-    ("Fashion-MNIST, recipe of the study", "fashion_mnist", 500, "fashion", "adv", (24, 48)),
+    ("quickstart, clean branch", "digits", 360, "quickstart", "clean", (24, 32)),
+    ("Fashion-MNIST, recipe of the study", "fashion_mnist", 500, "fashion", "adv", (48, 64)),
 )
 MAKE = {
     "quickstart": "python -m tfadv.train --flagfile=flags/quickstart.flags",
