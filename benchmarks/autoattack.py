@@ -63,9 +63,9 @@ def measure(case, model, images, labels, options):
         return attack_all
 
     runners = contestants(case, task, options.original)
-    for name, attack in runners.items():
+    measuring.progress(f"{case}: {', '.join(runners)} warm up")
+    for attack in runners.values():
         attack(images[:BATCH_SIZE], labels[:BATCH_SIZE])
-        measuring.progress(f"{case}: {name} is warm")
     seconds = measuring.interleaved(
         {name: recorded(name, attack) for name, attack in runners.items()},
         measuring.rounds(options, ROUNDS),
