@@ -9,6 +9,7 @@ is kept in runs/autoattack_strength.jsonl, from which a run that was interrupted
 import json
 import pathlib
 import time
+import zlib
 
 import numpy as np
 
@@ -23,7 +24,7 @@ FINISHED = pathlib.Path("runs/autoattack_strength.jsonl")
 NETWORKS = (
     ("quickstart, adv branch", "digits", 360, "quickstart", "adv", (48, 64)),
     ("quickstart, clean branch", "digits", 360, "quickstart", "clean", (24, 32)),
-    ("Fashion-MNIST, recipe of the study", "fashion_mnist", 500, "fashion", "adv", (48, 64)),
+    ("Fashion-MNIST, recipe of the study", "fashion_mnist", 500, "fashion", "adv", (32, 48)),
 )
 MAKE = {
     "quickstart": "python -m tfadv.train --flagfile=flags/quickstart.flags",
@@ -37,6 +38,11 @@ def images_of(dataset, count):
     images, labels, indices = map(np.concatenate, zip(*batches.as_numpy_iterator(), strict=True))
     order = np.argsort(indices)[np.sum(indices < 0) :]
     return images[order].astype(np.float32), labels[order]
+
+
+def checksum(model):
+    """Returns a number that tells a network from one that was trained again."""
+    return zlib.crc32(b"".join(np.asarray(each).tobytes() for each in model.get_weights()))
 
 
 def contestants(task, options, images):
@@ -67,13 +73,14 @@ def run(options):
         model = models.extract(model, domain) if models.mixtures(model) else model
         count = 20 if options.quick else count
         images, labels = images_of(dataset, count)
+        weights = checksum(model)
         clean = np.mean(model.predict(images, verbose=0).argmax(axis=-1) == labels)
         for epsilon in epsilons:
             steps = dict(num_steps=10, num_queries=50) if options.quick else {}
             task = ensembles.Task(model, epsilon, **steps)
             result = {"network": title, "epsilon": epsilon, "images": count, "clean": float(clean)}
             for who, seed, make in contestants(task, options, images):
-                key = (title, epsilon, count, who, seed)
+                key = (title, weights, epsilon, count, who, seed)
                 if key not in finished:
                     start = time.perf_counter()
                     finished[key] = make()(images, labels)
