@@ -191,6 +191,7 @@ def training_callbacks(
             pairing_weight=settings.pairing_weight,
             batch_statistics=settings.batch_statistics,
             accumulation_steps=accumulation_steps,
+            attack_parts=settings.attack_parts,
             seed=settings.seed,
             rematerialize=settings.rematerialize,
             attack_precision=settings.attack_precision,

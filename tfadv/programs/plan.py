@@ -112,6 +112,7 @@ def work(settings, workers, sizes=None):
         num_steps=_gradients(attack.num_steps) if settings.adversarial else None,
         restarts=attack.restarts,
         accumulation_steps=rules.accumulation_steps(settings, workers),
+        attack_parts=settings.attack_parts or 1,  # a default of 2 takes no more memory
         updates=settings.epochs * steps,
         rematerialize=settings.rematerialize,
         slots=_SLOTS[settings.optimizer],

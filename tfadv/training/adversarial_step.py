@@ -33,6 +33,7 @@ class AdversarialStep:
         pairing_weight: Float, the weight of adversarial logit pairing.
         batch_statistics: As in `AdversarialTraining`.
         accumulation_steps: Integer, how many parts of a batch share one update.
+        attack_parts: Integer, how many of these parts are attacked together.
         seed: Integer; together with the step and the worker it determines all random draws.
         rematerialize, attack_precision: As in `AdversarialTraining`.
         compression: `"none"` or `"fp16"`, of the gradients between workers.
@@ -64,6 +65,7 @@ class AdversarialStep:
     pairing_weight: float = 0.0
     batch_statistics: str = "together"
     accumulation_steps: int = 1
+    attack_parts: int = 1
     seed: int = 0
     rematerialize: str = "none"
     attack_precision: str = "float32"
@@ -123,22 +125,12 @@ class AdversarialStep:
         parts, abandoned = self.accumulation_steps, False
         metrics, own = changes.metric_states(), tf.zeros([len(self._own_results)])
         if parts == 1:
-            sums, metrics, own = self._part(changes, metrics, images, labels, weights, 0)
+            data = _floating(images), labels, weights
+            attacked = self._attacked(*data[:2], self._key(0))
+            sums, metrics, own = self._part(changes, metrics, data, attacked)
         else:
-            stacked = split((images, labels, weights), parts)
-
-            def body(part, sums, metrics, _):
-                data = tf.nest.map_structure(lambda t: None if t is None else t[part], stacked)
-                added, metrics, own = self._part(changes, metrics, *data, part)
-                sums = [total + new for total, new in zip(sums, added, strict=True)]
-                return part + 1, sums, metrics, own
-
-            def goes_on(part, sums, *_):
-                with tf.control_dependencies(sums):  # after each part, not before
-                    return (part < 1) | ((part < parts) & ~self.agreement.hurried)
-
-            part, sums, metrics, own = tf.while_loop(
-                goes_on, body, (0, changes.zeros(), metrics, own), parallel_iterations=1
+            part, sums, metrics, own = self._accumulated(
+                changes, (images, labels, weights), (0, changes.zeros(), metrics, own)
             )
             abandoned = part < parts
         measured = tf.zeros([0]) if communication is None else communication.measured
@@ -175,9 +167,60 @@ class AdversarialStep:
             variable.assign(value)
         self.meters.sums.assign(sums["meters"])
 
-    def _part(self, changes, metrics, images, labels, weights, part):
-        images = tf.nest.map_structure(lambda each: tf.cast(each, tf.float32), images)
-        adversarial, goals = self._attacked(images, labels, part)
+    def _accumulated(self, changes, data, state):
+        """Adds up the changes by the parts of a batch, unless a signal hurries the workers.
+
+        Args:
+            changes: The `Changes`.
+            data: Images, labels and weights.
+            state: Number of the first part, sums, metrics and own results before it.
+
+        Returns:
+            The state after the last part.
+        """
+        parts, together = self.accumulation_steps, self.attack_parts
+
+        def goes_on(first, last):
+            def condition(part, sums, *_):
+                with tf.control_dependencies(sums):  # after each part, not before
+                    return (part < first + 1) | ((part < last) & ~self.agreement.hurried)
+
+            return condition
+
+        def add(state, data, attacked):
+            part, sums, metrics, _ = state
+            added, metrics, own = self._part(changes, metrics, data, attacked)
+            sums = [total + new for total, new in zip(sums, added, strict=True)]
+            return part + 1, sums, metrics, own
+
+        stacked = split(data, parts)
+        if together == 1:
+
+            def body(part, *rest):
+                images, labels, weights = _at(stacked, part)
+                images = _floating(images)
+                attacked = self._attacked(images, labels, self._key(part))
+                return add((part, *rest), (images, labels, weights), attacked)
+
+        else:
+            # A group is attacked in one call; batch statistics are taken part by part.
+            def body(first, *rest):
+                images, labels, weights = _at(stacked, first, together)
+                images = _floating(images)
+                keys = tf.stack([self._key(first + place) for place in range(together)])
+                attacked = self._attacked(images, labels, keys)
+                group = split(((images, labels, weights), attacked), together)
+                return tf.while_loop(
+                    goes_on(first, first + together),
+                    lambda part, *rest: add((part, *rest), *_at(group, part - first)),
+                    (first, *rest),
+                    parallel_iterations=1,
+                )
+
+        return tf.while_loop(goes_on(0, parts), body, state, parallel_iterations=1)
+
+    def _part(self, changes, metrics, data, attacked):
+        (images, labels, weights), (adversarial, goals) = data, attacked
         batch = Mixture(images, adversarial, labels, weights, self.clean_ratio)
         with tf.GradientTape() as tape:
             # The scope holds back what the layers assign, until all workers agree on it.
@@ -214,7 +257,7 @@ class AdversarialStep:
             tf.stack(own) if own else tf.zeros([0]),
         )
 
-    def _attacked(self, images, labels, part):
+    def _attacked(self, images, labels, seed):
         """The adversarial images, in the structure of the images, and the attack's targets."""
         if self.attack is None:
             return None, None
@@ -224,7 +267,7 @@ class AdversarialStep:
             structures.single(images, "images"),
             structures.single(labels, "labels"),
             value_range=self.value_range,
-            seed=self._key(part),
+            seed=seed,
             num_classes=outputs[0].shape[-1] if outputs else None,
             return_targets=True,
         )
@@ -237,3 +280,19 @@ class AdversarialStep:
         # Batches; `iterations` counts updates, and Keras can accumulate gradients too.
         step = tf.cast(keras_internals.batch_counter(self.model.optimizer).value, tf.int64)
         return tf.random.fold_in(seed, step, alg="philox")
+
+
+def _floating(images):
+    return tf.nest.map_structure(lambda each: tf.cast(each, tf.float32), images)
+
+
+def _at(stacked, part, count=None):
+    """Some parts of what `split` returned, by the number of the first; None takes that one."""
+
+    def pick(tensor):
+        if tensor is None or count is None:
+            return None if tensor is None else tensor[part]
+        size, *shape = tensor.shape[1:]
+        return tf.reshape(tensor[part : part + count], [count * size, *shape])
+
+    return tf.nest.map_structure(pick, stacked)
