@@ -332,6 +332,10 @@ _MACHINE = _group(
             "Where activations are recomputed block by block instead of being kept in memory: in "
             "the pass of the update (step), in the attack too (all), or nowhere (none).",
             choices=("none", "step", "all"), roles=_FREE),
+    Setting("step_xla", str, "auto",
+            "Whether XLA compiles the forward and backward pass of the update; auto does so on "
+            "GPUs.",
+            choices=("auto", "on", "off"), roles=_FREE),
     Setting("gradient_compression", str, "none",
             "Compression of the gradients between workers: fp16 sends half the bytes, rounded.",
             choices=("none", "fp16")),

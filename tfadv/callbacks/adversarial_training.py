@@ -31,8 +31,9 @@ class AdversarialTraining(keras.callbacks.Callback):
     learning rate.
 
     A model's own `compute_loss` and `compute_metrics` are used. Its own `train_step` is refused,
-    because this callback makes the step, without `jit_compile`: XLA does not know its collective
-    operations. On GPUs XLA compiles the attack alone.
+    because this callback makes the step, without the model's own `jit_compile`: XLA does not know
+    its collective operations. On GPUs XLA compiles the attack and the pass of the update, each by
+    itself.
 
     Args:
         attack: A `tfadv.attacks.Attack`; None trains on clean images alone ("0% adv + 100% clean").
@@ -68,6 +69,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             activations.)
         attack_precision: The precision in which the network is attacked, `"float32"`, `"bfloat16"`
             or `"float16"`, as in `tfadv.models.Frozen`. The pass of the update is not changed.
+        jit_compile: Whether XLA compiles the forward and backward pass of the update, for each part
+            of a batch. All that workers exchange, the metrics and the optimizer stay outside. The
+            result differs by rounding, and by the draws of layers such as dropout, which XLA makes
+            in its own way. None (default): on GPUs, unless a layer of the model says that XLA
+            cannot compile it (`supports_jit`).
         compression: How gradients travel between workers: `"none"`, or `"fp16"` in half the bytes.
             They are then rounded to 11 bits, and those below 6e-8 vanish: this is not the paper's
             training, nor known to be as good. Moving statistics and metrics are not compressed.
@@ -114,6 +120,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         seed: int = 0,
         rematerialize: str = "none",
         attack_precision: str = "float32",
+        jit_compile: bool | None = None,
         compression: str = "none",
         max_bad_steps: int = 0,
         progress: Progress | None = None,
@@ -163,6 +170,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.attack_precision = arguments.choice(
             "attack_precision", attack_precision, models.PRECISIONS
         )
+        self.jit_compile = arguments.choice("jit_compile", jit_compile, (None, True, False))
         self.compression = arguments.choice("compression", compression, ("none", "fp16"))
         self.max_bad_steps = arguments.integer("max_bad_steps", max_bad_steps, 0)
         self.progress = progress
@@ -195,6 +203,7 @@ class AdversarialTraining(keras.callbacks.Callback):
             seed=self.seed,
             rematerialize=self.rematerialize,
             attack_precision=self.attack_precision,
+            jit_compile=self.jit_compile,
             compression=self.compression,
         )
         self.lockstep = Lockstep(model, self.params, self.step, self.stall_seconds, self.progress)

@@ -212,6 +212,7 @@ class PlanningRun:
             clean_ratio=settings.clean_ratio,
             rematerialize=settings.rematerialize,
             attack_precision=settings.attack_precision,
+            jit_compile=building.jit_compile(settings.step_xla),
         )
         attack_dtype, update_dtype = rules.compute_dtypes(settings)
         return attack, update, attack if attack_dtype == update_dtype else update

@@ -35,7 +35,7 @@ class AdversarialStep:
         accumulation_steps: Integer, how many parts of a batch share one update.
         attack_parts: Integer, how many of these parts are attacked together.
         seed: Integer; together with the step and the worker it determines all random draws.
-        rematerialize, attack_precision: As in `AdversarialTraining`.
+        rematerialize, attack_precision, jit_compile: As in `AdversarialTraining`.
         compression: `"none"` or `"fp16"`, of the gradients between workers.
 
     Attributes:
@@ -69,6 +69,7 @@ class AdversarialStep:
     seed: int = 0
     rematerialize: str = "none"
     attack_precision: str = "float32"
+    jit_compile: bool | None = None
     compression: str = "none"
 
     def __post_init__(self) -> None:
@@ -125,9 +126,9 @@ class AdversarialStep:
         parts, abandoned = self.accumulation_steps, False
         metrics, own = changes.metric_states(), tf.zeros([len(self._own_results)])
         if parts == 1:
-            data = _floating(images), labels, weights
-            attacked = self._attacked(*data[:2], self._key(0))
-            sums, metrics, own = self._part(changes, metrics, data, attacked)
+            images = _floating(images)
+            attacked = self._attacked(images, labels, self._key(0))
+            sums, metrics, own = self._part(changes, metrics, (images, labels, weights), attacked)
         else:
             part, sums, metrics, own = self._accumulated(
                 changes, (images, labels, weights), (0, changes.zeros(), metrics, own)
@@ -222,6 +223,54 @@ class AdversarialStep:
     def _part(self, changes, metrics, data, attacked):
         (images, labels, weights), (adversarial, goals) = data, attacked
         batch = Mixture(images, adversarial, labels, weights, self.clean_ratio)
+        if self._uses_xla():
+            given = metrics, images, adversarial, labels, weights
+            outputs, gradients, loss, by_domain, held = self._compiled_pass(changes)(*given)
+            state = changes.holding(held, metrics)
+        else:
+            outputs, gradients, loss, by_domain, state = self._pass(changes, metrics, batch)
+        self.extremes.add(
+            structures.single(images, "images"), structures.single(outputs, "outputs")
+        )
+        with state:
+            results = self.model.compute_metrics(
+                batch.images, batch.labels, outputs, sample_weight=batch.weights
+            )
+        own = [tf.cast(results[name], tf.float32) for name in self._own_results]
+        counts = self.meters.measure(batch, outputs, loss, by_domain, goals)
+        return (
+            changes.collect(gradients, state, counts),
+            changes.metric_states(state),
+            tf.stack(own) if own else tf.zeros([0]),
+        )
+
+    def _uses_xla(self):
+        if self.jit_compile is not None:
+            return self.jit_compile
+        layers = keras_internals.flatten_layers(self.model)
+        return bool(tf.config.get_visible_devices("GPU")) and all(
+            getattr(layer, "supports_jit", True) for layer in layers
+        )
+
+    def _compiled_pass(self, changes):
+        """`_pass`, compiled by XLA: tensors in, tensors out.
+
+        XLA gets nothing that changes a variable, that asserts anything or that other workers must
+        see: these stay outside, as do the metrics, which may hold any operation.
+        """
+
+        @tf.function(jit_compile=True, autograph=False)
+        def compiled(metrics, images, adversarial, labels, weights):
+            # Made in here, where XLA knows the sizes as numbers.
+            batch = Mixture(images, adversarial, labels, weights, self.clean_ratio)
+            outputs, gradients, loss, by_domain, state = self._pass(changes, metrics, batch)
+            dense = [None if slope is None else tf.convert_to_tensor(slope) for slope in gradients]
+            return outputs, dense, loss, by_domain, changes.held(state)
+
+        return compiled
+
+    def _pass(self, changes, metrics, batch):
+        """The forward and backward pass over a part: outputs, gradients, losses, and state."""
         with tf.GradientTape() as tape:
             # The scope holds back what the layers assign, until all workers agree on it.
             with keras.StatelessScope(collect_losses=True) as layers:
@@ -241,21 +290,8 @@ class AdversarialStep:
                 )
             loss += sum(tf.cast(tf.reduce_sum(extra), loss.dtype) for extra in layers.losses)
             scaled = self.model.optimizer.scale_loss(loss)
-        self.extremes.add(
-            structures.single(images, "images"), structures.single(outputs, "outputs")
-        )
         gradients = tape.gradient(scaled, [v.value for v in changes.trainable])
-        with state:
-            results = self.model.compute_metrics(
-                batch.images, batch.labels, outputs, sample_weight=batch.weights
-            )
-        own = [tf.cast(results[name], tf.float32) for name in self._own_results]
-        counts = self.meters.measure(batch, outputs, loss, by_domain, goals)
-        return (
-            changes.collect(gradients, state, counts),
-            changes.metric_states(state),
-            tf.stack(own) if own else tf.zeros([0]),
-        )
+        return outputs, gradients, loss, by_domain, state
 
     def _attacked(self, images, labels, seed):
         """The adversarial images, in the structure of the images, and the attack's targets."""
