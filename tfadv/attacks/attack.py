@@ -355,9 +355,7 @@ class Attack(Configured):
 
     def _loop(self, function):
         """A loop over tensors, compiled by XLA where `jit_compile` says so."""
-        if self._uses_xla:
-            return tf.function(function, jit_compile=True, autograph=False)
-        return function
+        return steps.compiled(function) if self._uses_xla else function
 
     def _function(self, logits_fn, method):
         """`method(logits_fn, ...)` as a function of the rest; compiled and kept when eager."""

@@ -4,7 +4,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfadv import distributed, keras_internals
+from tfadv import distributed, keras_internals, startup
 from tfadv.attacks import Attack
 from tfadv.models import Frozen, calling, ends_in_logits, logits, structures
 from tfadv.training import metric_trials
@@ -258,6 +258,8 @@ class AdversarialStep:
         XLA gets nothing that changes a variable, that asserts anything or that other workers must
         see: these stay outside, as do the metrics, which may hold any operation.
         """
+
+        startup.repeat_names()
 
         @tf.function(jit_compile=True, autograph=False)
         def compiled(metrics, images, adversarial, labels, weights):

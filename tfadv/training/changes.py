@@ -45,6 +45,7 @@ class Changes:
         self._counts_shape = counts_shape
         self._touched: list[bool] = []
         self._weights: dict[int, Any] = {}
+        self._held: list[int] = []
 
     def zeros(self) -> list[tf.Tensor]:
         """The zeros from which to sum what `collect` returns for the parts of a batch."""
@@ -71,17 +72,17 @@ class Changes:
         state.state_mapping.update(layers.state_mapping)
         return state
 
-    def held(self, state: keras.StatelessScope) -> dict[int, tf.Tensor]:
+    def held(self, state: keras.StatelessScope) -> list[tf.Tensor]:
         """Returns all that a scope holds except weights, for `holding` outside of a function."""
         self._check_weights(state)
-        return {
-            key: value for key, value in state.state_mapping.items() if key not in self._weights
-        }
+        # In the order of the assignments, which is the same in every process.
+        self._held = [key for key in state.state_mapping if key not in self._weights]
+        return [state.state_mapping[key] for key in self._held]
 
-    def holding(self, held: dict[int, tf.Tensor], metrics: list[tf.Tensor]) -> keras.StatelessScope:
+    def holding(self, held: list[tf.Tensor], metrics: list[tf.Tensor]) -> keras.StatelessScope:
         """Returns a scope like the one whose values `held` returned."""
         state = self.after(keras.StatelessScope(), metrics)
-        state.state_mapping.update(held)
+        state.state_mapping.update(zip(self._held, held, strict=True))
         return state
 
     def collect(
