@@ -243,7 +243,7 @@ class PlanningRun:
         uses = {"all": attack} if attack == update else {"attack": attack, "update": update}
         return f"{workers} {attack.name}; " + "; ".join(
             f"{use} in {device.dtype} on {device.units}: {_share(use, device)} of "
-            f"{device.peak / 1e12:g} TFLOP/s ({device.source})"
+            f"{device.peak / 1e12:g} TFLOP/s ({device.source}{_measured(device)})"
             for use, device in uses.items()
         )
 
@@ -273,6 +273,10 @@ class PlanningRun:
             deeper = {"none": "step", "step": "all"}.get(self.settings.rematerialize)
             text += ": too much" + (f" (--rematerialize={deeper} takes less)" if deeper else "")
         return text
+
+
+def _measured(device):
+    return f"; on {device.measured}" if device.measured else ""
 
 
 def _share(use, device):
