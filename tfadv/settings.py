@@ -328,10 +328,18 @@ _SEED, _CHECK = _group(
 
 _MACHINE = _group(
     "machine",
+    Setting("attack_parts", int, None,
+            "Number of accumulated steps whose images are attacked in one call, with the draws of "
+            "separate calls; by default 2 on GPUs where that takes no more memory, else 1.",
+            1, _AT_ONCE, roles=_FREE),
     Setting("rematerialize", str, "none",
             "Where activations are recomputed block by block instead of being kept in memory: in "
             "the pass of the update (step), in the attack too (all), or nowhere (none).",
             choices=("none", "step", "all"), roles=_FREE),
+    Setting("step_xla", str, "auto",
+            "Whether XLA compiles the forward and backward pass of the update; auto does so on "
+            "GPUs.",
+            choices=("auto", "on", "off"), roles=_FREE),
     Setting("gradient_compression", str, "none",
             "Compression of the gradients between workers: fp16 sends half the bytes, rounded.",
             choices=("none", "fp16")),

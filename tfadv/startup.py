@@ -5,8 +5,13 @@ imports the whole library, except in one of our own programs: a program reads `t
 flags, and imports the rest once the flags are right.
 """
 
+import importlib.metadata
 import os
+import pathlib
+import platform
+import re
 import sys
+import zlib
 
 _HERE = os.path.dirname(os.path.realpath(__file__))
 
@@ -31,7 +36,67 @@ def is_program() -> bool:
     if started:
         # TensorFlow's start-up messages would bury ours; its errors still show.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        _keep_compilations()
     return started
+
+
+_CACHE = "--tf_xla_persistent_cache_directory"
+
+
+def _keep_compilations() -> None:
+    """Makes XLA keep on disk what it compiles for GPUs, unless the user has set where, or nowhere.
+
+    XLA does not ask whether an entry was compiled by another TensorFlow, for another kind of GPU or
+    with other flags. So these are in the name of the directory.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    gpu = _gpu()
+    # The flags may also be in a file that the variable names.
+    if gpu is None or _CACHE in flags or (flags and not flags.startswith("-")):
+        return
+    try:
+        tensorflow = importlib.metadata.version("tensorflow")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    others = [flags, os.environ.get("XLA_FLAGS", ""), os.environ.get("NVIDIA_TF32_OVERRIDE", "")]
+    kind = f"{tensorflow}-{gpu}-{zlib.crc32(' '.join(others).encode()):08x}"
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    directory = os.path.join(caches, "tfadv", "xla", re.sub(r"[^\w.-]+", "-", kind))
+    if not re.search(r"\s", directory):  # which would end the flag
+        given = f"{_CACHE}={directory} --tf_xla_persistent_cache_device_types=GPU"
+        os.environ["TF_XLA_FLAGS"] = f"{flags} {given}".strip()
+
+
+def _gpu(devices: str = "/dev", driver: str = "/proc/driver/nvidia/gpus") -> str | None:
+    """The kind of this machine's first NVIDIA GPU, or the machine's name; None without a GPU."""
+    if not any(re.fullmatch(r"nvidia\d+", name) for name in os.listdir(devices)):
+        return None
+    for path in sorted(pathlib.Path(driver).glob("*/information")):
+        model = re.search(r"^Model:\s*(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if model:
+            return model[1].strip()
+    return platform.node()
+
+
+# More than a program's start makes: the largest network has some 40,000.
+_NAMES = 250_000
+
+
+def repeat_names() -> None:
+    """Makes the names of the next TensorFlow functions those of every start of the same program.
+
+    XLA's cache on disk finds a function by its name, which ends in a number. TensorFlow counts with
+    it all its tensors and functions; a training that resumes has made more of them before its first
+    step than one that begins. So the count goes on at a round number, if there is such a cache.
+    """
+    if _CACHE not in os.environ.get("TF_XLA_FLAGS", ""):
+        return
+    try:
+        from tensorflow.python.framework import ops
+    except ImportError:  # not public: then a function may be compiled again
+        return
+    while ops.uid() % _NAMES:
+        pass
 
 
 # Keras up to 3.6 trains plainly where AdversarialTraining has put its step, up to 3.8 it lacks

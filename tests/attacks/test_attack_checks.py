@@ -96,7 +96,7 @@ BY_SHAPE = {
         r"logits_fn must return logits of shape \(6, 9\); received \(6, 7\)",
     ),
     "seed": (lambda case: {"seed": (1, 2, 3)}, r"seed must be .* shape \[2\] or \[batch, 2\]"),
-    "seeds": (lambda case: {"seed": np.zeros([5, 2], int)}, "seed must be .* for 6 images"),
+    "seeds": (lambda case: {"seed": np.zeros([4, 2], int)}, "seed must be .* for 6 images"),
     "float seed": (lambda case: {"seed": (1.0, 2.0)}, "seed must be int32 or int64"),
     "limits": (lambda case: {"value_range": (1, 0)}, r"value_range must be .*; received \(1, 0\)"),
     "no limits": (lambda case: {"value_range": None}, "value_range must be .*; received None"),

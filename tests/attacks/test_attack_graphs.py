@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfadv import attacks
 from tfadv.attacks import PGD
 
 
@@ -81,6 +82,28 @@ def test_unknown_batch_size_and_keys_per_image(case):
     )
     np.testing.assert_allclose(step(images[:2], case.labels[:2], keys[:2]), whole[:2], atol=1e-3)
     assert step(images[:0], case.labels[:0], keys[:0]).shape == (0, 4, 5, 3)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["PGD", "Square", *(pytest.param(each, marks=pytest.mark.slow) for each in ("APGD", "FAB"))],
+)
+def test_parts_with_keys_of_their_own_are_attacked_as_if_alone(case, kind):
+    options = {"num_queries": 5} if kind == "Square" else {"num_steps": 3, "restarts": 2}
+    if kind == "PGD":
+        options["start_from_clean"] = 0.5
+    attack = getattr(attacks, kind)(epsilon=8, **options)
+    assert attack.takes_parts
+    given = {"value_range": case.range, "num_classes": 7}
+    keys = np.array([[1, 2], [1, 3], [5, 2]])
+    whole = attack(case.model, case.images, case.labels, seed=keys, **given)
+    for number, key in enumerate(keys):
+        part = slice(2 * number, 2 * number + 2)
+        alone = attack(case.model, case.images[part], case.labels[part], seed=key, **given)
+        np.testing.assert_allclose(whole[part], alone, atol=1e-3)
+    same = attack(case.model, case.images, case.labels, seed=keys[:1], **given)
+    one = attack(case.model, case.images, case.labels, seed=keys[0], **given)
+    np.testing.assert_array_equal(same, one)
 
 
 def test_second_call_is_no_trace(case):

@@ -90,6 +90,14 @@ def test_softmax_model_of_keras_applications_trains_by_the_callback_alone(form):
         ),
         ({"accumulation_steps": 0}, "accumulation_steps must be an integer of at least 1"),
         ({"accumulation_steps": 1.5}, "accumulation_steps must be an integer .* received 1.5"),
+        (
+            {"accumulation_steps": 4, "attack_parts": 3},
+            "attack_parts must divide accumulation_steps=4; received 3",
+        ),
+        (
+            {"accumulation_steps": 4, "attack_parts": 2, "attack": cases.Mirror()},
+            "attack_parts must be 1 for Mirror, which takes no keys for parts",
+        ),
         ({"seed": -1}, "seed must be an integer of at least 0; received -1"),
     ],
 )

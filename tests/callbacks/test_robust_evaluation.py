@@ -4,10 +4,11 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.evaluation import cases
 from tfadv import callbacks, distributed, evaluation
-from tfadv.attacks import PGD
+from tfadv.attacks import PGD, steps
 
 ATTACK = PGD(6, 2, num_steps=3)
 
@@ -41,6 +42,24 @@ class Watch(keras.callbacks.Callback):
                 if value is not None
             }
         )
+
+
+def test_training_and_evaluation_compile_one_attack_each(monkeypatch):
+    # However many epochs, numbers of steps and restarts there are. XLA itself is not needed.
+    compiled_loops = []
+
+    def compile_without_xla(function):
+        compiled_loops.append(function)
+        return tf.function(function, autograph=False)
+
+    monkeypatch.setattr(steps, "compiled", compile_without_xla)
+    model = compiled(cases.mixture())
+    x, y = cases.images(model, 16)
+    attack = PGD(6, 2, num_steps=3, restarts=2, jit_compile=True)
+    evaluating = callbacks.RobustEvaluation((x[:8], y[:8]), attack, [3, 4, 6], batch_size=8)
+    training = callbacks.AdversarialTraining(attack)
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[training, evaluating])
+    assert len(compiled_loops) == 2
 
 
 def test_history_and_later_callbacks_see_what_evaluate_gives():

@@ -194,6 +194,38 @@ def test_attack_in_low_precision_stays_in_the_ball(jit_compile):
         assert np.mean(images == plain) > (0.99 if precision == "float32" else 0.8)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_16_bit_attack_casts_only_at_its_ends(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    model = models.SmallResNet(8, width=4, norm="mbn", image_size=8, seed=0)
+    keras.config.set_dtype_policy(before)
+    network, attack = models.Frozen(model, precision="bfloat16"), attacks.PGD(num_steps=3)
+
+    def attacked(images):
+        given = {"value_range": (0, 255), "seed": (0, 0), "num_classes": 10}
+        return attack(network, images, [0, 1], **given)
+
+    graph = tf.function(attacked).get_concrete_function(tf.TensorSpec([2, 8, 8, 3])).graph
+    [steps] = [
+        function
+        for function in graph.as_graph_def().library.function
+        if function.signature.name.startswith("while_body")
+    ]
+    types = {"Conv2D": set(), "MatMul": set()}
+    casts = []
+    for node in steps.node_def:
+        if node.op in types:
+            types[node.op].add(node.attr["T"].type)
+        elif node.op == "Cast":
+            casts.append((node.attr["SrcT"].type, node.attr["DstT"].type))
+    # The logits are a float32 product; every convolution, also of a gradient, is in 16 bits.
+    half, single = tf.bfloat16.as_datatype_enum, tf.float32.as_datatype_enum
+    assert types == {"Conv2D": {half}, "MatMul": {single}}
+    # Scaled images to 16 bits, pooled features to float32, and back in the gradient.
+    assert sorted(casts) == sorted(2 * [(half, single), (single, half)])
+
+
 def test_refuses():
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="domain must be .*received 3"):

@@ -50,6 +50,7 @@ train | Q --running_statistics=21 | running_statistics must be at most epochs=20
 train | Q --norm=gn --running_statistics=1 | running_statistics needs norm=bn or norm=mbn
 train | Q --epochs=99999999999999999999 | epochs must be between 1 and 1000000; received 9999
 train | Q --batch_size=33 | batch_size must be a multiple of images_per_worker=32 times 1 worker;
+train | Q --batch_size=128 --attack_parts=3 | attack_parts must divide the 4 accumulated steps of
 train | Q --decay_epochs=9,3 | decay_epochs must increase; received 9,3
 train | Q --decay_epochs=3.5 | decay_epochs must be integers
 train | Q --decay=exponential --decay_rate=0 | decay_rate must be above 0; received 0.0

@@ -77,16 +77,18 @@ def test_evaluations():
 
 
 @pytest.mark.parametrize(
-    ("rematerialize", "workers", "expected"),
+    ("rematerialize", "attack_parts", "workers", "expected"),
     [
-        ("none", 1, 12000 + 6 * 500),
-        ("none", 2, 12000 + 4400 + 6 * 500),
-        ("step", 1, 12000 + 4 * 300),  # now the attack keeps more
-        ("all", 1, 12000 + 6 * 70),
+        ("none", 1, 1, 12000 + 6 * 500),
+        ("none", 1, 2, 12000 + 4400 + 6 * 500),
+        ("step", 1, 1, 12000 + 4 * 300),  # now the attack keeps more
+        ("all", 1, 1, 12000 + 6 * 70),
+        ("none", 4, 1, 12000 + 4 * 4 * 300),
     ],
 )
-def test_memory(rematerialize, workers, expected):
-    work = Work(**{**vars(WORK), "rematerialize": rematerialize})
+def test_memory(rematerialize, attack_parts, workers, expected):
+    options = {"rematerialize": rematerialize, "attack_parts": attack_parts}
+    work = Work(**{**vars(WORK), **options})
     assert work.memory(COST, workers) == expected
 
 

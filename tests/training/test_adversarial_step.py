@@ -151,6 +151,20 @@ def test_accumulated_parts_give_the_mean_gradient():
     assert int(model.optimizer.iterations) == 1
 
 
+@pytest.mark.parametrize("norm", [pytest.param("bn", marks=pytest.mark.slow), "mbn"])
+def test_parts_that_are_attacked_together_make_the_same_step(norm):
+    # Two calls of three parts each, with their own draws, batch statistics and metrics either way.
+    attack = tfadv.attacks.PGD(epsilon=20, num_steps=3, start_from_clean=0.5)
+    models, logs = [], []
+    for parts in (1, 3):
+        model = cases.compiled(cases.normalized(norm), sgd(), metrics=["accuracy"])
+        options = {"accumulation_steps": 6, "attack_parts": parts}
+        logs.append(cases.train(model, X, Y, attack=attack, **options))
+        models.append(weights(model))
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
+    assert_close(*models, tolerance=1e-6)
+
+
 class Recording(tfadv.attacks.Attack):
     """PGD that keeps its adversarial images."""
 

@@ -82,6 +82,9 @@ class Attack(Configured):
         name: Its name in tables and results, such as `"PGD-30"`.
         effective_step_size: Size of one step in pixels of 255; None if there is no such number.
         start_from_clean: Probability that the attack starts from the image itself.
+        takes_parts: Whether it takes one key for each of several parts of a batch, as attacks do
+            that draw with `random_noise` and `random_targets` alone. A training may then attack the
+            parts of an update together. False, unless a subclass says otherwise.
         loss: Name of the loss that it follows, or None.
 
     Example:
@@ -107,6 +110,7 @@ class Attack(Configured):
     norm = "linf"
     members: tuple["Attack", ...] = ()
     spares_misclassified = False
+    takes_parts = False
     jit_compile: bool | None = False
     # The error of a NaN in the result names this as its cause.
     _broken = "a pixel of the adversarial images"
@@ -179,7 +183,8 @@ class Attack(Configured):
                 multiplied by `(highest - lowest) / 255`.
             seed: Integers, `[2]`: one key for the batch (training: from seed, rank and step), or
                 `[batch, 2]`: one per image (evaluation: seed and index), which then gets the same
-                draws in every batch.
+                draws in every batch. If the attack `takes_parts`, also `[parts, 2]`: one for each
+                of some equal parts of the batch, which then gets the draws that it has alone.
             targets: The classes to aim at, in any form that labels may have; drawn where None.
             num_classes: Where None, the number of columns of one-hot labels, or else of the logits,
                 at the cost of tracing `logits_fn` once more.
@@ -249,7 +254,7 @@ class Attack(Configured):
             labels: Integers `[batch]`, the true labels.
             goals: Integers `[batch]`, the targets, or the labels if the attack is untargeted.
             value_range: Two floats.
-            seed: int64 `[2]` or `[batch, 2]`, as for a call, of this restart.
+            seed: int64 `[2]`, `[batch, 2]` or `[parts, 2]`, as for a call, of this restart.
 
         Returns:
             Float32 images in the shape of `images`. The base class projects them (`project`).
@@ -362,9 +367,7 @@ class Attack(Configured):
 
     def _loop(self, function):
         """A loop over tensors, compiled by XLA where `jit_compile` says so."""
-        if self._uses_xla:
-            return tf.function(function, jit_compile=True, autograph=False)
-        return function
+        return steps.compiled(function) if self._uses_xla else function
 
     def _function(self, logits_fn, method):
         """`method(logits_fn, ...)` as a function of the rest; compiled and kept when eager."""

@@ -124,7 +124,7 @@ def classes(name: str, values: tf.Tensor, num_classes: int) -> list:
 
 
 def batch(images: Any, seed: Any = None) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns float32 images `[batch, ...]` and a key `[2]` or `[batch, 2]`, as tensors."""
+    """Returns float32 images `[batch, ...]` and a key `[2]`, `[parts, 2]` or `[batch, 2]`."""
     images = tf.convert_to_tensor(images)
     if (images.shape.rank or 0) < 2 or not (images.dtype.is_floating or images.dtype.is_integer):
         raise ValueError(
@@ -137,9 +137,12 @@ def batch(images: Any, seed: Any = None) -> tuple[tf.Tensor, tf.Tensor | None]:
     seed = tf.convert_to_tensor(seed)
     size = images.shape[0]
     fits = seed.shape.is_compatible_with([2]) or seed.shape.is_compatible_with([size, 2])
+    if size and not fits and seed.shape.is_compatible_with([None, 2]):
+        fits = seed.shape[0] > 0 and size % seed.shape[0] == 0
     if seed.shape.rank is None or not fits or seed.dtype not in (tf.int32, tf.int64):
         raise ValueError(
-            "seed must be int32 or int64 of shape [2] or [batch, 2]; "
+            "seed must be int32 or int64 of shape [2] or [batch, 2], or [parts, 2] for equal parts "
+            "of the batch; "
             f"received {seed.dtype.name} of shape {seed.shape} for {size} images"
         )
     return images, seed

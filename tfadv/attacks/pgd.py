@@ -33,7 +33,7 @@ class PGD(Attack):
         start_from_clean: Probability that the start is the image itself (0.2 in the paper's
             training, 0 in its evaluation). With one key for the batch this is one draw for the
             whole batch (pipeline); with a key per image it is one draw per image, since such a
-            batch has no key of its own.
+            batch has no key of its own; with a key per part, one per part.
         step_size_rule: `"pipeline"` raises the step size to `epsilon / num_steps` where that is
             larger, so that the whole ball can be crossed: 1.6 for PGD-10, 3.2 for PGD-5.
             `"fixed"` takes it as given (the paper's footnote 6: 2 for PGD-10, 4 for PGD-5).
@@ -59,6 +59,7 @@ class PGD(Attack):
     num_steps: int
     loss: str
     label = "PGD"
+    takes_parts = True
     _broken = "the gradient of the loss to the images"
 
     def __init__(

@@ -2,7 +2,8 @@
 
 A key is a pair of integers. `[2]` keys a whole batch (training: from seed, rank and step);
 `[batch, 2]` keys every image separately (evaluation: seed and the image's index), so that an image
-gets the same draws in every batch, at every position and on every worker.
+gets the same draws in every batch, at every position and on every worker. `[parts, 2]` keys equal
+parts of the batch, one after the other, so that each part gets the draws that it has alone.
 """
 
 from collections.abc import Sequence
@@ -35,10 +36,9 @@ def random_noise(
     Args:
         images: Float32 `[batch, ...]`.
         radius: In the units of the images.
-        seed: Integers, `[2]` for the batch or `[batch, 2]`, one key per image.
-        start_from_clean: Probability of a start without noise. With one key for the batch this is
-            one draw for the whole batch ("20% of training batches", pipeline); with a key per image
-            it is one draw per image.
+        seed: Integers, `[2]` for the batch, `[parts, 2]` or `[batch, 2]`, one key per image.
+        start_from_clean: Probability of a start without noise. There is one draw for each key: for
+            the whole batch ("20% of training batches", pipeline), each part, or each image.
 
     Returns:
         Noise, float32 in the shape of `images`.
@@ -46,11 +46,13 @@ def random_noise(
     shape, rank = images.shape[1:], images.shape.rank
     # Known sizes as numbers: an empty batch has no other source of them, nor has XLA.
     shape = shape.as_list() if shape.is_fully_defined() else tf.shape(images)[1:]
-    levels = integers("start", seed, tf.shape(images)[:1], shape, 0, _LEVELS)
+    levels = integers("start", seed, batch_of(images), shape, 0, _LEVELS)
     # Exact up to the one product, so the noise has the same bits however it is compiled.
     noise = tf.cast(levels - _LEVELS // 2, tf.float32) * (radius / (_LEVELS // 2))
     if start_from_clean > 0:
         levels = integers("clean", seed, [1], [1] * (rank - 1), 0, _LEVELS)
+        each = _images_per_key(tf.convert_to_tensor(seed), batch_of(images))
+        levels = levels if each is None else tf.repeat(levels, each, axis=0)
         noise = tf.where(levels < round(start_from_clean * _LEVELS), 0.0, noise)
     return tf.ensure_shape(noise, images.shape)
 
@@ -63,7 +65,7 @@ def random_direction(images: tf.Tensor, seed: Any, norm: str) -> tf.Tensor:
 
     Args:
         images: Float32 `[batch, ...]`.
-        seed: Integers, `[2]` for the batch or `[batch, 2]`, one key per image.
+        seed: Integers, as in `random_noise`.
         norm: `"linf"` or `"l2"`.
 
     Returns:
@@ -85,8 +87,8 @@ def random_targets(labels: Any, num_classes: int, seed: Any) -> tf.Tensor:
     Args:
         labels: Integers `[batch]`.
         num_classes: Number of classes, at least 2.
-        seed: Integers, `[2]` for the batch or `[batch, 2]`, one key per image, with which an
-            image's target does not depend on the batch.
+        seed: Integers, `[2]` for the batch, `[parts, 2]` or `[batch, 2]`, one key per image, with
+            which an image's target does not depend on the batch.
 
     Returns:
         Targets `[batch]` in the dtype of `labels`.
@@ -99,7 +101,7 @@ def random_targets(labels: Any, num_classes: int, seed: Any) -> tf.Tensor:
             f"num_classes must be 2 or more to have a wrong label; received {num_classes}"
         )
     labels = tf.convert_to_tensor(labels)
-    offsets = integers("target", seed, tf.shape(labels), [], 1, num_classes)
+    offsets = integers("target", seed, batch_of(labels), [], 1, num_classes)
     offsets = tf.ensure_shape(tf.cast(offsets, labels.dtype), labels.shape)
     return tf.math.floormod(labels + offsets, num_classes)
 
@@ -110,6 +112,20 @@ def fold_restart(seed: Any, restart: Any) -> tf.Tensor:
     # In 64 bits: hashed to 32, two of 50,000 images would share a key in one run of four.
     first = seed[..., 0] + tf.cast(restart, tf.int64) * tf.constant(_RESTART, tf.int64)
     return tf.stack([first, seed[..., 1]], axis=-1)
+
+
+def batch_of(tensor: tf.Tensor) -> tf.Tensor | list[int]:
+    """Returns the first dimension, `[batch]`: an integer if it is known, which XLA needs."""
+    known = tensor.shape[0] is not None
+    return [tensor.shape[0]] if known else tf.shape(tensor)[:1]
+
+
+def _images_per_key(seed, batch):
+    """The number of images in a part of the batch that has a key of its own, or None."""
+    if seed.shape.rank < 2 or not isinstance(batch, list) or not seed.shape[0]:
+        return None
+    each = batch[0] // seed.shape[0]
+    return each if each > 1 else None
 
 
 def integers(
@@ -126,19 +142,25 @@ def integers(
 
     Args:
         stream: A key of `_STREAMS`; the streams of one key are independent.
-        seed: Integers, `[2]` for one draw of shape `[*batch, *shape]`, or `[images, 2]` for a draw
-            of `shape` per image.
-        batch: First dimensions of a draw with a `[2]` key: `[images]`, or `[1]` for a single draw.
+        seed: Integers, `[2]` for one draw of shape `[*batch, *shape]`, `[images, 2]` for a draw of
+            `shape` per image, or `[parts, 2]` for one of `[images / parts, *shape]` per part.
+        batch: First dimension, as `batch_of` returns it; or `[1]` for a single draw of each key.
         shape: Shape of one image's draw; Python integers where they are known.
         minval: Lowest integer.
         maxval: Integer above the highest one.
 
     Returns:
-        int32 `[*batch, *shape]` or `[images, *shape]`.
+        int32 `[*batch, *shape]`, `[images, *shape]`, or `[keys, *shape]` if `batch` is `[1]`.
     """
     seed = tf.cast(seed, tf.int64)
     mark = tf.constant(_STREAMS[stream], tf.int64)
     seed = tf.stack([seed[..., 0], tf.bitwise.bitwise_xor(seed[..., 1], mark)], axis=-1)
+    each = _images_per_key(seed, batch)
+    if each is not None:
+        known = isinstance(shape, list)
+        part = [each, *shape] if known else tf.concat([[each], tf.cast(shape, tf.int32)], 0)
+        drawn = _draw_each(seed, part, tf.constant(minval), tf.constant(maxval))
+        return tf.reshape(drawn, [*batch, *shape] if known else tf.concat([batch, part[1:]], 0))
     if seed.shape.rank == 2:
         return _draw_each(seed, shape, tf.constant(minval), tf.constant(maxval))
     shape = tf.concat([tf.cast(batch, tf.int32), tf.cast(shape, tf.int32)], 0)

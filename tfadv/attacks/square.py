@@ -140,7 +140,7 @@ class Square(UntargetedAttack):
         height, width, channels = images.shape[1:]
         kind = _Stripes if self.norm == "linf" else _Bumps
         patterns = kind(height, width, channels, self.window_sizes(height, width))
-        batch = tf.shape(images)[:1]
+        batch = random_draws.batch_of(images)
         # All draws of an image at once, since a draw for each image is a loop over the images.
         first = random_draws.integers("pattern", key, batch, patterns.first_draws, 0, _LEVELS)
         shape = [self.num_queries, patterns.draws]

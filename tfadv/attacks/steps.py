@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfadv import startup
 from tfadv.attacks import checks
 
 # The step takes the gradient's sign alone, so a power of two changes nothing in float32 and
@@ -265,6 +266,12 @@ def value_and_gradient(
     return tf.convert_to_tensor(slope), values, logits, looks
 
 
+def compiled(function: Callable) -> Callable:
+    """Compiles a function of tensors with XLA; on disk it has the same name in each process."""
+    startup.repeat_names()
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
 def prepared(logits_fn: Callable) -> Callable:
     """Prepares a network that has a `prepare` (`tfadv.models.Frozen`), and returns others as is."""
     return logits_fn.prepare() if hasattr(logits_fn, "prepare") else logits_fn
@@ -325,7 +332,7 @@ def take_steps(
 
     # Compiled by itself: assertions and draws around it stay outside, and so do the collectives of
     # a training step, which XLA does not know. Sizes are arguments, so that one program serves all.
-    run = tf.function(loop, jit_compile=True, autograph=False) if jit_compile else loop
+    run = compiled(loop) if jit_compile else loop
     images, looks, finite = run(
         images,
         classes,

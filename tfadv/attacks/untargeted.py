@@ -26,6 +26,7 @@ class UntargetedAttack(Attack):
 
     restarts: int
     spares_misclassified = True
+    takes_parts = True
     # Number of classes that it aims at, one run each; None if it aims at none.
     num_targets: int | None = None
 
@@ -59,7 +60,7 @@ class UntargetedAttack(Attack):
             labels: Integers `[batch]`.
             targets: Integers `[batch]`, the classes to aim at; None if `num_targets` is.
             restart: Number of the restart: an integer, or a scalar tensor.
-            key: int64 `[2]` or `[batch, 2]`, of this run.
+            key: int64 `[2]`, `[parts, 2]` or `[batch, 2]`, of this run.
             value_range: Two floats.
 
         Returns:

@@ -31,8 +31,9 @@ class AdversarialTraining(keras.callbacks.Callback):
     learning rate.
 
     A model's own `compute_loss` and `compute_metrics` are used. Its own `train_step` is refused,
-    because this callback makes the step, without `jit_compile`: XLA does not know its collective
-    operations. On GPUs XLA compiles the attack alone.
+    because this callback makes the step, without the model's own `jit_compile`: XLA does not know
+    its collective operations. On GPUs XLA compiles the attack and the pass of the update, each by
+    itself.
 
     Args:
         attack: A `tfadv.attacks.Attack`, such as `tfadv.attacks.PGD`, also in L2 with its
@@ -51,7 +52,14 @@ class AdversarialTraining(keras.callbacks.Callback):
             model with `tfadv.layers.BatchNormalization`; mixtures must share their statistics,
             since separate ones are apart anyway.
         accumulation_steps: Integer, how many parts of a batch share one update. Each part has its
-            own attack and batch statistics. Batches must have a fixed size that it divides.
+            own batch statistics. Batches must have a fixed size that it divides.
+        attack_parts: Integer that divides `accumulation_steps`, how many of these parts are
+            attacked in one call. The draws are those of parts that are attacked alone, and so are
+            the adversarial images, except for rounding; an attack needs no batch statistics. A GPU
+            computes a large batch faster, and one part of an attack takes about half of the memory
+            of an update's pass on the part and its clean images. None (default) attacks two parts
+            together on GPUs, if there are two, all clean images stay, `rematerialize` is `"none"`
+            and the attack `takes_parts`, and otherwise each part alone.
         value_range: `(low, high)` of the images; None reads the model's input contract.
         seed: Integer, the seed of all random draws.
         rematerialize: Which passes compute activations again, block by block, instead of keeping
@@ -62,6 +70,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             activations.)
         attack_precision: The precision in which the network is attacked, `"float32"`, `"bfloat16"`
             or `"float16"`, as in `tfadv.models.Frozen`. The pass of the update is not changed.
+        jit_compile: Whether XLA compiles the forward and backward pass of the update, for each part
+            of a batch. All that workers exchange, the metrics and the optimizer stay outside. The
+            result differs by rounding, and by the draws of layers such as dropout, which XLA makes
+            in its own way. None (default): on GPUs, unless a layer of the model says that XLA
+            cannot compile it (`supports_jit`).
         compression: How gradients travel between workers: `"none"`, or `"fp16"` in half the bytes.
             They are then rounded to 11 bits, and those below 6e-8 vanish: this is not the paper's
             training, nor known to be as good. Moving statistics and metrics are not compressed.
@@ -103,10 +116,12 @@ class AdversarialTraining(keras.callbacks.Callback):
         pairing_weight: float = 0.0,
         batch_statistics: str = "together",
         accumulation_steps: int = 1,
+        attack_parts: int | None = None,
         value_range: tuple[float, float] | None = None,
         seed: int = 0,
         rematerialize: str = "none",
         attack_precision: str = "float32",
+        jit_compile: bool | None = None,
         compression: str = "none",
         max_bad_steps: int = 0,
         progress: Progress | None = None,
@@ -135,6 +150,19 @@ class AdversarialTraining(keras.callbacks.Callback):
                     f"received {value}"
                 )
         self.accumulation_steps = arguments.integer("accumulation_steps", accumulation_steps, 1)
+        self.attack_parts = attack_parts
+        if attack_parts is not None:
+            self.attack_parts = arguments.integer("attack_parts", attack_parts, 1)
+            if accumulation_steps % attack_parts:
+                raise ValueError(
+                    f"attack_parts must divide accumulation_steps={accumulation_steps}; "
+                    f"received {attack_parts}"
+                )
+            if attack_parts > 1 and not (attack is None or attack.takes_parts):
+                raise ValueError(
+                    f"attack_parts must be 1 for {attack.label}, which takes no keys for parts "
+                    f"(takes_parts); received {attack_parts}"
+                )
         self.value_range = value_range
         self.seed = arguments.integer("seed", seed, 0)
         self.rematerialize = arguments.choice(
@@ -143,6 +171,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.attack_precision = arguments.choice(
             "attack_precision", attack_precision, models.PRECISIONS
         )
+        self.jit_compile = arguments.choice("jit_compile", jit_compile, (None, True, False))
         self.compression = arguments.choice("compression", compression, ("none", "fp16"))
         self.max_bad_steps = arguments.integer("max_bad_steps", max_bad_steps, 0)
         self.progress = progress
@@ -171,9 +200,11 @@ class AdversarialTraining(keras.callbacks.Callback):
             pairing_weight=self.pairing_weight,
             batch_statistics=self.batch_statistics,
             accumulation_steps=self.accumulation_steps,
+            attack_parts=self._parts_together(),
             seed=self.seed,
             rematerialize=self.rematerialize,
             attack_precision=self.attack_precision,
+            jit_compile=self.jit_compile,
             compression=self.compression,
         )
         self.lockstep = Lockstep(model, self.params, self.step, self.stall_seconds, self.progress)
@@ -277,6 +308,18 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.lockstep.end()
         self._running = self._armed = False
         self._function = self.model.train_function = None
+
+    def _parts_together(self):
+        if self.attack_parts is not None:
+            return self.attack_parts
+        two_fit = (
+            self.accumulation_steps % 2 == 0
+            and self.attack is not None
+            and self.attack.takes_parts
+            and self.clean_ratio == 1
+            and self.rematerialize == "none"
+        )
+        return 2 if two_fit and tf.config.get_visible_devices("GPU") else 1
 
     def _check(self, model):
         if not model.built:

@@ -99,9 +99,14 @@ def attack(settings: SimpleNamespace, num_steps: int, **changes: Any) -> attacks
         "num_steps": num_steps,
         "loss": settings.attack_loss,
         "norm": settings.attack_norm,  # `norm` is the normalization
-        "jit_compile": {"auto": None, "on": True, "off": False}[settings.attack_xla],
+        "jit_compile": jit_compile(settings.attack_xla),
     }
     return attacks.make(settings.attack, {**given, **changes})
+
+
+def jit_compile(choice: str) -> bool | None:
+    """`--attack_xla` and `--step_xla` as Keras writes them, with None for auto."""
+    return {"auto": None, "on": True, "off": False}[choice]
 
 
 def evaluation_steps(
@@ -204,9 +209,11 @@ def training_callbacks(
             pairing_weight=settings.pairing_weight,
             batch_statistics=settings.batch_statistics,
             accumulation_steps=accumulation_steps,
+            attack_parts=settings.attack_parts,
             seed=settings.seed,
             rematerialize=settings.rematerialize,
             attack_precision=settings.attack_precision,
+            jit_compile=jit_compile(settings.step_xla),
             compression=settings.gradient_compression,
             max_bad_steps=settings.max_bad_steps,
             progress=progress,

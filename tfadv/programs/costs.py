@@ -284,6 +284,7 @@ def measure_rates(
     clean_ratio: float = 1.0,
     rematerialize: str = "none",
     attack_precision: str = "float32",
+    jit_compile: bool | None = None,
 ) -> tuple[float, float]:
     """Measures the FLOP/s that this machine reaches in a network's attack and in its update.
 
@@ -297,7 +298,7 @@ def measure_rates(
         cost: The `NetworkCost` of the model.
         images: Clean images of a batch. On a CPU, only as many of them as take about a second, but
             at least two.
-        clean_ratio, rematerialize, attack_precision: As in `AdversarialTraining`.
+        clean_ratio, rematerialize, attack_precision, jit_compile: As in `AdversarialTraining`.
 
     Returns:
         FLOP/s of the attack and FLOP/s of the update's forward and backward pass. Without an attack
@@ -320,6 +321,7 @@ def measure_rates(
             clean_ratio=1.0 if attack is None else clean_ratio,
             rematerialize=rematerialize,
             attack_precision=attack_precision,
+            jit_compile=jit_compile,
         )
         step.build((tf.TensorSpec(x.shape, x.dtype), tf.TensorSpec(y.shape, y.dtype)))
         return tf.function(lambda: step((x, y)), autograph=False)

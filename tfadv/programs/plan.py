@@ -112,6 +112,7 @@ def work(settings, workers, sizes=None):
         num_steps=_gradients(attack.num_steps) if settings.adversarial else None,
         restarts=attack.restarts,
         accumulation_steps=rules.accumulation_steps(settings, workers),
+        attack_parts=settings.attack_parts or 1,  # a default of 2 takes no more memory
         updates=settings.epochs * steps,
         rematerialize=settings.rematerialize,
         slots=_SLOTS[settings.optimizer],
@@ -211,6 +212,7 @@ class PlanningRun:
             clean_ratio=settings.clean_ratio,
             rematerialize=settings.rematerialize,
             attack_precision=settings.attack_precision,
+            jit_compile=building.jit_compile(settings.step_xla),
         )
         attack_dtype, update_dtype = rules.compute_dtypes(settings)
         return attack, update, attack if attack_dtype == update_dtype else update
@@ -241,7 +243,7 @@ class PlanningRun:
         uses = {"all": attack} if attack == update else {"attack": attack, "update": update}
         return f"{workers} {attack.name}; " + "; ".join(
             f"{use} in {device.dtype} on {device.units}: {_share(use, device)} of "
-            f"{device.peak / 1e12:g} TFLOP/s ({device.source})"
+            f"{device.peak / 1e12:g} TFLOP/s ({device.source}{_measured(device)})"
             for use, device in uses.items()
         )
 
@@ -271,6 +273,10 @@ class PlanningRun:
             deeper = {"none": "step", "step": "all"}.get(self.settings.rematerialize)
             text += ": too much" + (f" (--rematerialize={deeper} takes less)" if deeper else "")
         return text
+
+
+def _measured(device):
+    return f"; on {device.measured}" if device.measured else ""
 
 
 def _share(use, device):

@@ -73,7 +73,12 @@ def check_training(settings: SimpleNamespace, workers: int) -> None:
         raise ValueError(f"decay_rate must be above 0; received {settings.decay_rate}")
     if settings.trainable == "norm" and not settings.init_from:
         raise ValueError("trainable=norm needs init_from, a trained network; received none")
-    accumulation_steps(settings, workers)
+    parts = accumulation_steps(settings, workers)
+    if settings.attack_parts and parts % settings.attack_parts:
+        raise ValueError(
+            f"attack_parts must divide the {units.count(parts, 'accumulated step')} of an update "
+            f"by {units.count(workers, 'worker')}; received {settings.attack_parts}"
+        )
     if settings.resume and not settings.run_dir:
         raise ValueError("resume needs run_dir; received none")
 

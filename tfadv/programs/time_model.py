@@ -33,6 +33,7 @@ class Work:
         updates: Number of updates in the whole training.
         restarts: Attacks on each image.
         accumulation_steps: Number of accumulated steps of one update.
+        attack_parts: How many of them are attacked in one call.
         rematerialize: `"none"`, `"step"` or `"all"`, as of `AdversarialTraining`.
         slots: How many numbers the optimizer keeps for each parameter.
         compression: `"none"` or `"fp16"`, of the gradients between workers.
@@ -45,6 +46,7 @@ class Work:
     updates: int
     restarts: int = 1
     accumulation_steps: int = 1
+    attack_parts: int = 1
     rematerialize: str = "none"
     slots: int = 1
     compression: str = "none"
@@ -97,7 +99,9 @@ class Work:
         if self.rematerialize != "none":
             update = cost.rematerialized_update_bytes
         images = self.adversarial_images
-        activations = max(attack * images, update * (images + self.clean_images))
+        activations = max(
+            attack * images * self.attack_parts, update * (images + self.clean_images)
+        )
         return 4 * cost.parameters * arrays + cost.reduced_bytes * (workers > 1) + activations
 
 

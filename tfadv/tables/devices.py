@@ -1,9 +1,10 @@
 """The devices of devices.tsv: what they could compute, and the share of it that is reached.
 
 `efficiency` is that share for residual networks in TensorFlow, `update_efficiency` that of the
-update's pass where it is known to be another; `source` says where they come from. float32 is what
-TensorFlow makes of it: TF32 on GPUs that have it. Peaks, memory and its bandwidth are the makers'
-data sheets (SXM models, without sparsity).
+update's pass where it is known to be another; `source` says where they come from, and
+`measured_on`, `date` and `versions` on which device, when and with which software they were
+measured. float32 is what TensorFlow makes of it: TF32 on GPUs that have it. Peaks, memory and its
+bandwidth are the makers' data sheets (SXM models, without sparsity).
 """
 
 import csv
@@ -27,6 +28,7 @@ class Device:
         update_efficiency: The share that the forward and backward pass of an update reaches.
         memory: Bytes; None if unknown.
         source: Source of the efficiencies.
+        measured: On which device, when and with which versions they were measured.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Device:
     update_efficiency: float
     memory: float | None
     source: str
+    measured: str
 
     @property
     def rate(self):
@@ -63,6 +66,7 @@ def _devices():
                 float(row["update_efficiency"] or row["efficiency"]),
                 1e9 * float(row["memory_gb"]) if row["memory_gb"] else None,
                 row["source"],
+                f"{row['measured_on']}, {row['date']}, {row['versions']}",
             )
             for row in rows
         }
@@ -96,5 +100,5 @@ def known_device(name, dtype="float32", efficiency=None):
     if efficiency is None:
         return device
     return dataclasses.replace(
-        device, efficiency=efficiency, update_efficiency=efficiency, source="as given"
+        device, efficiency=efficiency, update_efficiency=efficiency, source="as given", measured=""
     )

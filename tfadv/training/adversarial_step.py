@@ -4,7 +4,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfadv import distributed, keras_internals
+from tfadv import distributed, keras_internals, startup
 from tfadv.attacks import Attack
 from tfadv.models import Frozen, calling, ends_in_logits, logits, structures
 from tfadv.training import metric_trials
@@ -33,8 +33,9 @@ class AdversarialStep:
         pairing_weight: Float, the weight of adversarial logit pairing.
         batch_statistics: As in `AdversarialTraining`.
         accumulation_steps: Integer, how many parts of a batch share one update.
+        attack_parts: Integer, how many of these parts are attacked together.
         seed: Integer; together with the step and the worker it determines all random draws.
-        rematerialize, attack_precision: As in `AdversarialTraining`.
+        rematerialize, attack_precision, jit_compile: As in `AdversarialTraining`.
         compression: `"none"` or `"fp16"`, of the gradients between workers.
 
     Attributes:
@@ -64,9 +65,11 @@ class AdversarialStep:
     pairing_weight: float = 0.0
     batch_statistics: str = "together"
     accumulation_steps: int = 1
+    attack_parts: int = 1
     seed: int = 0
     rematerialize: str = "none"
     attack_precision: str = "float32"
+    jit_compile: bool | None = None
     compression: str = "none"
 
     def __post_init__(self) -> None:
@@ -123,22 +126,12 @@ class AdversarialStep:
         parts, abandoned = self.accumulation_steps, False
         metrics, own = changes.metric_states(), tf.zeros([len(self._own_results)])
         if parts == 1:
-            sums, metrics, own = self._part(changes, metrics, images, labels, weights, 0)
+            images = _floating(images)
+            attacked = self._attacked(images, labels, self._key(0))
+            sums, metrics, own = self._part(changes, metrics, (images, labels, weights), attacked)
         else:
-            stacked = split((images, labels, weights), parts)
-
-            def body(part, sums, metrics, _):
-                data = tf.nest.map_structure(lambda t: None if t is None else t[part], stacked)
-                added, metrics, own = self._part(changes, metrics, *data, part)
-                sums = [total + new for total, new in zip(sums, added, strict=True)]
-                return part + 1, sums, metrics, own
-
-            def goes_on(part, sums, *_):
-                with tf.control_dependencies(sums):  # after each part, not before
-                    return (part < 1) | ((part < parts) & ~self.agreement.hurried)
-
-            part, sums, metrics, own = tf.while_loop(
-                goes_on, body, (0, changes.zeros(), metrics, own), parallel_iterations=1
+            part, sums, metrics, own = self._accumulated(
+                changes, (images, labels, weights), (0, changes.zeros(), metrics, own)
             )
             abandoned = part < parts
         measured = tf.zeros([0]) if communication is None else communication.measured
@@ -175,10 +168,111 @@ class AdversarialStep:
             variable.assign(value)
         self.meters.sums.assign(sums["meters"])
 
-    def _part(self, changes, metrics, images, labels, weights, part):
-        images = tf.nest.map_structure(lambda each: tf.cast(each, tf.float32), images)
-        adversarial, goals = self._attacked(images, labels, part)
+    def _accumulated(self, changes, data, state):
+        """Adds up the changes by the parts of a batch, unless a signal hurries the workers.
+
+        Args:
+            changes: The `Changes`.
+            data: Images, labels and weights.
+            state: Number of the first part, sums, metrics and own results before it.
+
+        Returns:
+            The state after the last part.
+        """
+        parts, together = self.accumulation_steps, self.attack_parts
+
+        def goes_on(first, last):
+            def condition(part, sums, *_):
+                with tf.control_dependencies(sums):  # after each part, not before
+                    return (part < first + 1) | ((part < last) & ~self.agreement.hurried)
+
+            return condition
+
+        def add(state, data, attacked):
+            part, sums, metrics, _ = state
+            added, metrics, own = self._part(changes, metrics, data, attacked)
+            sums = [total + new for total, new in zip(sums, added, strict=True)]
+            return part + 1, sums, metrics, own
+
+        stacked = split(data, parts)
+        if together == 1:
+
+            def body(part, *rest):
+                images, labels, weights = _at(stacked, part)
+                images = _floating(images)
+                attacked = self._attacked(images, labels, self._key(part))
+                return add((part, *rest), (images, labels, weights), attacked)
+
+        else:
+            # A group is attacked in one call; batch statistics are taken part by part.
+            def body(first, *rest):
+                images, labels, weights = _at(stacked, first, together)
+                images = _floating(images)
+                keys = tf.stack([self._key(first + place) for place in range(together)])
+                attacked = self._attacked(images, labels, keys)
+                group = split(((images, labels, weights), attacked), together)
+                return tf.while_loop(
+                    goes_on(first, first + together),
+                    lambda part, *rest: add((part, *rest), *_at(group, part - first)),
+                    (first, *rest),
+                    parallel_iterations=1,
+                )
+
+        return tf.while_loop(goes_on(0, parts), body, state, parallel_iterations=1)
+
+    def _part(self, changes, metrics, data, attacked):
+        (images, labels, weights), (adversarial, goals) = data, attacked
         batch = Mixture(images, adversarial, labels, weights, self.clean_ratio)
+        if self._uses_xla():
+            given = metrics, images, adversarial, labels, weights
+            outputs, gradients, loss, by_domain, held = self._compiled_pass(changes)(*given)
+            state = changes.holding(held, metrics)
+        else:
+            outputs, gradients, loss, by_domain, state = self._pass(changes, metrics, batch)
+        self.extremes.add(
+            structures.single(images, "images"), structures.single(outputs, "outputs")
+        )
+        with state:
+            results = self.model.compute_metrics(
+                batch.images, batch.labels, outputs, sample_weight=batch.weights
+            )
+        own = [tf.cast(results[name], tf.float32) for name in self._own_results]
+        counts = self.meters.measure(batch, outputs, loss, by_domain, goals)
+        return (
+            changes.collect(gradients, state, counts),
+            changes.metric_states(state),
+            tf.stack(own) if own else tf.zeros([0]),
+        )
+
+    def _uses_xla(self):
+        if self.jit_compile is not None:
+            return self.jit_compile
+        layers = keras_internals.flatten_layers(self.model)
+        return bool(tf.config.get_visible_devices("GPU")) and all(
+            getattr(layer, "supports_jit", True) for layer in layers
+        )
+
+    def _compiled_pass(self, changes):
+        """`_pass`, compiled by XLA: tensors in, tensors out.
+
+        XLA gets nothing that changes a variable, that asserts anything or that other workers must
+        see: these stay outside, as do the metrics, which may hold any operation.
+        """
+
+        startup.repeat_names()
+
+        @tf.function(jit_compile=True, autograph=False)
+        def compiled(metrics, images, adversarial, labels, weights):
+            # Made in here, where XLA knows the sizes as numbers.
+            batch = Mixture(images, adversarial, labels, weights, self.clean_ratio)
+            outputs, gradients, loss, by_domain, state = self._pass(changes, metrics, batch)
+            dense = [None if slope is None else tf.convert_to_tensor(slope) for slope in gradients]
+            return outputs, dense, loss, by_domain, changes.held(state)
+
+        return compiled
+
+    def _pass(self, changes, metrics, batch):
+        """The forward and backward pass over a part: outputs, gradients, losses, and state."""
         with tf.GradientTape() as tape:
             # The scope holds back what the layers assign, until all workers agree on it.
             with keras.StatelessScope(collect_losses=True) as layers:
@@ -198,23 +292,10 @@ class AdversarialStep:
                 )
             loss += sum(tf.cast(tf.reduce_sum(extra), loss.dtype) for extra in layers.losses)
             scaled = self.model.optimizer.scale_loss(loss)
-        self.extremes.add(
-            structures.single(images, "images"), structures.single(outputs, "outputs")
-        )
         gradients = tape.gradient(scaled, [v.value for v in changes.trainable])
-        with state:
-            results = self.model.compute_metrics(
-                batch.images, batch.labels, outputs, sample_weight=batch.weights
-            )
-        own = [tf.cast(results[name], tf.float32) for name in self._own_results]
-        counts = self.meters.measure(batch, outputs, loss, by_domain, goals)
-        return (
-            changes.collect(gradients, state, counts),
-            changes.metric_states(state),
-            tf.stack(own) if own else tf.zeros([0]),
-        )
+        return outputs, gradients, loss, by_domain, state
 
-    def _attacked(self, images, labels, part):
+    def _attacked(self, images, labels, seed):
         """The adversarial images, in the structure of the images, and the attack's targets."""
         if self.attack is None:
             return None, None
@@ -224,7 +305,7 @@ class AdversarialStep:
             structures.single(images, "images"),
             structures.single(labels, "labels"),
             value_range=self.value_range,
-            seed=self._key(part),
+            seed=seed,
             num_classes=outputs[0].shape[-1] if outputs else None,
             return_targets=True,
         )
@@ -237,3 +318,19 @@ class AdversarialStep:
         # Batches; `iterations` counts updates, and Keras can accumulate gradients too.
         step = tf.cast(keras_internals.batch_counter(self.model.optimizer).value, tf.int64)
         return tf.random.fold_in(seed, step, alg="philox")
+
+
+def _floating(images):
+    return tf.nest.map_structure(lambda each: tf.cast(each, tf.float32), images)
+
+
+def _at(stacked, part, count=None):
+    """Some parts of what `split` returned, by the number of the first; None takes that one."""
+
+    def pick(tensor):
+        if tensor is None or count is None:
+            return None if tensor is None else tensor[part]
+        size, *shape = tensor.shape[1:]
+        return tf.reshape(tensor[part : part + count], [count * size, *shape])
+
+    return tf.nest.map_structure(pick, stacked)

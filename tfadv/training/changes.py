@@ -45,6 +45,7 @@ class Changes:
         self._counts_shape = counts_shape
         self._touched: list[bool] = []
         self._weights: dict[int, Any] = {}
+        self._held: list[int] = []
 
     def zeros(self) -> list[tf.Tensor]:
         """The zeros from which to sum what `collect` returns for the parts of a batch."""
@@ -71,6 +72,19 @@ class Changes:
         state.state_mapping.update(layers.state_mapping)
         return state
 
+    def held(self, state: keras.StatelessScope) -> list[tf.Tensor]:
+        """Returns all that a scope holds except weights, for `holding` outside of a function."""
+        self._check_weights(state)
+        # In the order of the assignments, which is the same in every process.
+        self._held = [key for key in state.state_mapping if key not in self._weights]
+        return [state.state_mapping[key] for key in self._held]
+
+    def holding(self, held: list[tf.Tensor], metrics: list[tf.Tensor]) -> keras.StatelessScope:
+        """Returns a scope like the one whose values `held` returned."""
+        state = self.after(keras.StatelessScope(), metrics)
+        state.state_mapping.update(zip(self._held, held, strict=True))
+        return state
+
     def collect(
         self, gradients: list[tf.Tensor | None], state: keras.StatelessScope, counts: tf.Tensor
     ) -> list[tf.Tensor]:
@@ -81,12 +95,7 @@ class Changes:
         Raises:
             ValueError: If a layer or the loss assigns a variable that gradients train.
         """
-        for variable in self.trainable:
-            if state.get_current_value(variable) is not self._weights.get(id(variable)):
-                raise ValueError(
-                    "layers must not assign what gradients train, as SpectralNormalization does; "
-                    f"received {variable.path!r}"
-                )
+        self._check_weights(state)
         # Variables that no image of any worker reaches, such as those of a mixture's clean branch
         # without clean images, stay exactly as they are; neither they nor frozen ones are sent.
         self._touched = [gradient is not None for gradient in gradients]
@@ -103,6 +112,14 @@ class Changes:
                 if value is not None:
                     variable.assign(value)
         return [*dense, *[_change(state, v) for v in self.moving], counts]
+
+    def _check_weights(self, state):
+        for variable in self.trainable:
+            if state.get_current_value(variable) is not self._weights.get(id(variable)):
+                raise ValueError(
+                    "layers must not assign what gradients train, as SpectralNormalization does; "
+                    f"received {variable.path!r}"
+                )
 
     def apply(
         self,
