@@ -4,10 +4,11 @@ import base64
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # the programs refuse a mistake without the time that NumPy's import takes
+    import numpy as np
+    import numpy.typing as npt
 
 # The normal distribution's 97.5% quantile.
 _Z = 1.959963984540054
@@ -23,12 +24,14 @@ def key(name: str) -> str:
     return re.sub(r"\W", "", name).lower()
 
 
-def pack(correct_images: npt.ArrayLike) -> str:
+def pack(correct_images: "npt.ArrayLike") -> str:
     """Packs which images were classified correctly, booleans `[images]`, into a string."""
+    import numpy as np
+
     return base64.b64encode(np.packbits(np.asarray(correct_images, bool)).tobytes()).decode()
 
 
-def unpack(packed: str, total: int) -> np.ndarray:
+def unpack(packed: str, total: int) -> "np.ndarray":
     """Unpacks a string of `pack`.
 
     Returns:
@@ -37,6 +40,8 @@ def unpack(packed: str, total: int) -> np.ndarray:
     Raises:
         ValueError: If the string is not that of so many images.
     """
+    import numpy as np
+
     octets = np.frombuffer(base64.b64decode(packed, validate=True), np.uint8)
     if len(octets) != -(-total // 8):
         raise ValueError(f"correct_images of {8 * len(octets)} images, not of {total}")

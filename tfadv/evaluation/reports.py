@@ -167,6 +167,7 @@ def read_json(
     Example:
 
     ```python
+    results = [tfadv.evaluation.Result(domain=None, num_steps=0, correct=374, total=500)]
     tfadv.evaluation.write_json("results.json", results)
     results, correct_images, details = tfadv.evaluation.read_json("results.json")
     ```
