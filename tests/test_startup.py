@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from tfadv import startup
 
@@ -83,3 +84,18 @@ def test_a_start_that_does_more_before_its_first_step_compiles_nothing_again(tmp
         files.append(sorted(path.name for path in tmp_path.iterdir()))
     assert len(files[0]) == 2 and files[1] == files[0]  # the attack and the pass
     assert losses[1] == losses[0]
+
+
+def test_the_names_of_functions_repeat_where_xla_looks_for_them(monkeypatch):
+    def number():
+        startup.repeat_names()
+        name = tf.function(lambda: 0, autograph=False).get_concrete_function().name
+        return int(name.rpartition(b"_")[2])
+
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/x")
+    first = number()
+    for _ in range(50):
+        tf.function(lambda: 1, autograph=False).get_concrete_function()
+    assert number() - first == startup._NAMES
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
+    assert 0 < number() - first - startup._NAMES < startup._NAMES

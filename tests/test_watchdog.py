@@ -179,8 +179,9 @@ def test_strangers_change_nothing_but_a_line_of_the_log(job, monkeypatch, tmp_pa
         over.set()
         member.join()
         assert errors == []
-        assert len(answered) > 20 and max(answered) < 1, answered
-        assert newcomers and max(newcomers) < 2, newcomers
+        # Far below the minutes after which a worker is given up, on busy cores too.
+        assert len(answered) > 20 and max(answered) < 10, answered
+        assert newcomers and max(newcomers) < 10, newcomers
         assert len(os.listdir("/proc/self/fd")) < files + 60
     assert watchdog.silent() == [] and not job.errors
     line = capsys.readouterr().err
@@ -189,10 +190,14 @@ def test_strangers_change_nothing_but_a_line_of_the_log(job, monkeypatch, tmp_pa
     )
     # The test's own connections stay open until its end.
     job.connections.close()
-    deadline = time.monotonic() + 5
-    while len(os.listdir("/proc/self/fd")) > files and time.monotonic() < deadline:
+
+    def left():
+        return len(os.listdir("/proc/self/fd")) > files or threading.active_count() > threads
+
+    deadline = time.monotonic() + 30
+    while left() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= files and threading.active_count() <= threads
+    assert not left()
 
 
 def test_silent_workers_are_named_after_the_watch(job, tmp_path):
