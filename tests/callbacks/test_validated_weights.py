@@ -56,7 +56,7 @@ def evaluating():
     return callbacks.RobustEvaluation((X, Y), ATTACK, value_range=(0, 1))
 
 
-SLOW = ("after", "before, by epoch")
+SLOW = ("alone", "after", "before, by epoch")
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,7 @@ SIZES = [
     "--epochs=2", "--steps_per_epoch=2", "--batch_size=4", "--images_per_worker=4",
     "--eval_num_steps=", "--strong_eval_num_steps=", "--image_pairs=0",
 ]  # fmt: skip
-THREE = (
-    "table7/resnet152-pgd30-clean60",
-    "table7/resnet152-pgd5-mbn-alp-running",
-    "table3/row1",
-)
+QUICK = ("table7/resnet152-pgd5-mbn-alp-running", "table3/row1")
 # Two updates are too few for moving statistics, and these tests are not about them.
 pytestmark = pytest.mark.filterwarnings("ignore:RunningStatistics trains from epoch")
 ALL = [*cases.RUNS]
@@ -52,7 +48,7 @@ def changed(before, after):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in THREE else pytest.mark.runs) for n in ALL]
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.runs) for n in ALL]
 )
 def test_trains_writes_checkpoints_and_is_evaluated(name, tmp_path, capsys):
     settings = train(name, tmp_path / "run")

@@ -114,7 +114,9 @@ print("went on")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_before_the_first_update_asks_for_a_restart(number, status):
     # In a new process, where no other test has set handlers.
     done = subprocess.run(
