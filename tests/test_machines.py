@@ -85,7 +85,9 @@ def test_clean_removes_what_killed_runs_left(monkeypatch, tmp_path):
     for folder in (dead, alive, other):
         folder.mkdir()
         (folder / "lock").touch()
-    left = subprocess.Popen(["sh", "-c", "sleep 60; true", f"{dead}/hosta"])
+    # A shell would start a second process, which has the shell's command line for a moment.
+    sleep = "import time; time.sleep(60)"
+    left = subprocess.Popen([sys.executable, "-c", sleep, f"{dead}/hosta"])
     while not making.processes_of(dead):  # the kernel is still starting it
         time.sleep(0.01)
     with open(alive / "lock") as lock:
