@@ -23,7 +23,7 @@ TENSORS = 100
 
 
 def tensors(megabytes):
-    """Returns the numbers of elements of float32 tensors, of which half are small."""
+    """Returns the numbers of elements of float32 tensors; half of the tensors are small."""
     small = [256] * (TENSORS // 2)
     large = (megabytes * 250_000 - sum(small)) // (TENSORS // 2)
     return [*small, *[large] * (TENSORS // 2)]
