@@ -1,7 +1,12 @@
 """The study's runner: its grid can be trained, and it does what is missing, once."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +104,49 @@ def test_a_fine_tuned_run_trains_its_first_network_before(programs):
     assert (first, second) == ("train", "train")
     assert before[0] == "--run_dir=runs/study/study/clean_only/seed1"
     assert tuned[-1] == "--init_from=runs/study/study/clean_only/seed1"
+
+
+def test_runs_are_made_side_by_side_and_a_network_is_trained_once(programs, monkeypatch):
+    fake, all_meet = study._program, threading.Barrier(3, timeout=60)
+
+    def program(name, *arguments):
+        if name == "evaluate":
+            all_meet.wait()
+        fake(name, *arguments)
+
+    monkeypatch.setattr(study, "_program", program)
+    assert study.main(["study/gn/seed0", "--jobs=3"]) == 0
+    assert sorted(name for name, _ in programs) == [
+        *["evaluate"] * 3,
+        *("inspect", "report", "train"),
+    ]
+    with pytest.raises(SystemExit, match="2"):
+        study.main(["--jobs=0"])
+
+
+def test_sigterm_ends_the_programs_too(tmp_path):
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/sh\ntrap 'echo ended >> log; exit 75' TERM\necho started >> log\n"
+        "while :; do sleep 0.1; done\n"
+    )
+    program.chmod(0o755)
+    code = (
+        "import pathlib, signal, study, sys\n"
+        "study.ROOT, study.sys.executable = pathlib.Path.cwd(), './program'\n"
+        "signal.signal(signal.SIGTERM, study.stop)\n"
+        "study.main(['study/gn/seed0', '--jobs=2'])\n"
+    )
+    tools = str(Path(study.__file__).parent)
+    command = [sys.executable, "-c", code]
+    log = tmp_path / "log"
+    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": tools}) as process:
+        while process.poll() is None and not log.is_file():
+            time.sleep(0.1)
+        process.terminate()
+    assert process.returncode
+    # The second job had waited for the training of its network; it starts nothing.
+    assert log.read_text().split() == ["started", "ended"]
 
 
 def test_a_stopped_training_is_resumed(programs):

@@ -7,12 +7,14 @@
 
 A run is trained, evaluated and inspected in `runs/study/NAME`, and its results are copied to
 `docs/study/results/NAME`, which is what counts as done. It can be stopped at any time, and goes on
-where it stopped. The five main strategies come first, and then all runs of a seed before those of
-the next. The search for the recipe (`search/...`) runs only when it is named. At the end,
-`docs/study/report.md` and `docs/study/runs.md` are written again.
+where it stopped. Each core makes runs of its own (`--jobs`). The five main strategies come first,
+and then all runs of a seed before those of the next. The search for the recipe (`search/...`) runs
+only when it is named. At the end, `docs/study/report.md` and `docs/study/runs.md` are written anew.
 """
 
 import argparse
+import collections
+import concurrent.futures
 import dataclasses
 import fnmatch
 import json
@@ -22,12 +24,15 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = Path("runs/study"), Path("docs/study/results")
 REPORT = Path("docs/study")
+CORES = len(os.sched_getaffinity(0))
 # Names of further evaluations of a network, by their files.
 _ALSO = {"evaluation-2000.json": ", PGD-2000", "evaluation-autoattack.json": ", AutoAttack"}
 
@@ -213,12 +218,21 @@ def _run(part, name, seed, train, evaluate=(), first=None):
     )
 
 
+# By names of runs.
+_TRAINING = collections.defaultdict(threading.Lock)
+_RUNNING: set[subprocess.Popen] = set()
+_STOPPED = threading.Event()
+# A network of 8 layers is as fast on one core as on two.
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": "1"}
+
+
 def make(run: Run, runs: dict[str, Run]) -> None:
     """Trains, evaluates and inspects, or goes on where this was stopped, and copies the results."""
     seconds = {}
-    if run.first is not None:
-        _train(runs[run.first], runs)  # nothing, if its network is there
-    seconds["train"] = _train(run, runs)
+    for each in filter(None, (runs.get(run.first), run)):
+        # Two evaluations of one network, or two networks that start from it, may be made at once.
+        with _TRAINING[each.name]:
+            seconds["train"] = _train(each, runs)  # nothing, if its network is there
     started = time.monotonic()
     output = run.directory / run.output
     _program("evaluate", f"--run_dir={run.directory}", f"--output={output}", *run.evaluate)
@@ -235,7 +249,7 @@ def make(run: Run, runs: dict[str, Run]) -> None:
             content = path.read_bytes().replace(f"{ROOT}/".encode(), b"")
             (run.results / path.name).write_bytes(content)
     rounded = {name: round(value) for name, value in seconds.items()}
-    cost = {"seconds": rounded, "cores": len(os.sched_getaffinity(0))}
+    cost = {"seconds": rounded, "cores": int(_ENVIRONMENT["TF_NUM_INTRAOP_THREADS"])}
     run.cost.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
 
 
@@ -258,20 +272,55 @@ def _log_seconds(run):
 
 
 def _program(name, *arguments):
+    if _STOPPED.is_set():
+        raise SystemExit("study: stopped")
     command = [sys.executable, "-m", f"tfadv.{name}", *arguments]
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
-    with open(RUNS / "log.txt", "a", encoding="utf-8") as log:
+    path = RUNS / f"log-{threading.current_thread().name}.txt"
+    with open(path, "a", encoding="utf-8") as log:
         log.write(f"$ {' '.join(command[1:])}\n")
         log.flush()
-        process = subprocess.run(command, env=environment, stdout=log, stderr=log)
+        environment = {**_ENVIRONMENT, **os.environ}
+        with subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+            _RUNNING.add(process)
+            if _STOPPED.is_set():
+                process.terminate()
+        _RUNNING.discard(process)
     if process.returncode:
         raise SystemExit(
             f"study: {' '.join(command[1:])} ended with status {process.returncode}; "
-            f"its last words are in {RUNS / 'log.txt'}"
+            f"its last words are in {path}"
         )
 
 
-def left(missing: list[Run], runs: list[Run]) -> str:
+def make_all(missing: list[Run], runs: list[Run], jobs: int) -> Iterator[Run]:
+    """Makes runs, `jobs` at a time, and yields each one when it is done."""
+    by_name = {run.name: run for run in runs}
+    pool = concurrent.futures.ThreadPoolExecutor(jobs, thread_name_prefix="job")
+    futures = {pool.submit(make, run, by_name): run for run in missing}
+    try:
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            yield futures[future]
+    except SystemExit:
+        stop()
+        raise
+    finally:
+        # The programs that still run have been asked to end, by Ctrl-C in a terminal or by `stop`.
+        _STOPPED.set()
+        pool.shutdown(cancel_futures=True)
+        _STOPPED.clear()
+
+
+def stop(number: int | None = None, frame: object = None) -> None:
+    """Asks all programs to end; as a signal's handler it ends the study too, as Ctrl-C does."""
+    _STOPPED.set()
+    for process in tuple(_RUNNING):
+        process.terminate()
+    if number is not None:
+        raise KeyboardInterrupt
+
+
+def left(missing: list[Run], runs: list[Run], jobs: int) -> str:
     """Estimates the time that the missing runs take, from those that are done."""
     costs = {}
     for run in runs:
@@ -281,7 +330,7 @@ def left(missing: list[Run], runs: list[Run]) -> str:
     if not costs:
         return "time unknown"
     usual = statistics.median(seconds for each in costs.values() for seconds in each)
-    total = sum(statistics.median(costs.get(run.kind, [usual])) for run in missing)
+    total = sum(statistics.median(costs.get(run.kind, [usual])) for run in missing) / jobs
     hours, minutes = divmod(round(total / 60), 60)
     return f"about {hours}:{minutes:02} h left"
 
@@ -319,8 +368,8 @@ def page(runs: list[Run]) -> str:
         rows.append([name, f"{len(seconds)}", *(f"{median:.0f}" for median in medians)])
     parts += [
         "## What they cost",
-        "Medians over seeds, on two cores, beside other work. An evaluation that was stopped "
-        "counts its last part.",
+        "Medians over seeds. The search had two cores for each run, the study and the map one, "
+        "beside other work. An evaluation that was stopped counts its last part.",
         _table(["run", "seeds", "training (s)", "evaluation (s)"], rows),
     ]
     return "\n\n".join(parts) + "\n"
@@ -335,7 +384,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="show the runs, and make none")
     parser.add_argument("names", nargs="*", help="beginnings of names, which may hold * and ?")
+    parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, one for each core")
     options = parser.parse_args(arguments)
+    jobs = options.jobs
+    if jobs < 1:
+        parser.error(f"--jobs must be at least 1; received {jobs}")
     os.chdir(ROOT)
     runs = all_runs()
     patterns = options.names or ["study/", "map/"]
@@ -347,14 +400,17 @@ def main(arguments: list[str]) -> int:
         for run in chosen:
             print(f"{'done' if run.is_done else '    '}  {run.name}  {' '.join(run.train)}")
     RUNS.mkdir(parents=True, exist_ok=True)
-    print(f"study: {len(chosen) - len(missing)} of {len(chosen)} runs done; {left(missing, runs)}")
-    by_name = {run.name: run for run in runs}
-    while missing and not options.list:
-        run = missing.pop(0)
-        print(f"study: {run.name}", flush=True)
-        make(run, by_name)
+
+    def progress(words):
         done = len(chosen) - len(missing)
-        print(f"study: {done} of {len(chosen)} runs done; {left(missing, runs)}", flush=True)
+        time_left = left(missing, runs, jobs)
+        print(f"study: {words}{done} of {len(chosen)} runs done; {time_left}", flush=True)
+
+    progress("")
+    if not options.list:
+        for run in make_all(list(missing), runs, jobs):
+            missing.remove(run)
+            progress(f"{run.name} {run.output}; ")
     reported = [str(part) for part in (RESULTS / "study", RESULTS / "map") if part.is_dir()]
     if reported and not options.list:
         _program("report", *reported, f"--output={REPORT}")
@@ -364,8 +420,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C does, so that no program goes on alone.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, stop)  # so that no program goes on alone
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
