@@ -71,7 +71,7 @@ def programs(tmp_path, monkeypatch):
 
 def test_what_is_done_is_not_done_again(programs, capsys):
     name = "study/mbn/seed0"
-    assert study.main([name]) == 0
+    assert study.main([name, "--jobs=1"]) == 0
     expected = ["train", "evaluate", "inspect", "evaluate", "evaluate", "report"]
     assert [call[0] for call in programs] == expected
     results = Path("docs/study/results", name)
@@ -84,22 +84,22 @@ def test_what_is_done_is_not_done_again(programs, capsys):
     lines = Path("docs/study/runs.md").read_text().splitlines()
     assert "| study/mbn | 1 | 60 | 0 |" in lines and "| study/mbn, PGD-2000 | 1 | 60 | 0 |" in lines
     programs.clear()
-    assert study.main([name]) == 0 and [call[0] for call in programs] == ["report"]
+    assert study.main([name, "--jobs=1"]) == 0 and [call[0] for call in programs] == ["report"]
     # A second evaluation takes the network that is there, and so does a killed one.
     (results / "cost-2000.json").unlink()
     assert "3 of 3" in capsys.readouterr().out
-    study.main([name])
+    study.main([name, "--jobs=1"])
     assert [call[0] for call in programs[1:]] == ["evaluate", "report"]
     # In a clone without runs, the missing evaluation trains its network again.
     shutil.rmtree("runs")
     (results / "cost-2000.json").unlink()
     programs.clear()
-    study.main([name])
+    study.main([name, "--jobs=1"])
     assert [call[0] for call in programs] == ["train", "evaluate", "report"]
 
 
 def test_a_fine_tuned_run_trains_its_first_network_before(programs):
-    study.main(["study/clean_only_on_adversarial/seed1"])
+    study.main(["study/clean_only_on_adversarial/seed1", "--jobs=1"])
     (first, before), (second, tuned), *_ = programs
     assert (first, second) == ("train", "train")
     assert before[0] == "--run_dir=runs/study/study/clean_only/seed1"
@@ -153,7 +153,7 @@ def test_a_stopped_training_is_resumed(programs):
     directory = Path("runs/study/study/gn/seed0")
     directory.mkdir(parents=True)
     (directory / "flags.txt").write_text("")
-    study.main(["study/gn/seed0"])
+    study.main(["study/gn/seed0", "--jobs=1"])
     assert programs[0][0] == "train" and programs[0][1][-1] == "--resume"
 
 
