@@ -250,7 +250,10 @@ def make(run: Run, runs: dict[str, Run]) -> None:
             (run.results / path.name).write_bytes(content)
     rounded = {name: round(value) for name, value in seconds.items()}
     cost = {"seconds": rounded, "cores": int(_ENVIRONMENT["TF_NUM_INTRAOP_THREADS"])}
-    run.cost.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+    # At once, as another job may read it at any time.
+    partial = run.cost.with_suffix(".partial")
+    partial.write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+    partial.replace(run.cost)
 
 
 def _train(run, runs):
