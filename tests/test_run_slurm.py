@@ -55,6 +55,15 @@ def launch(environment, *flags):
     )
 
 
+def test_the_first_node_is_named_as_the_others_reach_it(monkeypatch):
+    names = {"a": "127.0.1.1", "b": "10.0.0.2"}
+    monkeypatch.setattr(run_slurm.socket, "gethostbyname", names.__getitem__)
+    monkeypatch.setattr(run_slurm, "_own_address", {"b": "10.0.0.1"}.__getitem__)
+    assert run_slurm.address(["a", "b"]) == "10.0.0.1"
+    assert run_slurm.address(["b", "a"]) == "10.0.0.2"
+    assert run_slurm.address(["a"]) == "127.0.1.1"
+
+
 # Runs a copy of a script as sbatch does, with the log in the directory where sbatch was called. It
 # does not create folders for the log.
 SBATCH = """#!{python}

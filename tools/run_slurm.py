@@ -83,7 +83,7 @@ def main(arguments):
         os.environ,
         # Rank 0, which runs on this machine, reports its status there; `srun` has another one's.
         TFADV_STATUS_FILE=str(status_file),
-        HOROVOD_GLOO_RENDEZVOUS_ADDR=socket.gethostbyname(nodes[0]),
+        HOROVOD_GLOO_RENDEZVOUS_ADDR=address(nodes),
         HOROVOD_GLOO_RENDEZVOUS_PORT=str(port),
         HOROVOD_CONTROLLER="gloo",
         HOROVOD_CPU_OPERATIONS="gloo",
@@ -159,6 +159,15 @@ def worker(nodes, counts, command):
     os.execvp(command[0], command)
 
 
+def address(nodes):
+    """Returns the address by which all nodes reach the first one, on which this runs."""
+    first = socket.gethostbyname(nodes[0])
+    # As Debian has it, a machine's own name stands for 127.0.1.1 there.
+    if len(nodes) > 1 and first.startswith("127."):
+        return _own_address(nodes[1])
+    return first
+
+
 def tasks_per_node(text):
     """Reads Slurm's "8(x3),4" as [8, 8, 8, 4]."""
     counts = []
@@ -191,14 +200,19 @@ def _interface(address):
     """Returns the network interface by which this machine reaches an address."""
     import psutil
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, 9))  # nothing is sent
-        mine = probe.getsockname()[0]
+    mine = _own_address(address)
     return next(
         name
         for name, addresses in psutil.net_if_addrs().items()
         if any(each.address == mine for each in addresses)
     )
+
+
+def _own_address(other):
+    """Returns this machine's address in the network through which it reaches another one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((other, 9))  # nothing is sent
+        return probe.getsockname()[0]
 
 
 def _mistake(message):
