@@ -99,5 +99,6 @@ clean: ## remove .venv and all caches in the checkout; runs/ stays
 	@rm -rf .venv .venv-docs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	@find tfadv tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-cache: ## remove the Horovod wheels and environments that are kept for other clones on this machine
+clean-cache: ## remove what is kept for other clones on this machine: Horovod wheels, environments, XLA's programs
 	@rm -rf "$${TFADV_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/tfadv}"/{horovod,versions}
+	@rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}"/tfadv/xla

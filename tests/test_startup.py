@@ -61,28 +61,38 @@ STEP = """
 import sys
 import tensorflow as tf
 from tests.training import cases
-from tfadv import attacks
+from tfadv import attacks, callbacks
 
 for _ in range(int(sys.argv[1])):  # as a training that restores a checkpoint does
     tf.identity(0.0)
 model = cases.compiled(cases.normalized("mbn"))
-options = {"attack": attacks.PGD(num_steps=2, jit_compile=True), "jit_compile": True}
-print(cases.train(model, *cases.images(4), **options)["loss"])
+attack = attacks.PGD(num_steps=2, jit_compile=True)
+data = cases.images(4)
+evaluation = callbacks.RobustEvaluation(data, attack, [1, 3], batch_size=4, value_range=(0, 1))
+options = {"attack": attack, "jit_compile": True, "callbacks": [evaluation]}
+logs = cases.train(model, *data, **options)
+print(logs["loss"], logs["val_pgd3_accuracy"])
 """
 
 
 @pytest.mark.slow
-def test_a_start_that_does_more_before_its_first_step_compiles_nothing_again(tmp_path):
+def test_a_start_that_does_more_before_its_first_step_compiles_nothing_again(
+    tmp_path, tmp_path_factory
+):
+    dumps = tmp_path_factory.mktemp("dumps")
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     variables["TF_XLA_FLAGS"] = f"{DIRECTORY}={tmp_path}"
     losses, files = [], []
     for more in ("0", "500"):
+        variables["XLA_FLAGS"] = f"--xla_dump_to={dumps / more} --xla_dump_hlo_as_text"
         command = [sys.executable, "-c", STEP, more]
         process = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
         assert process.returncode == 0, process.stderr
         losses.append(process.stdout)
         files.append(sorted(path.name for path in tmp_path.iterdir()))
     assert len(files[0]) == 2 and files[1] == files[0]  # the attack and the pass
+    # Evaluations take the attack of the training, and do not even read it from the disk again.
+    assert len(list((dumps / "0").glob("module_*.before_optimizations.txt"))) == 2
     assert losses[1] == losses[0]
 
 

@@ -132,6 +132,51 @@ def test_the_network_is_traced_once_where_the_classes_are_known(case):
         assert case.model.traces == 1
 
 
+class Prepared:
+    """A network as `tfadv.models.Frozen` is one, which never changes."""
+
+    def __init__(self, model):
+        self.prepare = lambda: model
+
+    def __call__(self, images):
+        return self.prepare()(images)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_attacks_on_a_network_that_never_changes_share_a_graph(case, norm):
+    network = Prepared(case.model)
+    given = {"value_range": case.range, "num_classes": case.classes}
+    keys = np.stack([np.arange(6), np.arange(6)], 1)
+    first = PGD(16, 2, num_steps=3, norm=norm)
+    others = [
+        first.replace(epsilon=8, targeted=False, clip_start=True),
+        first.replace(step_size=0.7, num_steps=7, step_size_rule="fixed", restarts=3),
+        first.replace(loss="margin"),
+    ]
+    case.model.traces = 0
+    traces = []
+    for attack in (first, *others):
+        for seed in ((1, 2), keys):
+            run = tf.function(functools.partial(attack, **given), autograph=False)
+            shared = run(network, case.images, case.labels, seed=tf.constant(seed))
+            traces.append(case.model.traces)
+            alone = attack(case.model, case.images, case.labels, seed=seed, **given)
+            np.testing.assert_array_equal(shared, alone)
+            case.model.traces = 0
+    # Restarts look at the logits once more; the margin is another loss.
+    assert traces == [1, 0, 0, 0, 1, 1, 1, 0]
+
+
+def test_a_dropped_network_is_freed(case):
+    attack = PGD(16, num_steps=2)
+    network = Prepared(case.model)
+    attack(network, case.images, case.labels, value_range=case.range, seed=(0, 0))
+    reference = weakref.ref(network)
+    del network
+    gc.collect()
+    assert reference() is None
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_dropped_model_is_freed(case, jit_compile):
     attack = PGD(16, num_steps=2, jit_compile=jit_compile)

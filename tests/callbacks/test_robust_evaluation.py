@@ -44,8 +44,16 @@ class Watch(keras.callbacks.Callback):
         )
 
 
-def test_training_and_evaluation_compile_one_attack_each(monkeypatch):
-    # However many epochs, numbers of steps and restarts there are. XLA itself is not needed.
+@pytest.mark.parametrize(
+    ("strong", "expected"),
+    [
+        ({}, 1),
+        # A graph serves one branch and one number of images.
+        ({"domains": ["adv", "clean"], "batch_size": 4}, 3),
+    ],
+)
+def test_training_and_its_evaluations_compile_one_attack(strong, expected, monkeypatch):
+    # However many epochs, numbers and sizes of steps and restarts there are. XLA is not needed.
     compiled_loops = []
 
     def compile_without_xla(function):
@@ -55,11 +63,19 @@ def test_training_and_evaluation_compile_one_attack_each(monkeypatch):
     monkeypatch.setattr(steps, "compiled", compile_without_xla)
     model = compiled(cases.mixture())
     x, y = cases.images(model, 16)
-    attack = PGD(6, 2, num_steps=3, restarts=2, jit_compile=True)
-    evaluating = callbacks.RobustEvaluation((x[:8], y[:8]), attack, [3, 4, 6], batch_size=8)
+    attack = PGD(6, 2, num_steps=3, restarts=2, start_from_clean=0.2, jit_compile=True)
     training = callbacks.AdversarialTraining(attack)
-    model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[training, evaluating])
-    assert len(compiled_loops) == 2
+    weak = callbacks.RobustEvaluation(
+        (x[:8], y[:8]), attack.replace(start_from_clean=0.0), [3, 4, 6], batch_size=8
+    )
+    strong = callbacks.RobustEvaluation(
+        (x[:8], y[:8]),
+        attack.replace(epsilon=16, step_size=1, num_steps=101, restarts=1),
+        **{"batch_size": 8, "every": 3, "name_prefix": "strong_", **strong},
+    )
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[training, weak, strong])
+    assert len(compiled_loops) == expected
+    assert "strong_pgd101_accuracy" in model.history.history
 
 
 def test_history_and_later_callbacks_see_what_evaluate_gives():

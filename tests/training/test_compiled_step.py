@@ -1,17 +1,22 @@
 """Training whose pass is compiled by XLA ends with the variables of training without XLA."""
 
+import pathlib
+import unittest.mock
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tfadv
+from tests import workers
 from tests.training import cases
 from tests.training.test_rematerialized_step import IMAGES, LABELS, States, mixed, residual
 from tfadv import attacks
 from tfadv.callbacks import AdversarialTraining, RunningStatistics
 from tfadv.training import AdversarialStep
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 X, Y = np.tile(IMAGES, (3, 1, 1, 1))[:10], np.tile(LABELS, 3)[:10]
 
 
@@ -113,6 +118,48 @@ def test_trains_as_the_plain_step_does(make, options):
     for values, expected in zip(compiled, plain, strict=True):
         largest = max(np.abs(value).max(initial=1) for value in expected)
         cases.assert_near(values, expected, 2e-5 * largest)
+
+
+def digits_trained(folder):
+    """Trains the digits by the program, without XLA and with it, on the workers there are.
+
+    Returns:
+        For each the variables of model and optimizer, and how many passes XLA compiled.
+    """
+    from tfadv.programs import train
+
+    results = []
+    for step_xla in ("off", "on"):
+        given = [f"--flagfile={ROOT / 'flags' / 'quickstart.flags'}", "--width=4"]
+        given += ["--batch_size=64", "--images_per_worker=16", "--epochs=1", "--steps_per_epoch=3"]
+        given += ["--eval_num_steps=", f"--step_xla={step_xla}", f"--run_dir={folder}/{step_xla}"]
+        compiled = []
+        build = AdversarialStep._compiled_pass
+
+        def counted(step, changes, compiled=compiled, build=build):
+            compiled.append(step)
+            return build(step, changes)
+
+        with unittest.mock.patch.object(AdversarialStep, "_compiled_pass", counted):
+            run = train.prepare(*train.parse(given))
+            run.run()
+        variables = [*run.model.variables, *run.model.optimizer.variables]
+        results.append(([variable.numpy() for variable in variables], len(compiled)))
+    return results
+
+
+@pytest.mark.slow
+def test_real_workers_agree_to_the_bit_and_with_those_without_xla(tmp_path):
+    # Each worker accumulates two parts, through the mixture of the quickstart.
+    first, second = workers.run(digits_trained, 2, str(tmp_path), timeout=900)
+    for (values, count), (others, same_count) in zip(first, second, strict=True):
+        assert count == same_count
+        for value, other in zip(values, others, strict=True):
+            np.testing.assert_array_equal(value, other)
+    (plain, none), (compiled, one) = first
+    assert (none, one) == (0, 1)
+    for value, expected in zip(compiled, plain, strict=True):
+        cases.assert_near([value], [expected], 2e-6 * np.abs(expected).max(initial=1))
 
 
 @pytest.mark.slow

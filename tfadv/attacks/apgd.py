@@ -110,7 +110,7 @@ class APGD(UntargetedAttack):
         start = tf.clip_by_value(ball.images + start, *value_range)
 
         def loop(start, images, labels, targets):
-            around = steps.Ball(images, self.epsilon, value_range, self.norm)
+            around = self._ball(images, value_range)
             return self._steps(logits_fn, start, around, labels, targets)
 
         return self._loop(loop)(start, ball.images, labels, labels if targets is None else targets)

@@ -3,8 +3,6 @@
 import functools
 import inspect
 import pkgutil
-import types
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -265,7 +263,12 @@ class Attack(Configured):
         self, adversarial: tf.Tensor, images: tf.Tensor, value_range: tuple[float, float]
     ) -> tf.Tensor:
         """Projects images onto the threat model: the ball of epsilon and the pixel range."""
-        return steps.Ball(images, self.epsilon, value_range, self.norm).project(adversarial)
+        return self._ball(images, value_range).project(adversarial)
+
+    def _ball(self, images, value_range):
+        """The threat model around some images."""
+        radius = steps.in_range(self.epsilon, value_range, self.norm)
+        return steps.Ball(images, radius, value_range, self.norm)
 
     def objective(self, logits: tf.Tensor, goals: tf.Tensor) -> tf.Tensor:
         """Computes the loss of each image, float32 `[batch]`; by default the cross entropy.
@@ -396,25 +399,33 @@ class Attack(Configured):
 
     def _attack(self, logits_fn, images, labels, goals, seed, num_classes, limits):
         """All runs; returns the images, their goals, and two arguments of `checks.outcome`."""
-        logits_fn = steps.prepared(logits_fn)  # once for all runs
+        network = self._prepared(logits_fn)  # once for all runs
 
         def once(run):
-            return self._run(logits_fn, images, labels, goals, seed, num_classes, limits, run)
-
-        def strength(adversarial, aims):
-            logits, _ = checks.logits(logits_fn(adversarial), adversarial, num_classes)
-            return self.strength(logits, labels, aims)
+            return self._run(network, images, labels, goals, seed, num_classes, limits, run)
 
         count = self.runs(num_classes)
-        return once(0) if count == 1 else _strongest(once, strength, count, images, labels)
+        if count == 1:
+            return once(0)
+        ready = steps.prepared(network)
+
+        def strength(adversarial, aims):
+            logits, _ = checks.logits(ready(adversarial), adversarial, num_classes)
+            return self.strength(logits, labels, aims)
+
+        return _strongest(once, strength, count, images, labels)
 
     def _run(self, logits_fn, images, labels, goals, seed, num_classes, limits, run):
         """One run by its number; returns what `_attack` returns."""
-        logits_fn = steps.prepared(logits_fn)
+        logits_fn = self._prepared(logits_fn)
         key = random_draws.fold_restart(seed, run)
         if goals is None:
             goals = random_draws.random_targets(labels, num_classes, key)
         return self._once(logits_fn, images, labels, goals, key, num_classes, limits, run)
+
+    def _prepared(self, logits_fn):
+        """The network as `_once` takes it."""
+        return steps.prepared(logits_fn)
 
     def _once(self, logits_fn, images, labels, goals, key, num_classes, limits, run):
         """One run by its key; returns what `_attack` returns."""
@@ -467,16 +478,11 @@ def _strongest(attack, strength, count, images, labels):
     return kept, goals, first, second
 
 
-class _FunctionCache:
+class _FunctionCache(steps.PerNetwork):
     """Compiles `method(logits_fn, ...)` once per `logits_fn`, so that a second call is no trace.
 
-    A `logits_fn` is recognized by identity (a bound method by its object and function) and held
-    weakly: a model that its owner drops is freed together with its graphs. A new lambda per call is
-    a new trace per call, as with any `tf.function`.
+    A new lambda per call is a new trace per call, as with any `tf.function`.
     """
-
-    def __init__(self):
-        self._kept = weakref.WeakKeyDictionary()
 
     def compiled(self, logits_fn, method):
         """`method(logits_fn, ...)` as a `tf.function` of its other arguments."""
@@ -484,7 +490,7 @@ class _FunctionCache:
         def make(reference):
             return tf.function(lambda *args: method(reference(), *args), autograph=False)
 
-        return self._get(logits_fn, method.__name__, make)
+        return self.get(logits_fn, method.__name__, make)
 
     def num_classes(self, logits_fn, images):
         """The number of classes, found by tracing `logits_fn` once."""
@@ -504,22 +510,4 @@ class _FunctionCache:
                 )
             return shapes[-1][-1]
 
-        return self._get(logits_fn, "num_classes", make)
-
-    def _get(self, logits_fn, name, make):
-        """What `make(reference)` returned at the first call for this `logits_fn` and `name`.
-
-        `reference()` is the `logits_fn`; the result must not hold it otherwise, to be freed.
-        """
-        if isinstance(logits_fn, types.MethodType):
-            owner, key = logits_fn.__self__, (name, logits_fn.__func__)
-            reference = weakref.WeakMethod
-        else:
-            owner, key, reference = logits_fn, (name, None), weakref.ref
-        try:
-            kept = self._kept.setdefault(owner, {})
-        except TypeError:  # neither hashable nor weakly referable: nothing to hang it on
-            return make(lambda: logits_fn)
-        if key not in kept:
-            kept[key] = make(reference(logits_fn))
-        return kept[key]
+        return self.get(logits_fn, "num_classes", make)

@@ -144,8 +144,14 @@ class PGD(Attack):
         # A tensor, so that one graph serves every step size too; rounded to float32 only once.
         step = tf.constant(steps.in_range(step_size, limits, self.norm), tf.float32)
         num_steps = tf.cast(num_steps, tf.int32)
+        num_classes = None
+        if hasattr(logits_fn, "prepare"):
+            # Known of `tfadv.evaluation.networks.Network`; then the graph is that of a call.
+            num_classes = getattr(logits_fn, "num_classes", None)
         descend = self._function(logits_fn, self._descend)
-        advanced, looks, finite = descend(images, current, goals, num_steps, step, limits)
+        advanced, looks, finite = descend(
+            images, current, goals, num_steps, step, limits, num_classes
+        )
         with tf.control_dependencies(checks.outcome(looks, finite, self._broken)):
             return tf.identity(advanced)
 
@@ -159,21 +165,25 @@ class PGD(Attack):
         start = images + noise
         return tf.clip_by_value(start, *limits) if self.clip_start else start
 
-    def _descend(
-        self, logits_fn, images, current, goals, num_steps, step, limits, num_classes=None
-    ):
+    def _descend(self, logits_fn, images, current, goals, num_steps, step, limits, num_classes):
+        # The function in the table is that of every PGD, which `self.objective` is not.
+        own = type(self).objective is not PGD.objective
+        loss = self.objective if own else steps.LOSSES[self.loss]
         return steps.take_steps(
             logits_fn,
             current,
-            steps.Ball(images, self.epsilon, limits, self.norm),
+            self._ball(images, limits),
             goals,
-            loss=self.objective,
+            loss=loss,
             ascend=not self.targeted,
             num_steps=num_steps,
             step_size=step,
             num_classes=num_classes,
             jit_compile=self._uses_xla,
         )
+
+    def _prepared(self, logits_fn):
+        return logits_fn  # `take_steps` prepares it, in a graph that attacks on it share
 
     # Replaces the base's, which calls `perturb`: here the logits of every step are checked too, at
     # no extra pass.

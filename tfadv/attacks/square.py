@@ -69,7 +69,7 @@ class Square(UntargetedAttack):
         patterns, first, windows = self._draws(ball.images, key)
 
         def loop(images, labels, first, windows):
-            around = steps.Ball(images, self.epsilon, value_range, self.norm)
+            around = self._ball(images, value_range)
             start = self._begin(logits_fn, around, labels, patterns, first)
             numbers = tf.constant(0), self.num_queries
             return self._queries(logits_fn, around, labels, patterns, windows, start, *numbers)
@@ -98,7 +98,7 @@ class Square(UntargetedAttack):
         yield self._function(logits_fn, self._closing)(images, right, best, limits), labels
 
     def _closing(self, logits_fn, images, right, best, limits):
-        best = steps.Ball(images, self.epsilon, limits, self.norm).project(best)
+        best = self._ball(images, limits).project(best)
         return tf.where(tf.reshape(right, [-1, 1, 1, 1]), best, images)
 
     def _opening(self, logits_fn, images, labels, seed, num_classes, limits, run):
@@ -109,7 +109,7 @@ class Square(UntargetedAttack):
         patterns, first, _ = self._draws(images, random_draws.fold_restart(seed, run))
 
         def begin(images, labels, first):
-            around = steps.Ball(images, self.epsilon, limits, self.norm)
+            around = self._ball(images, limits)
             return self._begin(logits_fn, around, labels, patterns, first)
 
         best, margins, now, finite = self._loop(begin)(images, labels, first)
@@ -124,7 +124,7 @@ class Square(UntargetedAttack):
         patterns, _, windows = self._draws(images, random_draws.fold_restart(seed, run))
 
         def loop(images, labels, windows, done, until, *state):
-            around = steps.Ball(images, self.epsilon, limits, self.norm)
+            around = self._ball(images, limits)
             return self._queries(logits_fn, around, labels, patterns, windows, state, done, until)
 
         state = best, margins, looks, finite

@@ -1,6 +1,9 @@
 """The vocabulary of attacks by gradient: lengths, ball and projection, losses, gradient, steps."""
 
-from collections.abc import Callable
+import functools
+import types
+import weakref
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import tensorflow as tf
@@ -45,8 +48,11 @@ def linf_bounds(
     Returns:
         Two float32 tensors in the shape of `images`.
     """
+    return _linf_bounds(images, scale_to_range(epsilon, value_range), value_range)
+
+
+def _linf_bounds(images, radius, value_range):
     low, high = value_range
-    radius = scale_to_range(epsilon, value_range)
     # Rounding may leave an image outside: 255 * (2 / 255) - 1 is above 1 in float32.
     images = tf.clip_by_value(images, low, high)
     return tf.maximum(images - radius, low), tf.minimum(images + radius, high)
@@ -87,34 +93,33 @@ class Ball:
 
     Args:
         images: Float32 `[batch, ...]`, in the units of `value_range`.
-        epsilon: The radius: in pixels of 255 for `"linf"`; for `"l2"` of images from 0 to 1.
+        radius: A number or scalar tensor, in the units of the images (`in_range`).
         value_range: `(lowest, highest)` value of a pixel.
         norm: `"linf"` or `"l2"`.
 
     Attributes:
-        images, norm: As given.
-        radius: The radius in the units of the images.
+        images, radius, value_range, norm: As given.
     """
 
     def __init__(
-        self, images: tf.Tensor, epsilon: float, value_range: tuple[float, float], norm: str
+        self, images: tf.Tensor, radius: Any, value_range: tuple[float, float], norm: str
     ) -> None:
         self.images = images
+        self.radius = radius
+        self.value_range = value_range
         self.norm = norm
-        self._range = value_range
-        self.radius = in_range(epsilon, value_range, norm)
         if norm == "linf":
-            self._bounds = linf_bounds(images, epsilon, value_range)
+            self._bounds = _linf_bounds(images, radius, value_range)
 
     def project(self, points: tf.Tensor) -> tf.Tensor:
         """Projects points onto the ball, and then clips them to the pixel range."""
         if self.norm == "linf":
             return project(points, self._bounds)
-        center = tf.clip_by_value(self.images, *self._range)
+        center = tf.clip_by_value(self.images, *self.value_range)
         offsets = points - center
         shorter = tf.minimum(1.0, tf.math.divide_no_nan(self.radius, length(offsets, "l2")))
         offsets = tf.where(length(offsets, "l2") > self.radius, offsets * shorter, offsets)
-        return tf.clip_by_value(center + offsets, *self._range)
+        return tf.clip_by_value(center + offsets, *self.value_range)
 
     def ascent(self, gradient: tf.Tensor) -> tf.Tensor:
         """The direction of norm 1 along which the gradient ascends most."""
@@ -277,6 +282,38 @@ def prepared(logits_fn: Callable) -> Callable:
     return logits_fn.prepare() if hasattr(logits_fn, "prepare") else logits_fn
 
 
+class PerNetwork:
+    """Keeps what was made for a function images -> logits for as long as that function lives.
+
+    A function is recognized by identity (a bound method by its object and function) and held
+    weakly: a model that its owner drops is freed together with its graphs.
+    """
+
+    def __init__(self) -> None:
+        self._kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    def get(self, logits_fn: Callable, key: Hashable, make: Callable) -> Any:
+        """Returns what `make(reference)` returned at the first call for this `logits_fn` and `key`.
+
+        `reference()` is the `logits_fn`; the result must not hold it otherwise, to be freed.
+        """
+        owner: Any = logits_fn
+        reference: Callable = weakref.ref
+        if isinstance(logits_fn, types.MethodType):
+            owner, key = logits_fn.__self__, (key, logits_fn.__func__)
+            reference = weakref.WeakMethod
+        try:
+            kept = self._kept.setdefault(owner, {})
+        except TypeError:  # neither hashable nor weakly referable: nothing to hang it on
+            return make(lambda: logits_fn)
+        if key not in kept:
+            kept[key] = make(reference(logits_fn))
+        return kept[key]
+
+
+_descents = PerNetwork()
+
+
 def take_steps(
     logits_fn: Callable,
     images: tf.Tensor,
@@ -295,6 +332,10 @@ def take_steps(
     `x <- project(x -+ step_size * direction)`, minus to descend. The direction is the sign of the
     gradient for L-infinity, and the gradient divided by its length for L2.
 
+    A network with a `prepare` (`tfadv.models.Frozen`) never changes. So all attacks on it share one
+    graph for each shape of images, whatever their radius, step size and number of steps are, if
+    they have the same loss, norm and range. This graph prepares the network itself.
+
     Args:
         logits_fn: Function, images -> logits `[batch, classes]`.
         images: Float32 `[batch, ...]`, where the steps begin; need not lie inside the ball.
@@ -311,7 +352,47 @@ def take_steps(
         The images after the last step; a boolean `[2]`, what all logits on the way looked like
         (`checks.logits`); and whether no gradient was NaN.
     """
-    logits_fn = prepared(logits_fn)  # once for all steps
+    norm, value_range = ball.norm, ball.value_range
+    kind = norm, value_range, loss, num_classes, jit_compile
+
+    def make(reference):
+        def descend(*tensors):
+            return _descend(prepared(reference()), *kind, *tensors)
+
+        return tf.function(descend, autograph=False)
+
+    if hasattr(logits_fn, "prepare"):
+        descend = _descents.get(logits_fn, kind, make)
+    else:
+        descend = functools.partial(_descend, logits_fn, *kind)
+    images, looks, finite = descend(
+        images,
+        ball.images,
+        tf.cast(classes, tf.int32),
+        tf.convert_to_tensor(ball.radius, tf.float32),
+        tf.convert_to_tensor(step_size, tf.float32) * (1.0 if ascend else -1.0),
+        tf.cast(num_steps, tf.int32),
+    )
+    # Adversarial images are data: no gradient flows back through the attack.
+    return tf.stop_gradient(images), looks, finite
+
+
+def _descend(
+    logits_fn,
+    norm,
+    value_range,
+    loss,
+    num_classes,
+    jit_compile,
+    images,
+    clean,
+    classes,
+    radius,
+    step_size,
+    num_steps,
+):
+    """`take_steps` with tensors for all that may differ between attacks that share a graph."""
+    ball = Ball(clean, radius, value_range, norm)
 
     def loop(images, classes, step_size, num_steps):
         def step(done, current, looks, finite):
@@ -333,11 +414,4 @@ def take_steps(
     # Compiled by itself: assertions and draws around it stay outside, and so do the collectives of
     # a training step, which XLA does not know. Sizes are arguments, so that one program serves all.
     run = compiled(loop) if jit_compile else loop
-    images, looks, finite = run(
-        images,
-        classes,
-        tf.convert_to_tensor(step_size, tf.float32) * (1.0 if ascend else -1.0),
-        tf.cast(num_steps, tf.int32),
-    )
-    # Adversarial images are data: no gradient flows back through the attack.
-    return tf.stop_gradient(images), looks, finite
+    return run(images, classes, step_size, num_steps)

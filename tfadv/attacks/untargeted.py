@@ -85,7 +85,7 @@ class UntargetedAttack(Attack):
         if self.num_targets is not None:
             targets = _class_by_rank(logits, labels, run // self.restarts)
         # In the range, from which rounding may have moved the images.
-        ball = steps.Ball(images, self.epsilon, limits, self.norm)
+        ball = self._ball(images, limits)
         adversarial, later, finite = self._search(
             logits_fn, ball, labels, targets, run % self.restarts, key, limits
         )

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfadv import arguments, distributed, models, watchdog
 from tfadv.attacks import Attack, checks
+from tfadv.evaluation.networks import Networks
 from tfadv.models import calling, contracts, rematerialization
 from tfadv.training import AdversarialStep, Progress, TrainingError
 from tfadv.training.lockstep import Lockstep
@@ -308,6 +309,7 @@ class AdversarialTraining(keras.callbacks.Callback):
         self.lockstep.end()
         self._running = self._armed = False
         self._function = self.model.train_function = None
+        self.step.networks.clear()  # and with them the graphs
 
     def _parts_together(self):
         if self.attack_parts is not None:
@@ -384,6 +386,12 @@ def installed(callback: keras.callbacks.Callback) -> AdversarialTraining:
             "for clean training)"
         )
     return training
+
+
+def networks(callback: keras.callbacks.Callback) -> Networks | None:
+    """Returns the networks of the `AdversarialTraining` before a callback, if there is one."""
+    training = _installed(callback)
+    return None if training is None else training.step.networks
 
 
 def _installed(callback):

@@ -4,6 +4,7 @@ from typing import Any
 
 from tfadv import arguments, distributed, keras_internals
 from tfadv.attacks import Attack
+from tfadv.callbacks import adversarial_training
 from tfadv.callbacks.validated_weights import ValidatedWeights
 from tfadv.evaluation import Evaluator, doubts
 from tfadv.results import key as log_key
@@ -28,7 +29,9 @@ class RobustEvaluation(ValidatedWeights):
     The model is evaluated with the weights that Keras's own validation sees: with
     `keras.callbacks.SwapEMAWeights` in the same `fit`, wherever it stands, the averaged ones.
     (Without it, an optimizer with `use_ema=True` puts them into the model only after `fit`.)
-    Graphs are compiled once for all epochs, and nothing is left on the model. If the results give
+    Graphs are compiled once for all epochs, and nothing is left on the model. After an
+    `AdversarialTraining` with PGD, evaluations by PGD take its graph of the attack, if they attack
+    as many images at a time, in the same precision and with the same loss. If the results give
     reason to doubt them (`tfadv.evaluation.doubts`), a warning says so.
 
     Args:
@@ -97,7 +100,13 @@ class RobustEvaluation(ValidatedWeights):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._evaluator = Evaluator(
-            self.model, self.attack, self.num_steps, self.domains, self.value_range, self.seed
+            self.model,
+            self.attack,
+            self.num_steps,
+            self.domains,
+            self.value_range,
+            self.seed,
+            networks=adversarial_training.networks(self),
         )
         # Data that do not fit must be known before an epoch has been trained.
         self._evaluator.open(self.validation, self.batch_size, self.limit)

@@ -11,6 +11,7 @@ from tfadv import arguments, distributed, models, watchdog
 from tfadv.attacks import Attack, checks
 from tfadv.evaluation import shares
 from tfadv.evaluation.journal import Journal
+from tfadv.evaluation.networks import Network, Networks
 from tfadv.evaluation.runs import Queues, Run
 from tfadv.evaluation.sources import Source, open_source
 from tfadv.results import Result
@@ -100,6 +101,8 @@ class Evaluator:
 
     Args:
         model, attack, num_steps, domains, value_range, seed, attack_precision: As in `evaluate`.
+        networks: The `tfadv.evaluation.networks.Networks` of the model that others use too, such
+            as those of a training; None makes new ones.
 
     Call arguments:
         data, batch_size, limit, progress, journal: As in `evaluate`.
@@ -135,6 +138,7 @@ class Evaluator:
         value_range: tuple[float, float] | None = None,
         seed: int = 0,
         attack_precision: str = "float32",
+        networks: Networks | None = None,
     ) -> None:
         models.check_classifier(model)
         models.check_outputs(model, attacked=attack is not None)
@@ -151,8 +155,8 @@ class Evaluator:
         if attack is not None or value_range is not None or models.contract(model) is not None:
             self.value_range = checks.value_range(models.value_range(model, value_range))
         self.attack_precision = attack_precision
-        logits = models.logits(model)
-        self.networks = [Network(logits, domain, attack_precision) for domain in self.domains]
+        networks = networks or Networks(model)
+        self.networks = [networks(domain, attack_precision) for domain in self.domains]
         self.outcomes_by_index: dict[int, np.ndarray] = {}
         # Step size -> numbers of steps, ascending, on one trajectory.
         self._groups: dict[float | None, list[Any]] = {}
@@ -444,7 +448,7 @@ class Evaluator:
 
     def trajectory(
         self,
-        network: "Network",
+        network: Network,
         images: tf.Tensor,
         labels: np.ndarray,
         indices: np.ndarray,
@@ -546,48 +550,6 @@ class Evaluator:
             cost=cost,
             **{name: config.get(name) for name in if_any},
         )
-
-
-class Network:
-    """One branch of a classifier: images -> logits, computed as at inference.
-
-    The attack and the report both use this object, so that no other branch can be attacked than
-    the one that is reported. An attack keeps its compiled graphs by it: use one for all batches.
-
-    Args:
-        logits_model: A Keras model that ends in logits, as of `tfadv.models.logits`.
-        domain: `"adv"`, `"clean"`, or None for a model without a mixture.
-        attack_precision: Precision of the attack, as of `tfadv.models.Frozen`. `predict` is always
-            the model as it is, and sets `num_classes`.
-    """
-
-    def __init__(
-        self, logits_model: keras.Model, domain: str | None, attack_precision: str = "float32"
-    ) -> None:
-        self.domain = domain
-        self.branch = domain or "adv"
-        self.num_classes: Any = None
-        self.prepare = models.Frozen(logits_model, self.branch, attack_precision).prepare
-        self.predict = tf.function(self._predict, autograph=False, reduce_retracing=True)
-        self._model = logits_model
-
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        return models.call(self._model, images, training=False, domain=self.branch)
-
-    def _predict(self, images):
-        logits = self(images)
-        if logits.shape.rank != 2 or logits.shape[-1] is None:
-            raise ValueError(f"model must return [batch, classes]; it returns {logits.shape}")
-        if logits.shape[-1] == 1:
-            raise ValueError(
-                f"model must return [batch, classes] of at least two classes; it returns "
-                f"{logits.shape}"
-            )
-        self.num_classes = logits.shape[-1]
-        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        # The argmax of NaNs would be class 0, and correct for every image of that class.
-        broken = tf.reduce_any(tf.math.is_nan(tf.cast(logits, tf.float32)), axis=-1)
-        return tf.where(broken, -1, predicted)
 
 
 def _numbers(attack, num_steps):

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tfadv import distributed, keras_internals, startup
 from tfadv.attacks import Attack
-from tfadv.models import Frozen, calling, ends_in_logits, logits, structures
+from tfadv.evaluation.networks import Networks
+from tfadv.models import calling, ends_in_logits, structures
 from tfadv.training import metric_trials
 from tfadv.training.agreement import Agreement
 from tfadv.training.batches import Mixture, split
@@ -44,6 +45,9 @@ class AdversarialStep:
         meters: The `Meters` of this epoch.
         agreement: The `Agreement` of the workers on each update.
         communication: The `Communication` between workers; None with a single one.
+        networks: The `Networks` of the model. An evaluation that takes its network from here is
+            attacked in the graph of this step, if it attacks as many images at a time, in the same
+            precision.
         extremes: The `Extremes` of images and outputs, which may call for a warning.
 
     Call arguments:
@@ -81,13 +85,8 @@ class AdversarialStep:
         self.agreement = Agreement(model.optimizer)
         self.communication = Communication() if distributed.size() > 1 else None
         self._own_results: list[str] = []
-        # Through a final softmax the attack's gradient would be zero in float32.
-        self._attacked_network = Frozen(
-            logits(model),
-            "adv",
-            self.attack_precision,
-            rematerialize=self.rematerialize == "all",
-        )
+        self.networks = Networks(model)
+        self._attacked_network()
         self.extremes = Extremes(self.value_range, logits=ends_in_logits(model))
 
     def build(self, spec: Any) -> None:
@@ -295,13 +294,16 @@ class AdversarialStep:
         gradients = tape.gradient(scaled, [v.value for v in changes.trainable])
         return outputs, gradients, loss, by_domain, state
 
+    def _attacked_network(self):
+        return self.networks("adv", self.attack_precision, self.rematerialize == "all")
+
     def _attacked(self, images, labels, seed):
         """The adversarial images, in the structure of the images, and the attack's targets."""
         if self.attack is None:
             return None, None
         outputs = getattr(self.model, "outputs", None)
         adversarial, goals = self.attack(
-            self._attacked_network,
+            self._attacked_network(),
             structures.single(images, "images"),
             structures.single(labels, "labels"),
             value_range=self.value_range,
