@@ -12,11 +12,19 @@ it is known: a line of JSON, and a line for readers that begins with `#`.
     restart   the seconds of compilation at a first and at a second start, with XLA's cache on disk
     flags     the attack without CUDA graphs, and with XLA's two layouts of convolutions
     memory    the peak memory of an update's pass by depth, with and without rematerialization
+    jax       the attack on ResNet-50 in JAX (jit of the whole attack, bfloat16), PyTorch and tfadv,
+              in turns
+    study     the runs of docs/study.md, until the time is over
+
+The study's runs lie in runs/gpu (`--study` names another folder), apart from those of `make study`,
+since a GPU rounds otherwise; a second start goes on with them. They need Fashion-MNIST on the
+machine (docs/study.md).
 
 `--quick` tries everything on a CPU with a tiny network and says nothing about speed. `--parts`
 chooses parts, and `--seconds` sets another limit for all. `share_of_peak` of the attack and of the
-pass are `efficiency` and `update_efficiency` in tfadv/tables/devices.tsv. PyTorch may live in
-another Python than TensorFlow: `--torch_python` names it.
+pass are `efficiency` and `update_efficiency` in tfadv/tables/devices.tsv. PyTorch and JAX may live
+in other Pythons than TensorFlow: `--torch_python` and `--jax_python` name them. What is missing is
+said and left out.
 
 TensorFlow comes onto a machine that reaches a package index with `make setup TENSORFLOW=gpu`.
 Without a network, bring the wheels: on a machine of the same kind with a network,
@@ -42,6 +50,7 @@ import json
 import os
 import pathlib
 import queue
+import signal
 import statistics
 import subprocess
 import sys
@@ -82,6 +91,7 @@ class Child:
             "TF_CPP_MIN_LOG_LEVEL": "2",
             # Else the first process takes all memory of the GPU.
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             **(environment or {}),
         }
         self.process = subprocess.Popen(
@@ -143,6 +153,9 @@ class Child:
         return self
 
     def __exit__(self, *_):
+        self.process.terminate()  # so that the study stops its programs
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
         self.process.kill()
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -332,11 +345,136 @@ def job_torch(quick, images, num_steps):
     _serve({f"attack of {images}": run})
 
 
+def resnet_shapes(blocks, width, classes):
+    """The shapes of the kernels of tfadv's ResNet, by the names of its layers."""
+    shapes, channels = {"conv0": (7, 7, 3, width)}, width
+    for stage, count in enumerate(blocks):
+        inner = width * 2**stage
+        for block in range(count):
+            name = f"res{stage + 2}_block{block}"
+            if block == 0:
+                shapes[f"{name}_convshortcut"] = (1, 1, channels, 4 * inner)
+            shapes[f"{name}_conv1"] = (1, 1, channels, inner)
+            shapes[f"{name}_conv2"] = (3, 3, inner, inner)
+            shapes[f"{name}_conv3"] = (1, 1, inner, 4 * inner)
+            channels = 4 * inner
+    return shapes | {"logits": (channels, classes)}
+
+
+def jax_logits(parameters, images, blocks):
+    """tfadv's ResNet at inference, as a JAX user would write it: normalization as scale and shift.
+
+    Args:
+        parameters: Dictionary, name of a layer -> its kernel, and scale and shift of the
+            normalization after it, or the bias of the last one. Their dtype is that of the pass.
+        images: float32 `[batch, height, width, 3]`, pixels from 0 to 255.
+        blocks: The number of blocks in each stage.
+
+    Returns:
+        float32 `[batch, classes]`.
+    """
+    import jax
+
+    def convolved(x, name, strides=1):
+        kernel, scale, shift = parameters[name]
+        layout = ("NHWC", "HWIO", "NHWC")
+        strides = (strides, strides)
+        x = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=layout)
+        return x * scale + shift
+
+    x = (images / 127.5 - 1).astype(parameters["conv0"][0].dtype)
+    x = jax.nn.relu(convolved(x, "conv0", 2))
+    window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+    x = jax.lax.reduce_window(x, -float("inf"), jax.lax.max, window, strides, "SAME")
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            name = f"res{stage + 2}_block{block}"
+            strides = 2 if stage and not block else 1
+            y = jax.nn.relu(convolved(x, f"{name}_conv1"))
+            y = jax.nn.relu(convolved(y, f"{name}_conv2", strides))
+            shortcut = x if block else convolved(x, f"{name}_convshortcut", strides)
+            x = jax.nn.relu(shortcut + convolved(y, f"{name}_conv3"))
+    kernel, bias = (each.astype("float32") for each in parameters["logits"])
+    return x.astype("float32").mean((1, 2)) @ kernel + bias
+
+
+def job_jax(quick, images, num_steps):
+    """PGD as a JAX user would compile it; the same loss, steps and projection."""
+    try:
+        import jax
+    except ImportError as error:
+        print(json.dumps({"missing": error.name}), flush=True)
+        return
+    import numpy as np
+
+    blocks, width, size = ((1, 1, 1, 1), 8, 32) if quick else ((3, 4, 6, 3), 64, 224)
+    rng = np.random.default_rng(0)
+    parameters = {}
+    for name, shape in resnet_shapes(blocks, width, 1000).items():
+        kernel = rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+        scale = [] if name == "logits" else [np.ones(shape[-1])]
+        arrays = kernel, *scale, np.zeros(shape[-1])
+        parameters[name] = [jax.numpy.asarray(each, "bfloat16") for each in arrays]
+    clean = jax.numpy.asarray(rng.uniform(0, 255, (images, size, size, 3)), "float32")
+    targets = jax.numpy.asarray(rng.integers(0, 1000, images))
+
+    @jax.jit
+    def attack(parameters, clean, targets, key):
+        low, high = (jax.numpy.clip(clean + change, 0, 255) for change in (-16, 16))
+
+        def loss(current):
+            chances = jax.nn.log_softmax(jax_logits(parameters, current, blocks))
+            return -jax.numpy.take_along_axis(chances, targets[:, None], 1).sum()
+
+        def step(_, current):
+            slope = jax.grad(loss)(current)
+            return jax.numpy.clip(current - 1.6 * jax.numpy.sign(slope), low, high)
+
+        start = clean + jax.random.uniform(key, clean.shape, minval=-16, maxval=16)
+        return jax.lax.fori_loop(0, num_steps, step, start)
+
+    def run():
+        return float(attack(parameters, clean, targets, jax.random.key(0))[0, 0, 0, 0])
+
+    _serve({f"attack of {images}": run})
+
+
+class _Said:
+    """A standard output that makes a line of JSON of each line."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        if text.strip():
+            print(json.dumps({"said": text.strip()}), file=self.stream, flush=True)
+
+    def flush(self):
+        self.stream.flush()
+
+
+def job_study(quick, folder):
+    """Goes on with the study's runs in a folder of their own; `quick` lists a few of them."""
+    sys.path.append(str(ROOT / "tools"))
+    import study
+
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "flags").exists():
+        (folder / "flags").symlink_to(ROOT / "flags")
+    study.ROOT = folder
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.redirect_stdout(_Said(sys.stdout)):
+        study.main(["--list", "study/mbn/seed0"] if quick else ["study/"])
+
+
 JOBS = {
     "numbers": job_numbers,
     "speed": job_speed,
     "memory": job_memory,
     "torch": job_torch,
+    "jax": job_jax,
+    "study": job_study,
 }
 
 
@@ -367,6 +505,8 @@ class Script:
             "restart": (self.restart, 80),
             "flags": (self.flags, 100),
             "memory": (self.memory, 120),
+            "jax": (self.jax, 90),
+            "study": (self.study, 3600),
         }
         # Where it is only tried, a part fails by an error alone.
         slow = 10 if self.quick else 1
@@ -394,37 +534,55 @@ class Script:
         )
 
     def resnet50(self, deadline):
+        self.in_turns("resnet50", deadline, ["PyTorch"])
+        self.speed("resnet50", deadline, 50, "bfloat16", self.batches, [True, False])
+
+    def jax(self, deadline):
+        self.in_turns("jax", deadline, ["JAX", "PyTorch"])
+
+    def in_turns(self, part, deadline, others):
+        """Prints what the attack takes in tfadv and in other libraries, in turns."""
         batch = self.batches[0]
         name = f"attack of {batch}"
         ours = {"depth": 50, "dtype": "bfloat16", "attacks": [batch], "passes": []}
         ours |= {"num_steps": self.steps, "rounds": 0, "serve": True}
         theirs = {"images": batch, "num_steps": self.steps}
-        other = {"python": self.options.torch_python}
-        with (
-            self.child("torch", deadline, **other, **theirs) as torch,
-            self.child("speed", deadline, **ours) as tfadv,
-        ):
-            children = {"PyTorch": torch, "tfadv": tfadv}
-            started = {contestant: child.result() for contestant, child in children.items()}
-            if "missing" in started["PyTorch"]:
-                missing = started["PyTorch"]["missing"]
-                emit(f"PyTorch: {missing} is missing", part="resnet50", missing=missing)
-                del children["PyTorch"]
+        jobs = {
+            "PyTorch": ("torch", self.options.torch_python, theirs),
+            "JAX": ("jax", self.options.jax_python, theirs),
+            "tfadv": ("speed", sys.executable, ours),
+        }
+        with contextlib.ExitStack() as stack:
+            children = {}
+            for who in (*others, "tfadv"):
+                job, python, given = jobs[who]
+                child = stack.enter_context(self.child(job, deadline, python=python, **given))
+                started = child.result()
+                if "missing" in started:
+                    missing = started["missing"]
+                    emit(f"{who}: {missing} is missing", part=part, who=who, missing=missing)
+                else:
+                    first = started["first"][name]
+                    emit(f"{who}: first call {first:.1f} s", part=part, who=who, first=first)
+                    children[who] = child
             turns = []
             for number in range(self.rounds):
                 order = list(children.items())[:: 1 - 2 * (number % 2)]
-                turns.append({contestant: child.turn(name) for contestant, child in order})
-        for turn in turns:
-            result = {"part": "resnet50", "what": name, "seconds": turn}
-            emit(", ".join(f"{who} {seconds:.4f} s" for who, seconds in turn.items()), **result)
-        if "PyTorch" in children:
-            ratio = statistics.median(turn["PyTorch"] / turn["tfadv"] for turn in turns)
+                turns.append({who: child.turn(name) for who, child in order})
+                emit(
+                    ", ".join(f"{who} {seconds:.4f} s" for who, seconds in turns[-1].items()),
+                    part=part,
+                    what=name,
+                    seconds=turns[-1],
+                )
+        for who in children.keys() - {"tfadv"}:
+            ratio = statistics.median(turn[who] / turn["tfadv"] for turn in turns)
             emit(
-                f"ResNet-50, bfloat16, {name}: tfadv is {ratio:.2f} times as fast as PyTorch",
-                part="resnet50",
-                times_as_fast_as_pytorch=ratio,
+                f"ResNet-50, bfloat16, {name}: tfadv is {ratio:.2f} times as fast as {who}",
+                part=part,
+                who=who,
+                times_as_fast=ratio,
             )
-        self.speed("resnet50", deadline, 50, "bfloat16", self.batches, [True, False])
 
     def resnet152(self, deadline):
         self.speed("resnet152", deadline, 152, "bfloat16", [self.batches[0]], [True])
@@ -527,6 +685,14 @@ class Script:
                     **result,
                 )
 
+    def study(self, deadline):
+        with self.child("study", deadline, folder=self.options.study) as child:
+            try:
+                while (result := child.result()) is not None:
+                    emit(result["said"], part="study", **result)
+            except TimeoutError:
+                emit("the study goes on here with the next start", part="study", goes_on=True)
+
 
 def _gpu_names():
     """The names of the GPUs, in capitals, without TensorFlow in this process."""
@@ -574,6 +740,8 @@ def parsed(argv=None):
     parser.add_argument("--seconds", type=float, default=470, help="Limit of the whole script.")
     parser.add_argument("--parts", help="Names of parts, separated by commas.")
     parser.add_argument("--torch_python", default=sys.executable, help="The Python with PyTorch.")
+    parser.add_argument("--jax_python", default=sys.executable, help="The Python with JAX.")
+    parser.add_argument("--study", default=str(ROOT / "runs" / "gpu"), help="The study's folder.")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     known = list(Script(options).parts())
