@@ -14,7 +14,7 @@ it is known: a line of JSON, and a line for readers that begins with `#`.
     memory    the peak memory of an update's pass by depth, with and without rematerialization
     jax       the attack on ResNet-50 in JAX (jit of the whole attack, bfloat16), PyTorch and tfadv,
               in turns
-    study     the runs of docs/study.md, until the time is over
+    study     the runs of docs/study.md, one on each core, until the time is over
 
 The study's runs lie in runs/gpu (`--study` names another folder), apart from those of `make study`,
 since a GPU rounds otherwise; a second start goes on with them. They need Fashion-MNIST on the
@@ -463,7 +463,7 @@ def job_study(quick, folder):
     if not (folder / "flags").exists():
         (folder / "flags").symlink_to(ROOT / "flags")
     study.ROOT = folder
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, study.stop)  # so that no program goes on alone
     with contextlib.redirect_stdout(_Said(sys.stdout)):
         study.main(["--list", "study/mbn/seed0"] if quick else ["study/"])
 
@@ -737,7 +737,7 @@ def parsed(argv=None):
     """Parses the command line; exits with status 2 if it names no parts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--quick", action="store_true", help="Try everything with a tiny network.")
-    parser.add_argument("--seconds", type=float, default=470, help="Limit of the whole script.")
+    parser.add_argument("--seconds", type=float, default=460, help="Limit of the whole script.")
     parser.add_argument("--parts", help="Names of parts, separated by commas.")
     parser.add_argument("--torch_python", default=sys.executable, help="The Python with PyTorch.")
     parser.add_argument("--jax_python", default=sys.executable, help="The Python with JAX.")
