@@ -1,5 +1,6 @@
 """run_horovod.sh, mostly with a stand-in for horovodrun, and twice with the real one."""
 
+import contextlib
 import json
 import os
 import re
@@ -534,6 +535,26 @@ def test_a_signal_reaches_workers_if_all_are_on_other_machines(tmp_path, monkeyp
             assert worker.wait(20) == 75
         connection.kill()
     assert (tmp_path / "ssh.log").read_text().splitlines() == [f"-c {sleep}"] * 2
+
+
+def test_a_signal_goes_to_other_machines_in_the_order_of_their_ranks(tmp_path):
+    status_file = tmp_path / "status"
+    ours = f"TFADV_STATUS_FILE={status_file}"
+    lines = [f"cd x; env HOROVOD_RANK={rank} {ours} python" for rank in (10, 2, 0)]
+    wait = "print(flush=True); input()"
+    with contextlib.ExitStack() as stack:
+        for line in lines:
+            process = subprocess.Popen(
+                ["ssh", "-c", wait, line],
+                executable=sys.executable,
+                env={**os.environ, "TFADV_STATUS_FILE": str(status_file)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            process.stdout.readline()
+        assert [command[-1] for command in launcher.ssh_commands(status_file)] == lines[::-1]
 
 
 def test_starts_again_from_the_newest_checkpoint(house):

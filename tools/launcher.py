@@ -296,16 +296,17 @@ def workers(status_file: Path) -> list[int]:
 
 
 def ssh_commands(status_file: Path) -> list[list[str]]:
-    """Returns the commands by which horovodrun has started workers on other machines."""
+    """Returns the commands by which horovodrun has started workers elsewhere, by their ranks."""
     ours = f"TFADV_STATUS_FILE={status_file}"
-    commands = []
+    commands = []  # horovodrun starts them from threads, in no order
     for process, variables in processes():
         if ours.encode() in variables:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 command = Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")[:-1]
                 if command and Path(command[0]).name == "ssh" and ours in command[-1]:
-                    commands.append(command)
-    return commands
+                    rank = re.search(r"\bHOROVOD_RANK=(\d+)", command[-1])
+                    commands.append((int(rank[1]) if rank else 0, command))
+    return [command for _, command in sorted(commands)]
 
 
 def processes() -> Iterator[tuple[int, list[bytes]]]:
