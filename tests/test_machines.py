@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import test_machines
-from machines import averaging
+from machines import averaging, slurm
 from machines import hosts as making
 from machines.cases import CASES, Case
 from machines.hosts import Failure, Hosts
@@ -139,9 +139,8 @@ def test_hosts_have_a_network_names_processes_and_files_of_their_own():
             assert process.wait(10) == 75
         assert not hosts.processes("hostb", "trap")
         ping = ["ssh", "-o", "ConnectTimeout=2", "hostb", "true"]
-        hosts.cut("hostb")
-        assert hosts.run("hosta", ping)[0] == 255
-        hosts.mend("hostb")
+        with hosts.cut_off("hostb"):
+            assert hosts.run("hosta", ping)[0] == 255
         assert hosts.run("hosta", ping)[0] == 0
         send = ["ssh", "hostb", "head -c 500000 /dev/zero"]
         for slow in ({"rate": "1mbit"}, {"delay": 0.3}, {"delay": 0.1, "loss": 0.05}):
@@ -174,10 +173,54 @@ def test_nothing_is_left_after_a_signal(number):
         folder = Path(run.stdout.readline().decode().strip())
         assert making.processes_of(folder)
         run.send_signal(number)
-    until = time.monotonic() + 10
-    while making.processes_of(folder) and time.monotonic() < until:
+    gone(lambda: making.processes_of(folder) or folder.exists())
+
+
+@pytest.mark.slow
+@needs_hosts
+@pytest.mark.skipif(bool(making.missing(slurm.PACKAGES)), reason="Slurm is not installed")
+def test_nothing_is_left_when_the_command_is_killed_while_slurm_trains():
+    before = traces()
+    command = [sys.executable, ROOT / "tools" / "test_machines.py", "slurm-nodes", "--dry"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        until = time.monotonic() + 300
+        while run.poll() is None and time.monotonic() < until:
+            ours = inside(traces() - before)
+            if any(map(making.is_worker, ours)):
+                break
+            time.sleep(0.2)
+        names = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in ours}
+        run.kill()
+    assert names >= {"sshd", "munged", "slurmctld", "slurmd", "slurmstepd"}
+    gone(lambda: traces() - before)
+
+
+def traces():
+    """Returns the namespaces that processes are in, and files that hosts could leave."""
+    result = set().union(*namespaces_of_processes().values())
+    for folder, pattern in ((making.FOLDER, f"{making.PREFIX}*"), ("/sys/fs/cgroup", "*/*slurm*")):
+        result |= set(map(str, Path(folder).glob(pattern)))
+    for name in ("mounts", "net/dev"):
+        result |= {line.split()[0] for line in Path("/proc", name).read_text().splitlines()}
+    return result
+
+
+def inside(some):
+    """Returns the processes that are in some of the namespaces."""
+    return [pid for pid, namespaces in namespaces_of_processes().items() if namespaces & some]
+
+
+def namespaces_of_processes():
+    result = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            result[int(path.name)] = {os.readlink(link) for link in (path / "ns").iterdir()}
+    return result
+
+
+def gone(left):
+    """Waits until a function finds nothing any more."""
+    until = time.monotonic() + 20
+    while left() and time.monotonic() < until:
         time.sleep(0.1)
-    assert not making.processes_of(folder)
-    assert folder.exists() == (number == signal.SIGKILL)
-    making.clean()
-    assert not folder.exists()
+    assert not left()

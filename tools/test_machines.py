@@ -6,9 +6,9 @@
 
 It makes hosts on this machine (tools/machines/hosts.py), with real ssh between them, and trains on
 them with real workers: tools/machines/ has a module of cases for each theme. It needs root, and
-installs Debian's packages that are missing. It leaves nothing: neither when it is stopped nor, but
-for a folder that the next start removes, when it is killed with -9. What it saw of each case, with
-the date, goes to benchmarks/results/machines.json and into the table of docs/reliability.md.
+installs Debian's packages that are missing. It leaves nothing else, also when it is killed with -9.
+What it saw of each case, with the date, goes to benchmarks/results/machines.json and into the table
+of docs/reliability.md.
 """
 # ruff: noqa: E402 - the benchmarks stand in the checkout's own folder.
 

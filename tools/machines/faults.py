@@ -40,15 +40,12 @@ def vanish(hosts, moment, rank):
     pause = Pause(hosts, moment, rank)
     with hosts.start("hosta", command, **{**SHORT, **pause.variables}) as process:
         pause.wait(process)
-        hosts.cut("hostc")
-        began = time.monotonic()
-        try:
+        with hosts.cut_off("hostc"):
+            began = time.monotonic()
             pause.go()
             process.wait_for("restart 1 of 1", LIMIT + MORE)
             seconds = time.monotonic() - began
             no_workers(hosts, MORE)
-        finally:
-            hosts.mend("hostc")
         output = finish(process, 0)
     line = line_with(output, "hostc", "worker 2", "worker 3")
     return f"after {seconds:.0f} s: {line}; restarted, {same_bits(hosts, directory)}"
@@ -76,15 +73,12 @@ def vanish_launcher(hosts):
     command = [RUN_HOROVOD, *THREE, *flags(directory)]
     with hosts.start("hosta", command, **{**SHORT, **pause.variables}) as process:
         pause.wait(process)
-        hosts.cut("hosta")
-        began = time.monotonic()
-        try:
+        with hosts.cut_off("hosta"):
+            began = time.monotonic()
             pause.go()
             no_workers(hosts, LIMIT + MORE)
             seconds = time.monotonic() - began
             output = finish(process, 1, MORE)
-        finally:
-            hosts.mend("hosta")
     return f"after {seconds:.0f} s: {line_with(output, 'hostb', 'hostc')}"
 
 
@@ -95,12 +89,9 @@ def blink(hosts):
     command = [RUN_HOROVOD, *THREE, *flags(directory)]
     with hosts.start("hosta", command, **{**SHORT, **pause.variables}) as process:
         pause.wait(process)
-        hosts.cut("hostc")
-        try:
+        with hosts.cut_off("hostc"):
             pause.go()
             time.sleep(5)
-        finally:
-            hosts.mend("hostc")
         finish(process, 0)
     return f"it goes on; {same_bits(hosts, directory)}"
 

@@ -1,9 +1,10 @@
 """Hosts on this machine: namespaces of the kernel, joined by a bridge, with an ssh server each.
 
-A host has a network interface, an address, a name, processes, /tmp and /run of its own; it shares
-all other files with this machine. Nothing appears in this machine's own network. All namespaces are
-held by processes that the kernel kills when the process that made them ends, however it ends; then
-only a folder under /var/tmp is left, which the next start or `clean` removes.
+A host has a network interface, an address, a name, processes, /tmp, /run and /dev/shm of its own.
+It shares all other files with this machine. Nothing appears in this machine's own network. All
+namespaces are held by processes that the kernel kills when the process that made them ends, however
+it ends. Then another process removes the folder under /var/tmp that they shared; if that one was
+killed as well, the next start or `clean` removes the folder.
 """
 
 import contextlib
@@ -28,13 +29,17 @@ PACKAGES = {
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "setpriv": "util-linux",
+    "flock": "util-linux",
 }
+# The beginning of a command that the kernel kills when this process ends, with all that it started.
+ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
 
 # The first process of a host: prepares it, and collects processes whose parents have ended.
 BOOT = """
 set -e
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /dev/shm
 mkdir -p /run/sshd /tmp/home
 mount --bind "$FOLDER/etc/hosts" /etc/hosts
 mount --bind "$FOLDER/etc/ssh_config" /etc/ssh/ssh_config
@@ -44,6 +49,13 @@ touch "$FOLDER/$NAME.booted"
 until ip address show eth0 2>/dev/null | grep -q inet; do sleep 0.1; done
 /usr/sbin/sshd -D -f "$FOLDER/etc/sshd_config" -E "$FOLDER/$NAME.sshd.log" &
 while :; do sleep 3600 & wait $!; done
+"""
+
+# Waits for the end of the process that holds a folder's lock, and removes the folder. While the
+# hosts' last processes end, they may still write into it.
+REMOVE = """
+exec 9<"$1/lock" && flock 9
+for try in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" && break; sleep 0.5; done
 """
 
 SSHD = """
@@ -129,11 +141,18 @@ class Hosts(contextlib.ExitStack):
         super().__enter__()
         clean()
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDER))
-        self.callback(remove, self.folder)
         self.folder.chmod(0o755)
-        self._lock = open(self.folder / "lock", "w")
-        self.enter_context(self._lock)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        lock = open(self.folder / "lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remover = subprocess.Popen(
+            ["sh", "-c", REMOVE, "sh", self.folder],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.callback(remover.wait)
+        self.enter_context(lock)
         try:
             self._make()
         except BaseException:
@@ -162,7 +181,7 @@ class Hosts(contextlib.ExitStack):
         for name in self.names:
             link = ["ip", "link", "add", name, "type", "veth", "peer", "name", INTERFACE]
             self._in_switch(*link, "netns", str(self._first[name]))
-            self._in_switch("ip", "link", "set", name, "master", "bridge", "up")
+            self._plug(name)
             self.call(name, "ip", "link", "set", INTERFACE, "up")
             self.call(name, "ip", "address", "add", f"{self.address(name)}/24", "dev", INTERFACE)
         for name in self.names:
@@ -172,8 +191,7 @@ class Hosts(contextlib.ExitStack):
         """Starts the process that holds a host's namespaces until this process ends."""
         with open(self.folder / f"{name}.log", "w") as log:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child"]
-                + [*namespaces, "sh", "-c", script, f"{self.folder}/{name}"],
+                [*ENDS_WITH_US, *namespaces, "sh", "-c", script, f"{self.folder}/{name}"],
                 env={**os.environ, "NAME": name, "FOLDER": str(self.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -240,12 +258,16 @@ class Hosts(contextlib.ExitStack):
         """Returns the workers of trainings on a host, as `processes` does."""
         return {pid: line for pid, line in self.processes(name).items() if is_worker(pid)}
 
-    def cut(self, name: str) -> None:
-        """Pulls a host's cable: nothing reaches it any more, and nobody is told."""
+    @contextlib.contextmanager
+    def cut_off(self, name: str) -> Iterator[None]:
+        """Context in which a host's cable is pulled: nothing reaches it, and nobody is told."""
         self._in_switch("ip", "link", "set", name, "nomaster", "up")
+        try:
+            yield
+        finally:
+            self._plug(name)
 
-    def mend(self, name: str) -> None:
-        """Plugs the cable in again."""
+    def _plug(self, name):
         self._in_switch("ip", "link", "set", name, "master", "bridge", "up")
 
     @contextlib.contextmanager
@@ -278,13 +300,12 @@ class Hosts(contextlib.ExitStack):
                     raise Failure("no delay or loss without /dev/net/tun")
                 for name in self.names:
                     self._in_switch("ip", "link", "set", name, "nomaster")
-                    far = f"{name}-far"
-                    self._in_switch("ip", "link", "set", far, "master", "bridge", "up")
+                    self._plug(f"{name}-far")
                 yield
             finally:
                 process.kill()
                 for name in self.names:
-                    self.mend(name)
+                    self._plug(name)
 
 
 class Process:
@@ -391,10 +412,6 @@ def end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def processes_of(folder: Path) -> list[int]:
     """Returns the processes whose command line names something in a folder of hosts."""
     result = []
@@ -420,6 +437,6 @@ def clean() -> list[str]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     result.append(f"process {pid}")
-            remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             result.append(str(folder))
     return result

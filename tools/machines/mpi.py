@@ -11,7 +11,7 @@ import venv
 from pathlib import Path
 
 from machines.cases import case
-from machines.hosts import ROOT, Failure, Hosts, last_line
+from machines.hosts import ENDS_WITH_US, ROOT, Failure, Hosts, last_line
 from machines.trainings import (
     ENVIRONMENT,
     WORKERS,
@@ -23,6 +23,8 @@ from machines.trainings import (
     reference,
     run,
     same_bits,
+    stopped_and_resumed,
+    told,
 )
 
 HOSTS = ("hosta", "hostb")
@@ -52,7 +54,7 @@ def python(hosts: Hosts) -> str:
             packages.joinpath(path.name).symlink_to(path)
     print("building Horovod with MPI, unless it is kept...", flush=True)
     result = subprocess.run(
-        [ROOT / "tools" / "build_horovod.sh"],
+        [*ENDS_WITH_US, "--mount-proc", ROOT / "tools" / "build_horovod.sh"],
         env={**os.environ, "PYTHON": str(folder / "bin" / "python"), "HOROVOD_WITH_MPI": "1"},
         capture_output=True,
         text=True,
@@ -136,17 +138,8 @@ def mpi_gloo(hosts):
 @case("mpi-stop", "SIGTERM to `run_horovod.sh --mpi`: a checkpoint, 75, resumed", HOSTS, PACKAGES)
 def mpi_stop(hosts):
     directory = hosts.folder / "mpi-stop"
-    pause = Pause(hosts, "step", 1)
     command = [*horovodrun(hosts, *TWO), *flags(directory)]
-    with hosts.start("hosta", command, **{**VARIABLES, **pause.variables}) as process:
-        pause.wait(process)
-        process.send(signal.SIGTERM)
-        pause.go()
-        output = finish(process, 75, 120)
-    no_workers(hosts, 10)
-    saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
-    train(hosts, [*command, "--resume"])
-    return f"status 75 after {saved}; resumed, {same_bits(hosts, directory, 2)}"
+    return stopped_and_resumed(hosts, "hosta", directory, command, **VARIABLES)
 
 
 @case("mpi-mpirun-stop", "SIGTERM to `mpirun` itself", HOSTS, PACKAGES)
@@ -159,6 +152,7 @@ def mpi_mpirun_stop(hosts):
         pause.wait(process)
         began = time.monotonic()
         process.send(signal.SIGTERM)
+        told(hosts, process)
         pause.go()
         status = process.wait(120)
     seconds = time.monotonic() - began

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from pathlib import Path
 
 from machines.cases import case
 from machines.hosts import Failure
@@ -20,6 +19,7 @@ from machines.trainings import (
     program,
     run,
     same_bits,
+    stopped_and_resumed,
 )
 
 TWO = ["-np", "2", "-H", "hosta:1,hostb:1"]
@@ -77,31 +77,14 @@ def mistakes(hosts):
 def stop(hosts):
     directory = hosts.folder / "stop"
     command = [RUN_HOROVOD, *TWO, *flags(directory)]
-    pause = Pause(hosts, "step", 1)
-    with hosts.start("hosta", command, **{**ENVIRONMENT, **pause.variables}) as process:
-        pause.wait(process)
-        process.send(signal.SIGTERM)
-        pause.go()
-        output = finish(process, 75, 300)
-    no_workers(hosts, 120)
-    saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
-    run(hosts, "hosta", [*command, "--resume"])
-    return f"status 75 after {saved}; resumed, {same_bits(hosts, directory, 2)}"
+    return stopped_and_resumed(hosts, "hosta", directory, command)
 
 
 @case("stop-elsewhere", "the same, where `run_horovod.sh` runs on a host without workers")
 def stop_elsewhere(hosts):
     directory = hosts.folder / "stop-elsewhere"
     command = [RUN_HOROVOD, *TWO, *flags(directory)]
-    pause = Pause(hosts, "step", 1)
-    with hosts.start("hostc", command, **{**ENVIRONMENT, **pause.variables}) as process:
-        pause.wait(process)
-        process.send(signal.SIGTERM)
-        pause.go()
-        output = finish(process, 75, 300)
-    no_workers(hosts, 120)
-    saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
-    return f"status 75 after {saved}"
+    return stopped_and_resumed(hosts, "hostc", directory, command)
 
 
 @case("restarts", "a worker killed on another host, and `--restarts=1`")

@@ -4,9 +4,12 @@ import functools
 import itertools
 import json
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
+
+from launcher import caught
 
 from machines.hosts import ROOT, Failure, Hosts, Process, last_line
 
@@ -136,6 +139,45 @@ def same_bits(hosts: Hosts, directory: Path, workers: int = WORKERS) -> str:
         )
     shutil.rmtree(directory)
     return f"0 of {compared['bits']:,} bits differ from {workers} workers on one machine"
+
+
+def stopped_and_resumed(
+    hosts: Hosts, name: str, directory: Path, command: list[str], **variables: str
+) -> str:
+    """Stops a training of two workers in an update, resumes it, and compares it with `reference`.
+
+    Args:
+        hosts: The hosts.
+        name: The host on which the command runs, and receives SIGTERM.
+        directory: Directory of the run.
+        command: The command, to which `--resume` is added for the second time.
+        **variables: More environment variables than `ENVIRONMENT`.
+
+    Returns:
+        One line about the checkpoint and the bits.
+    """
+    variables = {**ENVIRONMENT, **variables}
+    pause = Pause(hosts, "step", 1)
+    with hosts.start(name, command, **{**variables, **pause.variables}) as process:
+        pause.wait(process)
+        process.send(signal.SIGTERM)
+        told(hosts, process)
+        pause.go()
+        output = finish(process, 75, 300)
+    no_workers(hosts, 120)
+    saved = Path(line_with(output, "stopped by SIGTERM").split()[-1]).name
+    run(hosts, name, [*command, "--resume"], **variables)
+    return f"status 75 after {saved}; resumed, {same_bits(hosts, directory, 2)}"
+
+
+def told(hosts: Hosts, process: Process) -> None:
+    """Waits until a worker has received a signal to stop, which may have a way by ssh before it."""
+    workers = [pid for name in hosts.names for pid in hosts.workers(name)]
+
+    def received():  # it catches no second one, which is to end it
+        return any(signal.SIGTERM not in caught(pid) for pid in workers)
+
+    process.wait_until(received, "a worker with the signal", 120)
 
 
 def no_workers(hosts: Hosts, seconds: float = 0) -> None:
