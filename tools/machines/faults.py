@@ -36,14 +36,14 @@ def slow(hosts):
 def vanish(hosts, moment, rank):
     """Cuts off hostc at a moment that a worker waits at, and connects it again for the restart."""
     directory = hosts.folder / f"vanish-{moment}"
-    command = [RUN_HOROVOD, *THREE, "--restarts=1", *flags(directory)]
+    command = [RUN_HOROVOD, *THREE, "--restarts=3", *flags(directory)]
     pause = Pause(hosts, moment, rank)
     with hosts.start("hosta", command, **{**SHORT, **pause.variables}) as process:
         pause.wait(process)
         with hosts.cut_off("hostc"):
             began = time.monotonic()
             pause.go()
-            process.wait_for("restart 1 of 1", LIMIT + MORE)
+            process.wait_for("restart 1 of 3", LIMIT + MORE)
             seconds = time.monotonic() - began
             no_workers(hosts, MORE)
         output = finish(process, 0)
@@ -51,7 +51,7 @@ def vanish(hosts, moment, rank):
     return f"after {seconds:.0f} s: {line}; restarted, {same_bits(hosts, directory)}"
 
 
-@case("vanish-step", "a host vanishes in a step, and is there again for `--restarts=1`")
+@case("vanish-step", "a host vanishes in a step, and is there again for `--restarts=3`")
 def vanish_step(hosts):
     return vanish(hosts, "step", 3)
 

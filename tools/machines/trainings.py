@@ -20,7 +20,7 @@ WORKERS = 4
 # whenever a fifth of a second has passed. Fewer workers accumulate steps.
 FLAGS = f"""
     --dataset=digits --network=small_resnet --depth=8 --width=4 --norm=mbn --epsilon=80
-    --step_size=10 --num_steps=2 --epochs=2 --steps_per_epoch=4 --running_statistics=1
+    --step_size=10 --num_steps=2 --epochs=2 --steps_per_epoch=4
     --batch_size={4 * WORKERS} --images_per_worker=4 --learning_rate=2 --warmup_epochs=0
     --decay_epochs=1 --eval_num_steps=2 --eval_every=1 --eval_limit={4 * WORKERS}
     --strong_eval_num_steps= --image_pairs=1 --checkpoint_minutes=0.003
