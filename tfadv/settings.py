@@ -513,7 +513,14 @@ PLAN = (
                 "Gigabytes per second of the slowest connection between workers. (5 is 50 Gbit/s "
                 "Ethernet at four fifths, as between the machines of the paper's time.)",
                 1e-6, 1e6),
-        Setting("latency", float, 20.0, "Microseconds of one step of a ring all-reduce.", 0, 1e9),
+        Setting("latency", float, 20.0,
+                "Microseconds of one step of a ring all-reduce. (Horovod's workers first agree on "
+                "what is ready, so it is three times a small message between two machines.)",
+                0, 1e9),
+        Setting("copying", float, None,
+                "Gigabytes per second that a worker's cores copy and add for an all-reduce, beside "
+                "what the network takes; by default they take no time, as on GPUs.",
+                1e-6, 1e6),
         Setting("jitter", float, 0.02,
                 "Standard deviation of a worker's time per update, relative to its mean.",
                 0, 1),

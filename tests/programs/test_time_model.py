@@ -47,6 +47,10 @@ def test_several_workers():
     assert three.images_per_second == pytest.approx(12 / total)
     assert three.device_hours == pytest.approx(3 * 7 * total / 3600)
     assert (three.attack, three.update) == (one.attack, one.update)
+    # Beside the network, each worker's cores copy all bytes once; one worker copies none.
+    copied = predict(WORK, 3, copying=4400)
+    assert copied.communication == pytest.approx(three.communication + 1)
+    assert predict(WORK, copying=4400).communication == 0
     # Gradients are 4000 of the 4400 bytes.
     half = Work(**{**vars(WORK), "compression": "fp16"})
     assert half.reduced_bytes(COST) == 2400

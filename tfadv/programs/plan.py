@@ -1,6 +1,7 @@
 """`tfadv.plan`, from its command line to its last line."""
 
 import contextlib
+import math
 from types import SimpleNamespace
 
 from tfadv import units
@@ -166,6 +167,7 @@ class PlanningRun:
             evaluation_rate=evaluation_rate,
             bandwidth=1e9 * settings.bandwidth,
             latency=1e-6 * settings.latency,
+            copying=1e9 * settings.copying if settings.copying else math.inf,
             jitter=settings.jitter,
         )
         lines = {
@@ -189,6 +191,8 @@ class PlanningRun:
                 f"{work.reduced_bytes(cost) / 1e6:.4g} MB an update at {settings.bandwidth:g} GB/s "
                 f"and {settings.latency:g} us a step of the ring; jitter {settings.jitter:g}"
             )
+            if settings.copying:
+                lines["between"] += f"; cores copy {settings.copying:g} GB/s"
         for name, text in lines.items():
             print(f"{name + ':':<13}{text}")
         return prediction

@@ -157,12 +157,13 @@ def predict(
     bandwidth: float = math.inf,
     latency: float = 0.0,
     jitter: float = 0.0,
+    copying: float = math.inf,
 ) -> Prediction:
     """Predicts how long a training takes.
 
     With N workers, an update takes `attack + pass + communication + waiting`, where
 
-        communication = all_reduce_seconds(N, bytes, bandwidth, latency), and
+        communication = all_reduce_seconds(N, bytes, bandwidth, latency, copying), and
         waiting = jitter * E[maximum of N normals] * (attack + pass).
 
     It assumes that input pipelines keep up, and that no communication overlaps with arithmetic:
@@ -179,6 +180,7 @@ def predict(
         latency: Seconds of one step of the ring.
         jitter: Standard deviation of the time that a worker computes for an update, over its mean.
             Workers are assumed to be independent of each other and of the past.
+        copying: Bytes per second that a worker copies and adds, as of `all_reduce_seconds`.
 
     Returns:
         A `Prediction`.
@@ -189,7 +191,7 @@ def predict(
     return Prediction(
         attack,
         update,
-        communication=all_reduce_seconds(workers, size, bandwidth, latency),
+        communication=all_reduce_seconds(workers, size, bandwidth, latency, copying),
         waiting=jitter * expected_maximum(workers) * (attack + update),
         updates=work.updates,
         evaluations=work.evaluation_flops(cost) / (evaluation_rate or attack_rate),
@@ -198,18 +200,24 @@ def predict(
     )
 
 
-def all_reduce_seconds(workers: int, size: float, bandwidth: float, latency: float) -> float:
-    """Returns the seconds of a ring all-reduce of N workers.
+def all_reduce_seconds(
+    workers: int, size: float, bandwidth: float, latency: float, copying: float = math.inf
+) -> float:
+    """Returns the seconds of a ring all-reduce of N workers; 0 for one worker.
 
-        seconds = 2 (N - 1) (latency + size / (N bandwidth))
+        seconds = 2 (N - 1) (latency + size / (N bandwidth)) + size / copying
 
     Args:
         workers: Number of workers, N.
         size: Number of bytes.
         bandwidth: Bytes per second of the slowest connection of the ring.
         latency: Seconds of one step of the ring.
+        copying: Bytes per second that a worker's cores copy and add, which is not done while the
+            network is busy; infinite where it takes no time, as on GPUs.
     """
-    return 2 * (workers - 1) * (latency + size / (workers * bandwidth))
+    if workers == 1:
+        return 0.0
+    return 2 * (workers - 1) * (latency + size / (workers * bandwidth)) + size / copying
 
 
 def expected_maximum(count: int, limit: float = 8.0, points: int = 4001) -> float:

@@ -10,7 +10,6 @@ many megabytes, and write the seconds into `done-0`, `done-1`, ...; the file `en
 
 import itertools
 import json
-import os
 import socket
 import statistics
 import sys
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 
 PORT = 7000
-TIMES = 5
+TIMES = 3
 TENSORS = 100
 
 
@@ -54,31 +53,24 @@ def worker(folder, *sizes):
 
 
 def average(values, name):
-    """Returns the seconds of an update's communication, and the share of the cores' time used."""
+    """Returns the seconds of an update's communication, and those of all workers' cores for it."""
     from tfadv import distributed
 
     distributed.mean(values, name)
-    seconds, shares = [], []
+    seconds, works = [], []
     for _ in range(TIMES):
         distributed.total([0.0])  # all begin together
-        began, busy = time.perf_counter(), busy_seconds()
+        began, work = time.perf_counter(), time.process_time()
         distributed.mean(values, name)
         seconds.append(time.perf_counter() - began)
-        shares.append((busy_seconds() - busy) / seconds[-1] / (os.cpu_count() or 1))
+        works.append(time.process_time() - work)
     # An update ends when the slowest worker has the mean.
-    everyone = zip(*distributed.gather_object(seconds), strict=True)
-    return statistics.median(map(max, everyone)), statistics.median(shares)
+    slowest = map(max, zip(*distributed.gather_object(seconds), strict=True))
+    together = map(sum, zip(*distributed.gather_object(works), strict=True))
+    return statistics.median(slowest), statistics.median(together)
 
 
-def busy_seconds():
-    """Returns how long all cores of this machine have been at work since it started."""
-    user, nice, system, _, _, irq, softirq, *_ = map(
-        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    )
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
-def measure(host, megabytes=64):
+def measure(host, megabytes=32):
     """Prints the bytes a second of a connection to `serve`, and the seconds of a small message."""
     with socket.create_connection((host, PORT), timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
