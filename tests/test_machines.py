@@ -111,7 +111,7 @@ def test_a_connection_is_measured(monkeypatch, capsys):
     until = time.monotonic() + 20
     while time.monotonic() < until:
         with contextlib.suppress(ConnectionRefusedError):
-            averaging.measure("127.0.0.1", megabytes=4)
+            averaging.measure("127.0.0.1")
             break
         time.sleep(0.05)
     network = json.loads(capsys.readouterr().out)

@@ -6,13 +6,15 @@ itself: between all neighbours of the ring at the same time, the bytes a second 
 connection, and the seconds of a small message.
 
 All hosts share this machine's cores, which could not keep up with such networks. So time is
-stretched: the networks are `STRETCH` times slower than they stand for, and have `STRETCH` times
-their delays, beside which the cores seem to be as many times faster. All seconds in the table are
-divided by it again. (Gupta et al., "To Infinity and Beyond: Time-Warped Network Emulation", 2006.)
+stretched: every network really has `REAL` Gbit/s, and its delays are longer by the same factor. All
+seconds in the table are divided by it again. (Gupta et al., "To Infinity and Beyond: Time-Warped
+Network Emulation", 2006.) The cores seem to be faster by that factor. What they work for an update
+is measured by their own clocks, and the plan is told how fast they copy accordingly: `--copying`.
 """
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,16 +24,13 @@ from machines.trainings import ENVIRONMENT, HOROVODRUN, SECONDS
 
 HOSTS = ("hosta", "hostb", "hostc", "hostd")
 SCRIPT = [sys.executable, str(Path(__file__).with_name("averaging.py"))]
-STRETCH = 10
+REAL = 0.1
 NETWORKS = [(rate, delay) for rate in (1, 10) for delay in (0.0, 0.00005, 0.001)]  # Gbit/s, s
 MEGABYTES = (25, 240)
 LIMIT = 0.15  # of the measured time, by which the model may be wrong
 # Horovod's workers first agree on what is ready, in two rounds like that of the gradients.
 ROUNDS = 3
-COLUMNS = (
-    "workers | network | MB | one connection | a message | measured | plan | error | cores' work | "
-    "128 workers, plan"
-)
+COLUMNS = "workers | network | MB | GB/s | message, us | measured, s | plan, s | error | 128, s"
 
 
 def scale(hosts, count):
@@ -41,11 +40,13 @@ def scale(hosts, count):
     folder = hosts.folder / f"scale-{count}"
     folder.mkdir()
     sizes = [size for size in MEGABYTES if fits(count, size)]
+    if not sizes:
+        raise Failure(f"{count} workers do not fit in this machine's memory now")
     command = [HOROVODRUN, "-np", str(count), "--start-timeout", str(SECONDS)]
     command += ["-H", ",".join(f"{name}:{count // len(HOSTS)}" for name in HOSTS)]
     command += [*SCRIPT, "worker", str(folder), *map(str, sizes)]
     variables = {**ENVIRONMENT, "HOROVOD_GLOO_TIMEOUT_SECONDS": str(SECONDS)}
-    errors, copying = [], None
+    errors = []
     print(f"| {COLUMNS} |\n|{'---|' * (COLUMNS.count('|') + 1)}")
     with contextlib.ExitStack() as stack:
         for name in HOSTS:
@@ -53,32 +54,28 @@ def scale(hosts, count):
         process = stack.enter_context(hosts.start("hosta", command, **variables))
         process.wait_until((folder / "ready").exists, "all workers", SECONDS)
         for number, (rate, delay) in enumerate(NETWORKS):
-            with hosts.shaped(delay=STRETCH * delay, rate=f"{1000 * rate / STRETCH:g}mbit"):
+            stretch = rate / REAL
+            with hosts.shaped(delay=stretch * delay, rate=f"{1000 * REAL:g}mbit"):
                 bandwidth, message = measured(hosts)
                 (folder / f"go-{number}").touch()
                 done = folder / f"done-{number}"
                 process.wait_until(done.exists, "measurement", SECONDS)
-            for size, (seconds, work) in json.loads(done.read_text()).items():
-                size, seconds, work = 1e6 * int(size), seconds / STRETCH, work / STRETCH
-                network = {"bandwidth": bandwidth, "latency": ROUNDS * message}
-                plan = all_reduce_seconds(count, size, **network)
-                # All workers share the cores; the rate is taken from the first row.
-                first = copying is None
-                if first:
-                    copying = size / max(1e-9, seconds - plan)
-                plan = all_reduce_seconds(count, size, **network, copying=copying)
-                many = all_reduce_seconds(128, size, **network, copying=copying)
+            network = {"bandwidth": bandwidth * stretch, "latency": ROUNDS * message / stretch}
+            for megabytes, (seconds, work) in json.loads(done.read_text()).items():
+                size, seconds = 1e6 * int(megabytes), seconds / stretch
+                a_core = count * size / work  # bytes a second
+                here = a_core * os.cpu_count() / count * stretch
+                plan = all_reduce_seconds(count, size, **network, copying=here)
+                many = all_reduce_seconds(128, size, **network, copying=a_core)
                 error = plan / seconds - 1
                 name = f"{rate} Gbit/s, {1e6 * delay:g} us"
                 print(
-                    f"| {count} | {name} | {size / 1e6:g} | {bandwidth / 1e9:.3g} GB/s | "
-                    f"{1e6 * message:.0f} us | {seconds:.3f} s | {plan:.3f} s | "
-                    f"{'(taken from it)' if first else f'{error:+.0%}'} | {work:.2f} s | "
-                    f"{many:.3f} s |",
+                    f"| {count} | {name} | {megabytes} | {network['bandwidth'] / 1e9:.3f} | "
+                    f"{1e6 * message / stretch:.1f} | {seconds:.3f} | {plan:.3f} | {error:+.0%} | "
+                    f"{many:.2f} |",
                     flush=True,
                 )
-                if not first:
-                    errors.append((abs(error), f"{size / 1e6:g} MB on {name}"))
+                errors.append((abs(error), f"{megabytes} MB on {name}"))
         (folder / "end").touch()
         process.wait(120)
     worst, where = max(errors)
@@ -89,10 +86,7 @@ def scale(hosts, count):
 
 
 def measured(hosts):
-    """Returns the bytes a second of the slowest connection of the ring, and a message's seconds.
-
-    Both are those of the network that the stretched one stands for.
-    """
+    """Returns the bytes a second of the slowest connection of the ring, and a message's seconds."""
     with contextlib.ExitStack() as stack:
         ways = zip(HOSTS, (*HOSTS[1:], HOSTS[0]), strict=True)
         running = [
@@ -104,16 +98,15 @@ def measured(hosts):
     if any(statuses):
         raise Failure(f"no measurement of the network: {' '.join(outputs)}")
     results = list(map(json.loads, outputs))
-    bandwidth = min(result["bandwidth"] for result in results)
-    return STRETCH * bandwidth, max(result["latency"] for result in results) / STRETCH
+    return min(r["bandwidth"] for r in results), max(r["latency"] for r in results)
 
 
 def fits(count, megabytes):
     """Whether workers with so many bytes of gradients fit in this machine's memory."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    # TensorFlow itself, and the gradients, their sums and Horovod's copy.
-    return count * (400 + 3.2 * megabytes) < available / 1024
+    # TensorFlow itself, but for what workers share, and the gradients, their sums, Horovod's copy.
+    return count * (250 + 3.2 * megabytes) < available / 1024
 
 
 @case("scale-8", "8 workers on four hosts: seconds of communication, and the plan's", HOSTS)
