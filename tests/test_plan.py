@@ -78,5 +78,7 @@ def test_a_folder_is_counted_as_its_training_counts_it(capsys, tmp_path):
 def test_times_are_printed_in_readable_units(capsys):
     flags = ["--flagfile=flags/quickstart.flags", "--width=4", "--device=h100", "--epochs=1"]
     lines = run_program(capsys, *flags, "--steps_per_epoch=1", "--workers=2", "--copying=2")
-    assert lines["between"].endswith("20 us a step of the ring; jitter 0.02; cores copy 2 GB/s")
+    assert lines["between"].endswith(
+        "20 us a step of the ring; jitter 0.02; Gloo, cores copy 2 GB/s"
+    )
     assert not re.search(r"\de[-+]\d", lines["update"] + lines["training"])

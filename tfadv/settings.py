@@ -514,12 +514,11 @@ PLAN = (
                 "Ethernet at four fifths, as between the machines of the paper's time.)",
                 1e-6, 1e6),
         Setting("latency", float, 20.0,
-                "Microseconds of one step of a ring all-reduce. (Horovod's workers first agree on "
-                "what is ready, so it is three times a small message between two machines.)",
+                "Microseconds of one step of a ring all-reduce; with copying, of a small message.",
                 0, 1e9),
         Setting("copying", float, None,
-                "Gigabytes per second that a worker's cores copy and add for an all-reduce, beside "
-                "what the network takes; by default they take no time, as on GPUs.",
+                "Gigabytes per second that a worker's cores copy and add for an all-reduce, for "
+                "workers that communicate through Gloo, from CPU to CPU.",
                 1e-6, 1e6),
         Setting("jitter", float, 0.02,
                 "Standard deviation of a worker's time per update, relative to its mean.",

@@ -1,7 +1,6 @@
 """`tfadv.plan`, from its command line to its last line."""
 
 import contextlib
-import math
 from types import SimpleNamespace
 
 from tfadv import units
@@ -167,7 +166,7 @@ class PlanningRun:
             evaluation_rate=evaluation_rate,
             bandwidth=1e9 * settings.bandwidth,
             latency=1e-6 * settings.latency,
-            copying=1e9 * settings.copying if settings.copying else math.inf,
+            copying=1e9 * settings.copying if settings.copying else None,
             jitter=settings.jitter,
         )
         lines = {
@@ -192,7 +191,7 @@ class PlanningRun:
                 f"and {settings.latency:g} us a step of the ring; jitter {settings.jitter:g}"
             )
             if settings.copying:
-                lines["between"] += f"; cores copy {settings.copying:g} GB/s"
+                lines["between"] += f"; Gloo, cores copy {settings.copying:g} GB/s"
         for name, text in lines.items():
             print(f"{name + ':':<13}{text}")
         return prediction

@@ -157,17 +157,18 @@ def predict(
     bandwidth: float = math.inf,
     latency: float = 0.0,
     jitter: float = 0.0,
-    copying: float = math.inf,
+    copying: float | None = None,
 ) -> Prediction:
     """Predicts how long a training takes.
 
     With N workers, an update takes `attack + pass + communication + waiting`, where
 
-        communication = all_reduce_seconds(N, bytes, bandwidth, latency, copying), and
+        communication = all_reduce_seconds(N, bytes, bandwidth, latency), and
         waiting = jitter * E[maximum of N normals] * (attack + pass).
 
     It assumes that input pipelines keep up, and that no communication overlaps with arithmetic:
-    all of it comes after the last gradient, in one operation.
+    all of it comes after the last gradient, in one operation. With `copying`, communication is
+    `gloo_seconds(N, bytes, bandwidth, latency, copying)`.
 
     Args:
         work: The `Work` of each worker.
@@ -180,7 +181,8 @@ def predict(
         latency: Seconds of one step of the ring.
         jitter: Standard deviation of the time that a worker computes for an update, over its mean.
             Workers are assumed to be independent of each other and of the past.
-        copying: Bytes per second that a worker copies and adds, as of `all_reduce_seconds`.
+        copying: Bytes per second that a worker's cores copy and add, as of `gloo_seconds`; None for
+            workers that do not communicate through Gloo.
 
     Returns:
         A `Prediction`.
@@ -188,10 +190,14 @@ def predict(
     attack = work.attack_flops(cost) / attack_rate
     update = work.update_flops(cost) / update_rate
     size = work.reduced_bytes(cost)
+    if copying is None:
+        communication = all_reduce_seconds(workers, size, bandwidth, latency)
+    else:
+        communication = gloo_seconds(workers, size, bandwidth, latency, copying)
     return Prediction(
         attack,
         update,
-        communication=all_reduce_seconds(workers, size, bandwidth, latency, copying),
+        communication=communication,
         waiting=jitter * expected_maximum(workers) * (attack + update),
         updates=work.updates,
         evaluations=work.evaluation_flops(cost) / (evaluation_rate or attack_rate),
@@ -200,24 +206,52 @@ def predict(
     )
 
 
-def all_reduce_seconds(
-    workers: int, size: float, bandwidth: float, latency: float, copying: float = math.inf
-) -> float:
-    """Returns the seconds of a ring all-reduce of N workers; 0 for one worker.
+def all_reduce_seconds(workers: int, size: float, bandwidth: float, latency: float) -> float:
+    """Returns the seconds of a ring all-reduce of N workers.
 
-        seconds = 2 (N - 1) (latency + size / (N bandwidth)) + size / copying
+        seconds = 2 (N - 1) (latency + size / (N bandwidth))
 
     Args:
         workers: Number of workers, N.
         size: Number of bytes.
         bandwidth: Bytes per second of the slowest connection of the ring.
         latency: Seconds of one step of the ring.
-        copying: Bytes per second that a worker's cores copy and add, which is not done while the
-            network is busy; infinite where it takes no time, as on GPUs.
+    """
+    return 2 * (workers - 1) * (latency + size / (workers * bandwidth))
+
+
+def gloo_seconds(
+    workers: int, size: float, bandwidth: float, message: float, copying: float = math.inf
+) -> float:
+    """Returns the seconds of an all-reduce of N workers by Horovod through Gloo.
+
+    Gloo sends each worker's share of the bytes around the ring in S segments, at least two and of a
+    mebibyte at most. Two are on their way at a time, each only after the receiver has asked for it:
+
+        ring = 2 (N - 1) S max(segment / bandwidth, message + segment / (2 bandwidth))
+
+    Before, the workers agree on what is ready, by a sum around the ring of one small message, for
+    which they wait half the time of another one on average. Copies of the bytes, and their sums,
+    take time beside it:
+
+        seconds = 3 (N - 1) message + ring + size / copying
+
+    Args:
+        workers: Number of workers, N.
+        size: Number of bytes.
+        bandwidth: Bytes per second of the slowest connection of the ring.
+        message: Seconds until a small message has arrived.
+        copying: Bytes per second that the cores of one worker copy and add.
+
+    Returns:
+        Seconds; 0 for one worker.
     """
     if workers == 1:
         return 0.0
-    return 2 * (workers - 1) * (latency + size / (workers * bandwidth)) + size / copying
+    segments = max(2, math.ceil(size / (workers * 2**20)))
+    seconds = size / (workers * segments) / bandwidth
+    ring = 2 * (workers - 1) * segments * max(seconds, message + seconds / 2)
+    return 3 * (workers - 1) * message + ring + size / copying
 
 
 def expected_maximum(count: int, limit: float = 8.0, points: int = 4001) -> float:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 PORT = 7000
-TIMES = 2
+TIMES = 3
 MESSAGES = 30
 WARM, TIMED = 8 * 2**20, 24 * 2**20  # bytes that `measure` sends
 TENSORS = 100
