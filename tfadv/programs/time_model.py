@@ -230,11 +230,10 @@ def gloo_seconds(
 
         ring = 2 (N - 1) S max(segment / bandwidth, message + segment / (2 bandwidth))
 
-    Before, the workers agree on what is ready, by a sum around the ring of one small message, for
-    which they wait half the time of another one on average. Copies of the bytes, and their sums,
-    take time beside it:
+    Before, the workers agree on what is ready, by a sum around the ring of one small message.
+    Copies of the bytes and their sums take time beside it:
 
-        seconds = 3 (N - 1) message + ring + size / copying
+        seconds = 2 (N - 1) message + ring + size / copying
 
     Args:
         workers: Number of workers, N.
@@ -251,7 +250,7 @@ def gloo_seconds(
     segments = max(2, math.ceil(size / (workers * 2**20)))
     seconds = size / (workers * segments) / bandwidth
     ring = 2 * (workers - 1) * segments * max(seconds, message + seconds / 2)
-    return 3 * (workers - 1) * message + ring + size / copying
+    return 2 * (workers - 1) * message + ring + size / copying
 
 
 def expected_maximum(count: int, limit: float = 8.0, points: int = 4001) -> float:
