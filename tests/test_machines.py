@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 import test_machines
-from machines import averaging, slurm
+from machines import averaging, slurm, trainings
 from machines import hosts as making
 from machines.cases import CASES, Case
 from machines.hosts import Failure, Hosts
@@ -67,6 +68,23 @@ def test_a_failed_case_is_a_row_and_the_status(monkeypatch, tmp_path, capsys):
     before, *table, end, after = page.read_text().splitlines()
     assert [older, *reversed(rows)] == [line for line in table if line.startswith("| ")][1:]
     assert (before, end, after) == ("above", "<!-- end -->", "below")
+
+
+def test_the_run_on_one_machine_is_made_once_for_all_cases(monkeypatch, tmp_path):
+    commands = []
+
+    def run(hosts, name, command):
+        commands.append(command)
+        directory = tmp_path / f"one-machine-{command[2]}"
+        directory.mkdir()
+        (directory / "model.keras").touch()
+
+    monkeypatch.setattr(trainings, "run", run)
+    hosts = types.SimpleNamespace(folder=tmp_path, names=["hosta"])
+    # MPI's cases leave the number of workers out, and Slurm's do not.
+    four = [trainings.reference(hosts), trainings.reference(hosts, trainings.WORKERS)]
+    assert four[0] == four[1] != trainings.reference(hosts, 2)
+    assert len(commands) == 2
 
 
 def test_missing_packages_are_named(monkeypatch):
