@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def run(function, count, *arguments, timeout=240):
+def run(function, count, *arguments, timeout=600):
     """Calls `function(*arguments)` on `count` workers.
 
     Args:
