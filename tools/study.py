@@ -9,7 +9,7 @@ A run is trained, evaluated and inspected in `runs/study/NAME`, and its results 
 `docs/study/results/NAME`, which is what counts as done. It can be stopped at any time, and goes on
 where it stopped. Each core makes runs of its own (`--jobs`). The five main strategies come first,
 and then all runs of a seed before those of the next. The search for the recipe (`search/...`) runs
-only when it is named. At the end, `docs/study/report.md` and `docs/study/runs.md` are written anew.
+only when it is named. At the end, `docs/study/report.md` and `docs/study/runs.md` are rewritten.
 """
 
 import argparse
