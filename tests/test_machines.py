@@ -39,7 +39,7 @@ def test_a_failed_case_is_a_row_and_the_status(monkeypatch, tmp_path, capsys):
         return "all is well"
 
     def fails(hosts):
-        raise Failure("a bit differs")
+        raise Failure("a bit differs; stack traces: /var/tmp/tfadv-machines-x_1/b/stalled.log")
 
     cases = [Case("a", "tries a", passes, (), {}), Case("b", "tries b", fails, (), {})]
     monkeypatch.setattr(test_machines, "choose", lambda words: cases)
@@ -57,7 +57,7 @@ def test_a_failed_case_is_a_row_and_the_status(monkeypatch, tmp_path, capsys):
     today = datetime.date.today().isoformat()
     rows = [
         f"| a | tries a | {today} | 0 | passes | all is well |",
-        f"| b | tries b | {today} | 0 | fails | a bit differs |",
+        f"| b | tries b | {today} | 0 | fails | a bit differs; stack traces: b/stalled.log |",
     ]
     assert capsys.readouterr().out.splitlines()[-2:] == rows
     assert page.read_text().count("old") == 1

@@ -103,6 +103,7 @@ def run(cases):
                     row |= {"status": "passes", "last line": case.run(hosts)}
                 except Failure as failure:
                     row |= {"status": "fails", "last line": str(failure)}
+                row["last line"] = making.without_folder(row["last line"])
                 row["seconds"] = round(time.monotonic() - began)
                 row["date"] = datetime.date.today().isoformat()
                 line = f"{row['status']} after {row['seconds']} s: {row['last line']}"

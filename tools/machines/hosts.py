@@ -10,6 +10,7 @@ killed as well, the next start or `clean` removes the folder.
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -420,6 +421,11 @@ def processes_of(folder: Path) -> list[int]:
             if f"{folder}/".encode() in path.read_bytes():
                 result.append(int(path.parent.name))
     return result
+
+
+def without_folder(text: str) -> str:
+    """Returns a text in which paths in a folder of hosts begin behind its random name."""
+    return re.sub(rf"{FOLDER}/{PREFIX}[^/\s]*/", "", text)
 
 
 def clean() -> list[str]:
