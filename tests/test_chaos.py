@@ -3,6 +3,7 @@
 import collections
 import json
 import shutil
+import types
 import zipfile
 
 import chaos
@@ -10,7 +11,7 @@ import h5py
 import pytest
 from chaos import Kill
 
-from tfadv import event_files
+from tfadv import checkpoint_files, event_files, models
 from tfadv.programs import start
 
 FLAGS = """
@@ -115,6 +116,24 @@ def test_the_comparison_finds_a_gap_in_tensorboard(undisturbed, copy):
         text.startswith("TensorBoard train/adv, loss: steps: [1, 2, 4] instead of")
         for text in differences
     ), differences
+
+
+@pytest.mark.parametrize("epoch, step", [(1, 0), (0, 1), (0, 2), (3, 1), (3, 12)])
+def test_it_reads_where_a_run_continues(epoch, step):
+    line = f"run:         runs/x, continued after {checkpoint_files.Progress(epoch, step)}"
+    assert chaos.CONTINUED.search(line).groups() == (
+        str(epoch) if epoch else None,
+        str(step) if step else None,
+    )
+
+
+def test_a_worker_can_be_killed_at_every_gradient_of_an_attack(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "Frozen", models.Frozen)  # is there again after the test
+    moments = []
+    chaos.watch_attack(types.SimpleNamespace(reach=lambda *moment: moments.append(moment)))
+    start.run("train", [*FLAGS, "--images_per_worker=8", f"--run_dir={tmp_path / 'run'}"])
+    # Two epochs of two updates, with two steps each.
+    assert moments == 8 * [("attack", "step")]
 
 
 def test_the_plan_has_every_moment():

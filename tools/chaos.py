@@ -47,7 +47,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
-from tfadv import callbacks, checkpoint_files, distributed, event_files, launcher
+from tfadv import callbacks, checkpoint_files, distributed, event_files, launcher, models
 from tfadv.programs import building, start
 from tfadv.training import adversarial_step, checkpoints
 
@@ -283,7 +283,7 @@ def is_running(pid):
         return False
 
 
-CONTINUED = re.compile(r", continued after (?:epoch (\d+))?(?: and )?(?:(\d+) updates)?")
+CONTINUED = re.compile(r", continued after (?:epoch (\d+))?(?: and )?(?:(\d+) updates?)?")
 
 
 def disturb(directory, kills, flags=FLAGS, steps=STEPS, switch=EPOCHS - LAST_EPOCHS, **options):
@@ -571,9 +571,9 @@ def in_graph(function):
 
 
 def watch_attack(point):
-    """Watches every gradient of an attack in training."""
+    """Watches every gradient of an attack, in training and in its evaluations."""
 
-    class Attacked(adversarial_step.Frozen):
+    class Attacked(models.Frozen):
         def prepare(self):
             logits = super().prepare()
 
@@ -583,7 +583,7 @@ def watch_attack(point):
 
             return watched
 
-    adversarial_step.Frozen = Attacked
+    models.Frozen = Attacked
 
 
 def watch_all_reduce(point):
