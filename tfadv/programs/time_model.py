@@ -231,7 +231,8 @@ def gloo_seconds(
         ring = 2 (N - 1) S max(segment / bandwidth, message + segment / (2 bandwidth))
 
     Before, the workers agree on what is ready, by a sum around the ring of one small message.
-    Copies of the bytes and their sums take time beside it:
+    Horovod's copies of the bytes and the sums take time beside it; the kernel's copies do not, as
+    the network sends meanwhile:
 
         seconds = 2 (N - 1) message + ring + size / copying
 

@@ -8,8 +8,9 @@ the seconds of a small message.
 All hosts share this machine's cores, which could not keep up with such networks. So time is
 stretched: every network really has `REAL` Gbit/s, and its delays are longer by the same factor. All
 seconds in the table are divided by it again. (Gupta et al., "To Infinity and Beyond: Time-Warped
-Network Emulation", 2006.) The cores seem to be faster by that factor. What they work for an update
-is measured by their own clocks, and the plan is told how fast they copy accordingly: `--copying`.
+Network Emulation", 2006.) The cores seem to be faster by that factor. How long they copy and add
+for an update is measured by their own clocks at full speed, without the kernel's part, which goes
+on while the network sends; the plan is told how fast they copy accordingly: `--copying`.
 """
 
 import contextlib
@@ -46,7 +47,6 @@ def scale(hosts, count):
     command += [*SCRIPT, "worker", str(folder), *map(str, sizes)]
     variables = {**ENVIRONMENT, "HOROVOD_GLOO_TIMEOUT_SECONDS": str(SECONDS)}
     errors = []
-    print(f"| {COLUMNS} |\n|{'---|' * (COLUMNS.count('|') + 1)}")
     with contextlib.ExitStack() as stack:
         for name in HOSTS:
             # Otherwise every update would begin slowly, as workers compute between two of them.
@@ -55,17 +55,21 @@ def scale(hosts, count):
             stack.enter_context(hosts.start(name, [*SCRIPT, "serve"]))
         process = stack.enter_context(hosts.start("hosta", command, **variables))
         process.wait_until((folder / "ready").exists, "all workers", SECONDS)
-        for number, (rate, delay) in enumerate(NETWORKS):
+        works = {size: work for size, (_, work) in averages(process, folder, 0).items()}
+        for size, work in works.items():
+            print(
+                f"{count} workers, {size} MB: the cores copy and add for {work:.2f} s", flush=True
+            )
+        print(f"| {COLUMNS} |\n|{'---|' * (COLUMNS.count('|') + 1)}")
+        for number, (rate, delay) in enumerate(NETWORKS, start=1):
             stretch = rate / REAL
             with hosts.shaped(delay=stretch * delay, rate=f"{1000 * REAL:g}mbit"):
                 bandwidth, message = measured(hosts)
-                (folder / f"go-{number}").touch()
-                done = folder / f"done-{number}"
-                process.wait_until(done.exists, "measurement", SECONDS)
+                results = averages(process, folder, number)
             network = {"bandwidth": bandwidth * stretch, "message": message / stretch}
-            for megabytes, (seconds, work) in json.loads(done.read_text()).items():
+            for megabytes, (seconds, _) in results.items():
                 size, seconds = 1e6 * int(megabytes), seconds / stretch
-                a_core = count * size / work  # bytes a second
+                a_core = count * size / works[megabytes]  # bytes a second
                 here = a_core * os.cpu_count() / count * stretch
                 plan = gloo_seconds(count, size, **network, copying=here)
                 many = gloo_seconds(128, size, **network, copying=a_core)
@@ -85,6 +89,14 @@ def scale(hosts, count):
         raise Failure(f"the plan is wrong by {worst:.0%} for {where}")
     sized = " and ".join(f"{size} MB" for size in sizes)
     return f"{sized}: the plan is wrong by {worst:.0%} at most, for {where}"
+
+
+def averages(process, folder, number):
+    """Has the workers average; returns by megabytes what `averaging.average` does."""
+    (folder / f"go-{number}").touch()
+    done = folder / f"done-{number}"
+    process.wait_until(done.exists, "measurement", SECONDS)
+    return json.loads(done.read_text())
 
 
 def measured(hosts):
