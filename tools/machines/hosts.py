@@ -424,7 +424,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def without_folder(text: str) -> str:
-    """Returns a text in which paths in a folder of hosts begin behind its random name."""
+    """Returns a text without the random folder of hosts in its paths."""
     return re.sub(rf"{FOLDER}/{PREFIX}[^/\s]*/", "", text)
 
 
