@@ -2,12 +2,17 @@
 
 import gc
 import os
+import signal
 import sys
 
 import pytest
 
 # Must be set before the first test imports TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# A shell's background job without job control ignores Ctrl-C, and programs started here inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Traced graphs are many long-lived objects: searching them for garbage again and again took an
 # eighth of the time of tests/models.

@@ -518,7 +518,8 @@ PLAN = (
                 0, 1e9),
         Setting("copying", float, None,
                 "Gigabytes per second that a worker's cores copy and add for an all-reduce, for "
-                "workers that communicate through Gloo, from CPU to CPU.",
+                "workers that communicate through Gloo, from CPU to CPU; without the kernel's "
+                "copies, which happen while the network sends.",
                 1e-6, 1e6),
         Setting("jitter", float, 0.02,
                 "Standard deviation of a worker's time per update, relative to its mean.",
