@@ -98,6 +98,26 @@ def test_what_is_done_is_not_done_again(programs, capsys):
     assert [call[0] for call in programs] == ["train", "evaluate", "report"]
 
 
+def test_the_map_at_a_glance(programs):
+    for seed, (weak, strong) in enumerate([(0.7, 0.6), (0.8, 0.65)]):
+        for run in ("epsilon16-mbn", "recipe-mbn_shared_affine"):
+            results = Path(f"docs/study/results/map/{run}/seed{seed}")
+            results.mkdir(parents=True)
+            (results / "cost.json").write_text('{"seconds": {"train": 1, "evaluate": 1}}')
+            document = [
+                dict(domain=domain, name=name, accuracy=accuracy)
+                for domain, name, accuracy in (
+                    ("adv", "PGD-10", weak),
+                    ("adv", "PGD-500", strong),
+                    ("clean", "PGD-500", 0),
+                )
+            ]
+            (results / "evaluation.json").write_text(json.dumps({"results": document}))
+    lines = study.page(study.all_runs()).splitlines()
+    assert "| the recipe |  |  |  |  |  | 62.5 (-12.5) |  |  |" in lines
+    assert "| `--epsilon=16 --step_size=2` |  |  |  | 62.5 (-12.5) |  |  |  |  |" in lines
+
+
 def test_a_fine_tuned_run_trains_its_first_network_before(programs):
     study.main(["study/clean_only_on_adversarial/seed1", "--jobs=1"])
     (first, before), (second, tuned), *_ = programs

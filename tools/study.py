@@ -339,7 +339,7 @@ def left(missing: list[Run], runs: list[Run], jobs: int) -> str:
 
 
 def page(runs: list[Run]) -> str:
-    """The page `runs.md`: what the search for the recipe found, and what all runs cost."""
+    """The page `runs.md`: the search for the recipe, the map at a glance, and what runs cost."""
     found, costs = [], {}
     for run in filter(lambda run: run.is_done, runs):
         cost = json.loads(run.cost.read_text(encoding="utf-8"))["seconds"]
@@ -363,6 +363,14 @@ def page(runs: list[Run]) -> str:
             f"accuracy in percent on {total} training images that were held out.",
             _table(heads, rows),
         ]
+    if any(run.is_done and run.name.startswith("map/") for run in runs):
+        parts += [
+            "## The map at a glance",
+            "Percent of 2,000 held-out images that are right under PGD-500, and in parentheses the "
+            "change from PGD-10; means over seeds, of a mixture through its adv branch. "
+            "[The report](report.md) has every run with its spread.",
+            _map(runs),
+        ]
     rows = []
     for kind, seconds in costs.items():
         name, _, output = kind.partition(" ")
@@ -376,6 +384,32 @@ def page(runs: list[Run]) -> str:
         _table(["run", "seeds", "training (s)", "evaluation (s)"], rows),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _map(runs):
+    """A row for each point on an axis, a column for each strategy."""
+    cells: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        part, name, _ = run.name.split("/")
+        if part == "map" and run.is_done:
+            document = json.loads((run.results / run.output).read_text(encoding="utf-8"))
+            accuracy = {
+                result["name"]: 100 * result["accuracy"]
+                for result in document["results"]
+                if result["domain"] != "clean"
+            }
+            pair = (accuracy["PGD-500"], accuracy["PGD-500"] - accuracy["PGD-10"])
+            cells.setdefault(name, []).append(pair)
+    strategies = [*MAIN, *PARTS_OF_MIXTURE]
+    rows = []
+    for axis, (changes, _) in AXES.items():
+        texts = []
+        for strategy in strategies:
+            pairs = cells.get(f"{axis}-{strategy}")
+            means = [statistics.fmean(each) for each in zip(*pairs, strict=True)] if pairs else []
+            texts.append("{:.1f} ({:+.1f})".format(*means) if pairs else "")
+        rows.append([f"`{' '.join(changes)}`" if changes else "the recipe", *texts])
+    return _table(["what differs", *strategies], rows)
 
 
 def _table(heads, rows):

@@ -119,6 +119,27 @@ def test_a_network_trained_on_clean_images_stands_beside_every_attack(
     }
 
 
+def test_sections_with_one_title_are_named_by_what_tells_them_apart(make_run, result, make_report):
+    def run(name, *flags, **changes):
+        results = [result(10, 60.0, total=360, epsilon=80.0, **changes)]
+        return make_run(name, [*SMALL, *flags], results, **DIGITS)
+
+    report = make_report(
+        run("a", "--images_per_worker=16"),
+        run("b", attack="apgd"),
+        run("c", loss="margin", restarts=2),
+        run("d"),
+        run("e", "--clean_ratio=0"),
+    )
+    title = "digits-small_resnet-epsilon80"
+    assert {name: set(section.results["run"]) for name, section in report.others.items()} == {
+        f"{title}-images_per_worker16": {"runs/a"},
+        f"{title}-apgd": {"runs/b"},
+        f"{title}-margin": {"runs/c"},
+        title: {"runs/d", "runs/e"},
+    }
+
+
 def test_small_runs_fill_the_papers_layouts(make_run, result, make_report, read):
     def run(name, *flags, **percents):
         results = [result(int(n[1:]), v, total=1000, epsilon=80.0) for n, v in percents.items()]

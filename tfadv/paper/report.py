@@ -65,7 +65,7 @@ class Report:
         self.problems = problems
         self._training = results.setting_names(published)
         self.paper, others = sections.split(published, pd.concat(runs), evaluation)
-        self.others = dict(zip(_names(others), others, strict=True))
+        self.others = dict(zip(_names(others, self._training), others, strict=True))
 
     @property
     def summary(self) -> str:
@@ -189,14 +189,26 @@ def _title(section):
     return ", ".join(parts)
 
 
-def _names(others):
-    """A name for each section, for files: `"digits-small_resnet-epsilon80"`, all different."""
-    names = []
-    for section in others:
-        name = re.sub(r"[^\w.]+", "-", _title(section).replace("epsilon ", "epsilon"))
-        same = sum(each == name or each.startswith(f"{name}-no") for each in names)
-        names.append(f"{name}-no{same + 1}" if same else name)
-    return names
+def _names(others: list[sections.Section], training: list[str]) -> list[str]:
+    """A name for each section, for files: `"digits-small_resnet-epsilon80"`, all different.
+
+    Of several sections with the same title the largest has its name alone, and each other one adds
+    the first setting in which it differs from that.
+    """
+    names: dict[int, str] = {}
+    largest: dict[str, sections.Section] = {}
+    for i in sorted(range(len(others)), key=lambda i: -len(others[i].results)):
+        name = _title(others[i]).replace("epsilon ", "epsilon")
+        here, home = (each.setting for each in (others[i], largest.setdefault(name, others[i])))
+        differing = [each for each in _settings(here, training) if here[each] != home[each]]
+        if differing:
+            value = here[differing[0]]
+            what = "" if isinstance(value, str) else differing[0].rpartition(".")[2]
+            name += f"-{what}{_text(value)}"
+        name = re.sub(r"[^\w.]+", "-", name)
+        same = sum(each == name or each.startswith(f"{name}-no") for each in names.values())
+        names[i] = f"{name}-no{same + 1}" if same else name
+    return [names[i] for i in range(len(others))]
 
 
 def _protocol(setting):
@@ -238,21 +250,26 @@ def _base(section):
     return f"{words}, {section.attacks[at]} in training{size}"
 
 
-def _differences(here, paper, training):
-    """How the setting of a section differs from the paper's: a table in Markdown."""
+def _settings(here, training):
+    """The settings that the runs of a section share, with labels."""
     varied = Role.STRATEGY | Role.AXIS
     if here["epsilon"] is None:
         # It was trained without an attack, so the settings of one say nothing.
         varied |= Role.ATTACK
     left_out = names(TRAIN, varied)
     labels = {name: f"training: {name}" for name in training if name not in left_out}
-    labels |= {name: name.replace(".", ": ") for name in DATA}
-    labels["evaluation.whole"] += " validation set"
     if here["evaluation.epsilon"] is not None:
         labels |= {name: name.replace(".", ": ") for name in ATTACK}
+    labels |= {name: name.replace(".", ": ") for name in DATA}
+    labels["evaluation.whole"] += " validation set"
+    return labels
+
+
+def _differences(here, paper, training):
+    """How the setting of a section differs from the paper's: a table in Markdown."""
     rows = [
         [label, _text(here[name]), _text(paper[name])]
-        for name, label in labels.items()
+        for name, label in _settings(here, training).items()
         if here[name] != paper[name]
     ]
     if not rows:

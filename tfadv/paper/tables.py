@@ -11,6 +11,7 @@ from tfadv.paper.sections import NO_ATTACK, Section, attack_names
 from tfadv.tables import attacks
 
 BN = "100% adv + 100% clean"
+APART = f"{BN}, apart"
 ALP = f"{BN}, ALP"
 ADV = "100% adv + 0% clean"
 CLEAN = "0% adv + 100% clean"
@@ -170,6 +171,8 @@ def _table1(section):
 
 
 def _table2(section):
+    if not section.paper and all(section.find(strategy) is None for strategy in _STARRED):
+        return None
     caption = "running statistics in the last epochs (*); accuracy against {} (%)"
     return _grid(section, "Table 2", caption, "training strategy", _RUNNING, {None: {}}, _STARRED)
 
