@@ -30,6 +30,7 @@ def test_every_run_of_the_grid_can_be_trained_and_evaluated():
             settings.init_from = run.first
         rules.check_training(settings, workers=1)
         assert settings.seed == run.seed and not settings.strong_eval_num_steps
+        assert not run.inspect or settings.norm in ("bn", "mbn")
         evaluation = flags.parse(EVALUATE, run.evaluate)
         assert evaluation.seed == run.seed
         # One trajectory: a step size that no number of steps raises.
@@ -136,12 +137,31 @@ def test_runs_are_made_side_by_side_and_a_network_is_trained_once(programs, monk
 
     monkeypatch.setattr(study, "_program", program)
     assert study.main(["study/gn/seed0", "--jobs=3"]) == 0
-    assert sorted(name for name, _ in programs) == [
-        *["evaluate"] * 3,
-        *("inspect", "report", "train"),
-    ]
+    assert sorted(name for name, _ in programs) == [*["evaluate"] * 3, "report", "train"]
     with pytest.raises(SystemExit, match="2"):
         study.main(["--jobs=0"])
+
+
+def test_a_run_that_fails_does_not_stop_the_others(programs, monkeypatch, capsys):
+    fake, broken = study._program, ["study/gn/seed0"]
+
+    def program(name, *arguments):
+        if name == "train" and any(each in arguments[0] for each in broken):
+            raise SystemExit("study: train ended with status 1")
+        fake(name, *arguments)
+
+    monkeypatch.setattr(study, "_program", program)
+    monkeypatch.setattr(study, "_MOST_FAILURES", 3)  # three evaluations have this network
+    with pytest.raises(SystemExit, match=r"failed: study/gn/seed0 evaluation.json, .*-2000.json;"):
+        study.main(["study/gn", "--jobs=1"])
+    assert [name for name, _ in programs].count("evaluate") == 6
+    assert programs[-1][0] == "report"
+    assert "train ended with status 1" in capsys.readouterr().err
+    shutil.rmtree("docs")
+    shutil.rmtree("runs")
+    broken.append("study/gn")
+    with pytest.raises(SystemExit, match="4 runs failed"):
+        study.main(["study/gn", "--jobs=1"])
 
 
 def test_sigterm_ends_the_programs_too(tmp_path):

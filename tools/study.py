@@ -158,7 +158,11 @@ FINE_TUNED = {
     "adversarial_only_on_clean": ("adversarial_only", ["--adversarial=false"]),
     "clean_only_on_adversarial": ("clean_only", ["--clean_ratio=0"]),
 }
-_INSPECTED = (*MAIN, "clean_only")
+# Those with batch normalization.
+_INSPECTED = ("bn", "bn_apart", "adversarial_only", "mbn", "clean_only")
+
+# A run that fails is no reason to stop overnight, but several are.
+_MOST_FAILURES = 2
 
 # It would take half an hour for all 10,000 images of a robust network.
 _AUTOATTACK = ("--attack=autoattack", "--images_per_worker=250", "--limit=1000")
@@ -295,18 +299,20 @@ def _program(name, *arguments):
         )
 
 
-def make_all(missing: list[Run], runs: list[Run], jobs: int) -> Iterator[Run]:
-    """Makes runs, `jobs` at a time, and yields each one when it is done."""
+def make_all(
+    missing: list[Run], runs: list[Run], jobs: int
+) -> Iterator[tuple[Run, SystemExit | None]]:
+    """Makes runs, `jobs` at a time; yields each one when it is done, with why it failed or None."""
     by_name = {run.name: run for run in runs}
     pool = concurrent.futures.ThreadPoolExecutor(jobs, thread_name_prefix="job")
     futures = {pool.submit(make, run, by_name): run for run in missing}
     try:
         for future in concurrent.futures.as_completed(futures):
-            future.result()
-            yield futures[future]
-    except SystemExit:
-        stop()
-        raise
+            error = future.exception()
+            if error is not None and not isinstance(error, SystemExit):
+                stop()
+                raise error
+            yield futures[future], error
     finally:
         # The programs that still run have been asked to end, by Ctrl-C in a terminal or by `stop`.
         _STOPPED.set()
@@ -444,15 +450,25 @@ def main(arguments: list[str]) -> int:
         print(f"study: {words}{done} of {len(chosen)} runs done; {time_left}", flush=True)
 
     progress("")
+    failed: list[str] = []
     if not options.list:
-        for run in make_all(list(missing), runs, jobs):
-            missing.remove(run)
-            progress(f"{run.name} {run.output}; ")
+        for run, error in make_all(list(missing), runs, jobs):
+            if error is None:
+                missing.remove(run)
+                progress(f"{run.name} {run.output}; ")
+                continue
+            print(error, file=sys.stderr, flush=True)
+            failed.append(f"{run.name} {run.output}")
+            if len(failed) > _MOST_FAILURES:
+                stop()
+                raise SystemExit(f"study: {len(failed)} runs failed; the same command goes on")
     reported = [str(part) for part in (RESULTS / "study", RESULTS / "map") if part.is_dir()]
     if reported and not options.list:
         _program("report", *reported, f"--output={REPORT}")
         (REPORT / "runs.md").write_text(page(runs), encoding="utf-8")
         print(f"study: the report is {REPORT / 'report.md'}")
+    if failed:
+        raise SystemExit(f"study: failed: {', '.join(failed)}; the same command tries them again")
     return 0
 
 
