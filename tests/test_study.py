@@ -84,8 +84,9 @@ def test_what_is_done_is_not_done_again(programs, capsys):
     assert json.loads((results / "cost.json").read_text())["seconds"]["train"] == 60
     lines = Path("docs/study/runs.md").read_text().splitlines()
     assert "| study/mbn | 1 | 60 | 0 |" in lines and "| study/mbn, PGD-2000 | 1 | 60 | 0 |" in lines
-    programs.clear()
-    assert study.main([name, "--jobs=1"]) == 0 and [call[0] for call in programs] == ["report"]
+    for done in ([name, "--jobs=1"], ["--report"]):
+        programs.clear()
+        assert study.main(done) == 0 and [call[0] for call in programs] == ["report"]
     # A second evaluation takes the network that is there, and so does a killed one.
     (results / "cost-2000.json").unlink()
     assert "3 of 3" in capsys.readouterr().out

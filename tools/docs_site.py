@@ -18,8 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # Pages from outside of docs/ that no page need link to.
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "flags/README.md"]
 EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*.*"))
-# `make study` writes these at its end.
-STUDY = ["docs/study/report.md", "docs/study/runs.md"]
 LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash"}
 PUBLIC = {
     name
@@ -107,10 +105,6 @@ def on_files(files, config):
     for path in sorted(sources - {*pages}):
         if (ROOT / path).is_file() and not path.startswith("docs/"):
             files.append(File.generated(config, page_of(path), content=shown(path)))
-    for path in STUDY:
-        if not (ROOT / path).exists():
-            text = "# Not yet\n\n`make study` writes this page at its end.\n"
-            files.append(File.generated(config, page_of(path), content=text))
     return files
 
 

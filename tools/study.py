@@ -3,7 +3,8 @@
     make study                              all runs that have no results yet
     make study ARGS="study/mbn map/*gn*"    those whose names begin so
     make study ARGS="--list"                what there is, and the time that is left
-    python tools/study.py [--list] [names]
+    make study ARGS="--report"              the report on what there is
+    python tools/study.py [--list] [--report] [names]
 
 A run is trained, evaluated and inspected in `runs/study/NAME`, and its results are copied to
 `docs/study/results/NAME`, which is what counts as done. It can be stopped at any time, and goes on
@@ -426,6 +427,7 @@ def _table(heads, rows):
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="show the runs, and make none")
+    parser.add_argument("--report", action="store_true", help="write the report, and make no runs")
     parser.add_argument("names", nargs="*", help="beginnings of names, which may hold * and ?")
     parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, one for each core")
     options = parser.parse_args(arguments)
@@ -451,7 +453,7 @@ def main(arguments: list[str]) -> int:
 
     progress("")
     failed: list[str] = []
-    if not options.list:
+    if not (options.list or options.report):
         for run, error in make_all(list(missing), runs, jobs):
             if error is None:
                 missing.remove(run)
