@@ -1,6 +1,6 @@
 """Every run of `flags/` in small: its own strategy, on a few synthetic images.
 
-`make test` runs three of different kinds, `make test-runs` all.
+`make test` runs two of different kinds, `make test-runs` all.
 """
 
 import json
