@@ -41,6 +41,14 @@ def seeded():
         keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    yield
+    # Some iterators of tf.data wait when they are freed, for as long as they are old or a minute.
+    gc.collect()
+    gc.freeze()  # so that nothing is searched twice
+
+
 @pytest.fixture(autouse=True)
 def warnings_forgotten():
     # So that a warning given once per process is given once per test.
