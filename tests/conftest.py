@@ -44,7 +44,7 @@ def seeded():
 @pytest.fixture(autouse=True, scope="module")
 def collected():
     yield
-    # Some iterators of tf.data wait when they are freed, for as long as they are old or a minute.
+    # Some iterators of tf.data wait when they are freed: the older, the longer, up to a minute.
     gc.collect()
     gc.freeze()  # so that nothing is searched twice
 
