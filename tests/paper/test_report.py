@@ -193,6 +193,33 @@ def test_figures_draw_the_numbers_and_give_equal_bytes(make_run, result, make_re
     assert before == dict(matplotlib.rcParams)
 
 
+def test_shares_of_clean_images_in_separate_calls_are_a_curve_of_their_own(
+    make_run, result, make_report
+):
+    percents = {(0, "together"): 80, (0.4, "together"): 70, (1, "together"): 60}
+    percents |= {(0.4, "apart"): 50, (1, "apart"): 40}
+    paths = [
+        make_run(
+            f"{how}{ratio}",
+            [f"--clean_ratio={ratio}", f"--batch_statistics={how}"],
+            [result(10, percent, total=360, epsilon=80.0)],
+            dataset="digits",
+            image_shape=[8, 8, 1],
+        )
+        for (ratio, how), percent in percents.items()
+    ]
+    [section] = make_report(*paths).others.values()
+    curves = {
+        label: points.set_index("x")["ours"].round().to_dict()
+        for label, points in figures.charts(section)[0].points.groupby("label")
+    }
+    # Without clean images there is one domain and one call, so both curves end there.
+    assert curves == {
+        "100% adv + r% clean": {0: 80, 40: 70, 100: 60},
+        "100% adv + r% clean, apart": {0: 80, 40: 50, 100: 40},
+    }
+
+
 def test_labels_are_moved_apart_as_little_as_needed():
     assert figures._apart([0, 10], 3) == [0, 10]
     assert figures._apart([5, 5, 5], 2) == [3, 5, 7]
