@@ -202,6 +202,12 @@ def test_names_choose_and_unknown_ones_are_refused(programs, capsys):
     study.main(["--list", "map/*-gn", "search/rate_0"])
     lines = capsys.readouterr().out.splitlines()[:-1]
     assert len(lines) == 2 * len(study.AXES) + 10 and not programs
+    study.main(["--list", "map/recipe-gn", "study/alp/", "map/recipe-gn/seed1"])
+    lines = capsys.readouterr().out.splitlines()[:-1]
+    assert [line.split()[0] for line in lines] == [
+        *(f"map/recipe-gn/seed{seed}" for seed in range(2)),
+        *(f"study/alp/seed{seed}" for seed in range(2)),
+    ]
     with pytest.raises(SystemExit, match="2"):
         study.main(["map/none"])
     assert "received ['map/none']" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Runs what is missing of the study: the paper's findings on Fashion-MNIST, on one machine.
 
     make study                              all runs that have no results yet
-    make study ARGS="study/mbn map/*gn*"    those whose names begin so
+    make study ARGS="study/mbn map/*gn*"    those whose names begin so, in this order
     make study ARGS="--list"                what there is, and the time that is left
     make study ARGS="--report"              the report on what there is
     python tools/study.py [--list] [--report] [names]
@@ -436,8 +436,10 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--jobs must be at least 1; received {jobs}")
     os.chdir(ROOT)
     runs = all_runs()
-    patterns = options.names or ["study/", "map/"]
-    chosen = [run for run in runs if any(fnmatch.fnmatch(run.name, f"{p}*") for p in patterns)]
+    chosen = [run for run in runs if not run.name.startswith("search/")]
+    if options.names:
+        found = (run for n in options.names for run in runs if fnmatch.fnmatch(run.name, f"{n}*"))
+        chosen = list(dict.fromkeys(found))
     if not chosen:
         parser.error(f"names must be beginnings of names of runs; received {options.names}")
     missing = [run for run in chosen if not run.is_done]
