@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from tfadv.paper.results import COLUMN
 from tfadv.paper.sections import NO_ATTACK, Section
-from tfadv.paper.tables import ADV, ALP, APART, BN, CLEAN, MBN, MBN_ALP
+from tfadv.paper.tables import ADV, ALP, APART, BN, CLEAN, MBN, MBN_ALP, sharing
 
 # Okabe and Ito's colours, and a shape each: readable for the colour-blind and in grey.
 _STYLES = (
@@ -74,11 +74,11 @@ def _chart(section, name, title, x, panels, points):
 
 def _figure1(section):
     ratios = sorted(section.entries["clean_ratio"].dropna().unique())
-    # Domains that do not meet in one call are ours. Without clean images there is only one domain.
-    curves = {"100% adv + r% clean": "", "100% adv + r% clean, apart": APART.removeprefix(BN)}
+    # Domains that do not meet in one call are ours.
+    curves = {"100% adv + r% clean": False, "100% adv + r% clean, apart": True}
     entries = {
-        (label, ratio): section.find(f"100% adv + {100 * ratio:g}% clean{how if ratio else ''}")
-        for label, how in curves.items()
+        (label, ratio): section.find(sharing(100 * ratio, apart))
+        for label, apart in curves.items()
         for ratio in ratios
     }
     column = section.strongest(entries.values())

@@ -15,7 +15,7 @@ from scipy import stats
 
 from tfadv.paper.results import COLUMN
 from tfadv.paper.sections import NO_ATTACK, Section
-from tfadv.paper.tables import ADV, ALP, APART, BN, CLEAN, MBN, MBN_ALP
+from tfadv.paper.tables import ADV, ALP, APART, BN, CLEAN, MBN, MBN_ALP, sharing
 from tfadv.results import unpack
 from tfadv.tables import datasets
 
@@ -209,17 +209,17 @@ def _falls(runs):
 def _ratios(runs):
     name = runs.name(runs.strongest)
     answers = []
-    for how in ("", ", apart"):
+    for apart in (False, True):
         means = {}
         for ratio in _RATIOS:
-            values = runs.robust(f"100% adv + {ratio}% clean" + (how if ratio else ""))
+            values = runs.robust(sharing(ratio, apart))
             if values is not None:
                 means[ratio] = values.mean()
         if len(means) >= 4:
             rho, p = _rank_correlation(list(means), list(means.values()))
             known = HELD if rho < 0 and p < 0.05 else FAILED if rho >= 0 else UNDECIDED
             figures = ", ".join(f"{ratio}%: {value:.1f}" for ratio, value in means.items())
-            what = f"{name} accuracy by the share of clean images{how}"
+            what = f"{name} accuracy by the share of clean images{', apart' if apart else ''}"
             answers.append((what, f"{figures}; rank correlation {rho:+.2f}, p = {p:.3f}", known))
     return Finding("The fewer clean images in training, the more robust the network", answers)
 

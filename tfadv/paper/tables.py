@@ -26,6 +26,14 @@ _NUMBERS = [
 ]
 
 
+def sharing(percent: float, apart: bool = False) -> str:
+    """The strategy that keeps a share of the clean images, in one call or apart.
+
+    Without clean images there is only one domain, and nothing to keep apart.
+    """
+    return f"100% adv + {percent:g}% clean" + (", apart" if apart and percent else "")
+
+
 @dataclasses.dataclass
 class Table:
     """A table of the paper, filled.
